@@ -1,0 +1,149 @@
+/**
+ * S3: put once, get, head, list. Keys are only strings here.
+ * O1  A put is conditional (`If-None-Match: *`): the first content under a key is the content for good.
+ * O2  The sha256 travels with the object (`x-amz-meta-sha256` and the checksum header), so that a repeated put can tell
+ *     "already done" from "somebody else's content" by a HEAD.
+ */
+import { createHash } from 'node:crypto'
+import { CreateBucketCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutBucketVersioningCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import { Fault } from './fault.ts'
+import type { Bytes } from './units.ts'
+
+export interface StoredObject {
+  readonly bucket: string
+  readonly key: string
+  /** Hex. */
+  readonly sha256: string
+  readonly bytes: Bytes
+  readonly versionId: string
+}
+
+export interface PutRequest {
+  readonly bucket: string
+  readonly key: string
+  readonly body: Uint8Array
+  readonly contentType: string
+  /** Hex; computed when absent. */
+  readonly sha256?: string
+  readonly metadata?: Readonly<Record<string, string>>
+}
+
+export interface ObjectStore {
+  /** Stores content once. An equal object that is there already counts as stored; unequal content throws `OBJECT_CONFLICT`. */
+  putOnce(request: PutRequest, signal?: AbortSignal): Promise<StoredObject>
+  /** Throws `OBJECT_MISSING` when there is none. */
+  get(bucket: string, key: string, signal?: AbortSignal): Promise<Buffer>
+  head(bucket: string, key: string, signal?: AbortSignal): Promise<{ readonly sha256: string | undefined; readonly bytes: Bytes; readonly versionId: string } | undefined>
+  list(bucket: string, prefix: string, signal?: AbortSignal): AsyncIterable<{ readonly key: string; readonly bytes: Bytes }>
+  ensureBucket(bucket: string, versioned: boolean): Promise<void>
+  close(): void
+}
+
+export function sha256Hex(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+function statusOf(thrown: unknown): number | undefined {
+  return (thrown as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode
+}
+
+/** Whether the store may answer later: no answer at all, 5xx, 429, or a conditional write that ran into another one (409). */
+export function isStoreTransient(thrown: unknown): boolean {
+  if (thrown instanceof Fault) return thrown.code === 'OBJECT_STORE_UNAVAILABLE'
+  const status = statusOf(thrown)
+  return status === undefined || status >= 500 || status === 429 || status === 409
+}
+
+export interface StoreSettings {
+  readonly s3Endpoint: string
+  readonly s3Region: string
+  readonly awsAccessKeyId: string
+  readonly awsSecretAccessKey: string
+}
+
+export function openObjectStore(settings: StoreSettings): ObjectStore {
+  const client = new S3Client({
+    region: settings.s3Region,
+    ...(settings.s3Endpoint ? { endpoint: settings.s3Endpoint, forcePathStyle: true } : {}),
+    ...(settings.awsAccessKeyId ? { credentials: { accessKeyId: settings.awsAccessKeyId, secretAccessKey: settings.awsSecretAccessKey } } : {}),
+    maxAttempts: 2,
+    requestHandler: { connectionTimeout: 3_000, requestTimeout: 20_000, httpsAgent: { maxSockets: 32 }, httpAgent: { maxSockets: 32 } },
+  })
+  const call = async <Result>(what: string, act: () => Promise<Result>): Promise<Result> => {
+    try {
+      return await act()
+    } catch (thrown) {
+      if (thrown instanceof Fault || statusOf(thrown) !== undefined) throw thrown
+      throw new Fault('OBJECT_STORE_UNAVAILABLE', `The object store did not answer while ${what}`, { endpoint: settings.s3Endpoint }, thrown)
+    }
+  }
+  const store: ObjectStore = {
+    async putOnce(request, signal) {
+      const sha256 = request.sha256 ?? sha256Hex(request.body)
+      const { bucket, key } = request
+      const bytes = request.body.byteLength
+      try {
+        const put = await call(`storing ${key}`, () =>
+          client.send(
+            new PutObjectCommand({
+              Bucket: bucket,
+              Key: key,
+              Body: request.body,
+              ContentType: request.contentType,
+              IfNoneMatch: '*',
+              ChecksumSHA256: Buffer.from(sha256, 'hex').toString('base64'),
+              Metadata: { ...request.metadata, sha256 },
+            }),
+            signal ? { abortSignal: signal } : {},
+          ),
+        )
+        return { bucket, key, sha256, bytes, versionId: put.VersionId ?? '' }
+      } catch (thrown) {
+        if (statusOf(thrown) !== 412) throw thrown
+        const there = await store.head(bucket, key, signal)
+        if (there?.sha256 === sha256) return { bucket, key, sha256, bytes, versionId: there.versionId }
+        throw new Fault('OBJECT_CONFLICT', `${bucket}/${key} holds other content already`, { bucket, key, sha256, there: there?.sha256 }, thrown)
+      }
+    },
+    async get(bucket, key, signal) {
+      try {
+        return await call(`reading ${key}`, async () => {
+          const got = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key }), signal ? { abortSignal: signal } : {})
+          if (!got.Body) throw new Fault('OBJECT_MISSING', `${bucket}/${key} has no content`, { bucket, key })
+          const bytes = await got.Body.transformToByteArray()
+          return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+        })
+      } catch (thrown) {
+        if (statusOf(thrown) === 404) throw new Fault('OBJECT_MISSING', `${bucket}/${key} is not there`, { bucket, key }, thrown)
+        throw thrown
+      }
+    },
+    async head(bucket, key, signal) {
+      try {
+        const head = await call(`asking for ${key}`, () => client.send(new HeadObjectCommand({ Bucket: bucket, Key: key }), signal ? { abortSignal: signal } : {}))
+        return { sha256: head.Metadata?.['sha256'], bytes: head.ContentLength ?? 0, versionId: head.VersionId ?? '' }
+      } catch (thrown) {
+        if (statusOf(thrown) === 404) return undefined
+        throw thrown
+      }
+    },
+    async *list(bucket, prefix, signal) {
+      let token: string | undefined
+      do {
+        const page = await call(`listing ${bucket}`, () => client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: prefix, ...(token ? { ContinuationToken: token } : {}) }), signal ? { abortSignal: signal } : {}))
+        for (const entry of page.Contents ?? []) if (entry.Key) yield { key: entry.Key, bytes: entry.Size ?? 0 }
+        token = page.NextContinuationToken
+      } while (token)
+    },
+    async ensureBucket(bucket, versioned) {
+      try {
+        await call(`making bucket ${bucket}`, () => client.send(new CreateBucketCommand({ Bucket: bucket })))
+      } catch (thrown) {
+        if (!/AlreadyOwned|AlreadyExists/.test((thrown as Error).name)) throw thrown
+      }
+      if (versioned) await call(`versioning ${bucket}`, () => client.send(new PutBucketVersioningCommand({ Bucket: bucket, VersioningConfiguration: { Status: 'Enabled' } })))
+    },
+    close: () => client.destroy(),
+  }
+  return store
+}

@@ -1,0 +1,36 @@
+/**
+ * Numbers that carry their unit. A bare `number` is a count or a ratio; anything with a unit is branded,
+ * so that milliseconds cannot be handed to something that wants bytes.
+ */
+declare const unit: unique symbol
+
+/** A duration in milliseconds. */
+export type Ms = number & { readonly [unit]?: 'ms' }
+/** A point in time: milliseconds since 1970-01-01T00:00:00Z. */
+export type EpochMs = number & { readonly [unit]?: 'epoch-ms' }
+/** A duration or media position in microseconds. */
+export type Us = number & { readonly [unit]?: 'us' }
+/** A size in bytes. */
+export type Bytes = number & { readonly [unit]?: 'bytes' }
+
+/** `1536000` → `1.5 MB`: for people; decimal units, as disks and networks are sold. */
+export function showBytes(bytes: Bytes): string {
+  if (bytes < 1000) return `${bytes} B`
+  const units = ['kB', 'MB', 'GB', 'TB']
+  let value: number = bytes
+  let at = -1
+  while (value >= 1000 && at < units.length - 1) {
+    value /= 1000
+    at += 1
+  }
+  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${units[at]}`
+}
+
+/** `92500` → `1 min 32 s`: for people. */
+export function showMs(ms: Ms): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`
+  const seconds = ms / 1000
+  if (seconds < 10) return `${seconds.toFixed(1)} s`
+  if (seconds < 60) return `${Math.round(seconds)} s`
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`
+}

@@ -1,0 +1,72 @@
+/** Every topic: what travels on it, how many partitions, how long it is kept. The embedded stack and the deployment create them from here. */
+import type { Bytes, Ms } from '@frameloop/kit/units'
+import type { Events } from './events.ts'
+
+export type EventName = keyof Events
+
+export interface Topic<Name extends EventName = EventName> {
+  readonly name: string
+  readonly event: Name
+  readonly retention: Ms
+  readonly retentionBytes?: Bytes
+  /** The latest record of a key is kept for good. */
+  readonly compacted: boolean
+}
+
+const day = 86_400_000
+const gigabyte = 1_000_000_000
+
+function topic<Name extends EventName>(name: string, event: Name, options: { readonly days?: number; readonly bytes?: Bytes; readonly compacted?: boolean } = {}): Topic<Name> {
+  return { name, event, retention: (options.days ?? 7) * day, compacted: options.compacted ?? false, ...(options.bytes ? { retentionBytes: options.bytes } : {}) }
+}
+
+export const topics = {
+  mediaCaptured: topic('media.captured', 'MediaCaptured'),
+  mediaBackfill: topic('media.backfill', 'MediaCaptured'),
+  mediaLost: topic('media.lost', 'MediaLost'),
+  mediaValidated: topic('media.validated', 'MediaValidated'),
+  framesExtracted: topic('frames.extracted', 'FrameExtracted'),
+  featuresPrepared: topic('features.prepared', 'FeaturesPrepared', { days: 3, bytes: 20 * gigabyte }),
+  predictionsMade: topic('predictions.made', 'PredictionMade'),
+  labelsRecorded: topic('labels.recorded', 'LabelRecorded', { days: 30 }),
+  modelsChanged: topic('models.changed', 'ModelChanged', { compacted: true }),
+  trainingRequested: topic('training.requested', 'TrainingRequested', { days: 30 }),
+  trainingEnded: topic('training.ended', 'TrainingEnded', { days: 30 }),
+  agentsReported: topic('agents.reported', 'AgentReported', { compacted: true }),
+} as const satisfies Record<string, Topic>
+
+export const allTopics: readonly Topic[] = Object.values(topics)
+
+/** Topics that stages consume, and so the ones that have dead letters. */
+export const consumedTopics: readonly Topic[] = [topics.mediaCaptured, topics.mediaBackfill, topics.mediaLost, topics.mediaValidated, topics.framesExtracted, topics.featuresPrepared]
+
+export function deadLetterTopic(topicName: string): string {
+  return `${topicName}.dead-letters`
+}
+
+export function isDeadLetterTopic(topicName: string): boolean {
+  return topicName.endsWith('.dead-letters')
+}
+
+/** Where a stage with memory keeps it; same partitions as its input, so that a partition and its memory move together. */
+export function stateTopic(stage: string): string {
+  return `${stage}.state`
+}
+
+/** Stages whose memory lives in a compacted changelog. */
+export const statefulStages: readonly string[] = ['validate']
+
+/** TopicNameStrategy of the Confluent registry. */
+export function subjectOf(topicName: string): string {
+  return `${topicName}-value`
+}
+
+/** Kafka headers of every record; CloudEvents binary mode plus W3C trace context. */
+export const headerNames = {
+  traceparent: 'traceparent',
+  id: 'ce_id',
+  time: 'ce_time',
+  type: 'ce_type',
+  source: 'ce_source',
+  specversion: 'ce_specversion',
+} as const
