@@ -18,6 +18,8 @@ export interface Health {
   readonly name: string
   readonly metrics: Metrics
   readonly notReady: () => NotReady | Promise<NotReady>
+  /** Further routes of a process without an API. */
+  readonly routes?: (method: string, path: string) => { readonly status: number; readonly body: string } | undefined
 }
 
 interface Answer {
@@ -49,7 +51,13 @@ function portTaken(thrown: unknown, host: string, port: number): unknown {
 /** The three health routes on a bare server, for processes without an API. Returns the port. */
 export async function openHealth(health: Health, at: { readonly host: string; readonly port: number }, lifetime: Lifetime): Promise<number> {
   const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (request, response) => {
-    healthAnswer(request.url?.split('?')[0] ?? '', health).then(
+    const path = request.url?.split('?')[0] ?? ''
+    const special = health.routes?.(request.method ?? 'GET', path)
+    if (special) {
+      response.writeHead(special.status, { 'content-type': 'text/plain' }).end(special.body)
+      return
+    }
+    healthAnswer(path, health).then(
       (answer) => {
         const { status, type, body } = answer ?? { status: 404, type: 'text/plain', body: 'not found\n' }
         response.writeHead(status, { 'content-type': type }).end(body)

@@ -60,13 +60,3 @@ export const statefulStages: readonly string[] = ['validate']
 export function subjectOf(topicName: string): string {
   return `${topicName}-value`
 }
-
-/** Kafka headers of every record; CloudEvents binary mode plus W3C trace context. */
-export const headerNames = {
-  traceparent: 'traceparent',
-  id: 'ce_id',
-  time: 'ce_time',
-  type: 'ce_type',
-  source: 'ce_source',
-  specversion: 'ce_specversion',
-} as const

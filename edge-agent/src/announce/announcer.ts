@@ -1,0 +1,101 @@
+/**
+ * Stored frames → Kafka, in the order of each camera, then forgotten. Announced at least once: a crash between the
+ * broker's acknowledgement and ours repeats a record, and validate knows it by its seq.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Producer } from '@frameloop/kit/kafka'
+import type { Log } from '@frameloop/kit/log'
+import { backoffPause } from '@frameloop/kit/retry'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
+import type { Codec } from '@frameloop/schemas/codec'
+import { contentTypeOf } from '@frameloop/schemas/object-keys'
+import { headersOf } from '@frameloop/schemas/record-headers'
+import { topics } from '@frameloop/schemas/topics'
+import type { Entry, Loss, Spool } from '../spool/spool.ts'
+import { type Identity, placeOf } from '../upload/uploader.ts'
+
+/** Frames older than this when they are announced travel on the backlog lane, behind nobody who is live. */
+const liveWindow: Ms = 30_000
+const batchLimit = 200
+
+export function laneOf(capturedAt: EpochMs, now: EpochMs): 'live' | 'backlog' {
+  return now - capturedAt > liveWindow ? 'backlog' : 'live'
+}
+
+/** Of each camera the leading frames that are stored: order per camera holds, one slow upload delays only its camera. */
+export function announceable(entries: Iterable<Entry>, limit: number): Entry[] {
+  const blocked = new Set<string>()
+  const ready: Entry[] = []
+  for (const entry of entries) {
+    if (ready.length >= limit) break
+    if (blocked.has(entry.cameraId)) continue
+    if (entry.stored) ready.push(entry)
+    else blocked.add(entry.cameraId)
+  }
+  return ready
+}
+
+export async function runAnnouncer(spool: Spool, producer: Producer, codec: Codec, identity: Identity, log: Log, signal: AbortSignal): Promise<void> {
+  const announce = async (entries: readonly Entry[]): Promise<void> => {
+    const now = Date.now()
+    const batches = new Map<string, { key: string; value: Buffer; headers: Record<string, string> }[]>()
+    for (const entry of entries) {
+      const { head } = entry
+      const { mediaId, bucket, key } = placeOf(identity, head)
+      const lane = laneOf(head.capturedAt, now)
+      const topic = lane === 'live' ? topics.mediaCaptured : topics.mediaBackfill
+      const value = await codec.encode(topic.name, topic.event, {
+        siteId: identity.siteId,
+        cameraId: head.cameraId,
+        mediaId,
+        epoch: head.epoch,
+        seq: head.seq,
+        lane,
+        source: 'camera',
+        kind: head.kind,
+        agentId: identity.agentId,
+        capturedAt: head.capturedAt,
+        mediaOffsetUs: head.mediaOffsetUs,
+        object: { bucket, key, sha256: head.sha256, bytes: entry.bytes, versionId: entry.stored?.versionId ?? '', contentType: contentTypeOf(head.extension) },
+        width: head.width,
+        height: head.height,
+        motion: null,
+        sourceName: head.sourceName,
+      })
+      const headers = headersOf({ id: mediaId, time: head.capturedAt, type: topic.event, source: identity.agentId, traceparent: head.traceparent })
+      const batch = batches.get(topic.name) ?? []
+      batch.push({ key: head.cameraId, value, headers })
+      batches.set(topic.name, batch)
+    }
+    await producer.sendBatch({ acks: -1, topicMessages: [...batches].map(([topic, messages]) => ({ topic, messages })) })
+    await spool.markAnnounced(entries)
+  }
+  const tell = async (losses: readonly Loss[]): Promise<void> => {
+    const messages = await Promise.all(
+      losses.map(async (loss) => ({
+        key: loss.cameraId,
+        value: await codec.encode(topics.mediaLost.name, 'MediaLost', { siteId: identity.siteId, agentId: identity.agentId, ...loss }),
+        headers: headersOf({ id: `${loss.epoch}-${loss.seqFrom}`, time: loss.lostAt, type: 'MediaLost', source: identity.agentId, traceparent: '' }),
+      })),
+    )
+    await producer.send({ topic: topics.mediaLost.name, acks: -1, messages })
+    await spool.markTold(losses)
+  }
+  let failures = 0
+  while (!signal.aborted) {
+    const ready = announceable(spool.entries, batchLimit)
+    const losses = spool.losses.slice(0, batchLimit)
+    try {
+      if (ready.length > 0) await announce(ready)
+      if (losses.length > 0) await tell(losses)
+      failures = 0
+    } catch (thrown) {
+      if (signal.aborted) return
+      failures += 1
+      if (failures === 1) log.warn({ err: thrown }, 'announcements wait for Kafka')
+      await sleep(backoffPause(failures, { first: 200, cap: 5_000 }, Math.random()), undefined, { signal }).catch(() => {})
+      continue
+    }
+    if (ready.length === 0 && losses.length === 0) await spool.changed(1_000, signal)
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * A video file as a camera: every frame, its exact media offset from the container's presentation times, in real time
+ * or as fast as the spool takes them. Each pass over the file has the same offsets and byte-equal pictures.
+ */
+import { existsSync } from 'node:fs'
+import { basename } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
+import type { Us } from '@frameloop/kit/units'
+import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
+import { jpegSize } from '@frameloop/kit/mpjpeg'
+import type { Source } from './source.ts'
+
+export interface FileSettings {
+  readonly path: string
+  readonly loop: boolean
+  readonly realTime: boolean
+}
+
+/** ffprobe's `pts_time` lines → offsets from the first frame, in presentation order. */
+export function offsetsOf(printed: string): Us[] {
+  const times = printed
+    .split('\n')
+    .map((line) => Number.parseFloat(line))
+    .filter((time) => Number.isFinite(time))
+    .sort((a, b) => a - b)
+  const first = times[0] ?? 0
+  return times.map((time) => Math.round((time - first) * 1e6))
+}
+
+export function fileSource(settings: FileSettings): Source {
+  const sourceName = basename(settings.path)
+  return {
+    kind: 'file',
+    async *frames(context, signal) {
+      if (!existsSync(settings.path)) throw new Fault('SOURCE_UNREADABLE', `There is no file ${settings.path}`, { path: settings.path })
+      context.report('connecting', `reading ${sourceName}`)
+      const probe = await runFfprobe(context.ffprobe, ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'packet=pts_time', '-of', 'csv=p=0', settings.path], signal)
+      const offsets = offsetsOf(probe.out)
+      if (probe.code !== 0 || offsets.length === 0) throw new Fault('SOURCE_UNREADABLE', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`, { path: settings.path })
+      const step = offsets.length > 1 ? ((offsets.at(-1) ?? 0) - (offsets[0] ?? 0)) / (offsets.length - 1) : 40_000
+      const args = ['-protocol_whitelist', 'file,pipe', '-i', settings.path, '-map', '0:v:0', '-fps_mode', 'passthrough', '-threads', '1', '-flags', '+bitexact', '-q:v', '3', '-f', 'mpjpeg', '-']
+      do {
+        const ffmpeg = startFfmpeg(context.ffmpeg, args, signal)
+        const passStart = Date.now()
+        let index = 0
+        for await (const bytes of ffmpeg.jpegs) {
+          const mediaOffsetUs = offsets[index] ?? Math.round(index * step)
+          const due = passStart + mediaOffsetUs / 1000
+          if (settings.realTime && due > Date.now()) await sleep(due - Date.now(), undefined, { signal })
+          context.report('streaming', '')
+          yield { bytes, extension: 'jpg', kind: 'image', capturedAt: settings.realTime ? Date.now() : Math.round(due), mediaOffsetUs, ...jpegSize(bytes), sourceName, newPass: index === 0 }
+          index += 1
+        }
+        await ffmpeg.ended
+        if (signal.aborted) return
+        if (index === 0) throw new Fault('SOURCE_UNREADABLE', `ffmpeg gave no picture of ${sourceName}: ${ffmpeg.said()}`, { path: settings.path })
+        if (settings.realTime) await sleep(Math.max(0, passStart + (offsets.length * step) / 1000 - Date.now()), undefined, { signal })
+      } while (settings.loop)
+      context.report('ended', 'the file was played to its end')
+    },
+  }
+}

@@ -1,0 +1,50 @@
+/** A folder of pictures as a camera: what is there in the order of names, then what arrives. */
+import { readFile, readdir, stat } from 'node:fs/promises'
+import { extname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
+import { jpegSize } from '@frameloop/kit/mpjpeg'
+import type { Source } from './source.ts'
+
+const kinds: Readonly<Record<string, { readonly extension: string; readonly kind: 'image' | 'clip' }>> = {
+  '.jpg': { extension: 'jpg', kind: 'image' },
+  '.jpeg': { extension: 'jpg', kind: 'image' },
+  '.png': { extension: 'png', kind: 'image' },
+  '.webp': { extension: 'webp', kind: 'image' },
+  '.mp4': { extension: 'mp4', kind: 'clip' },
+  '.mkv': { extension: 'mkv', kind: 'clip' },
+  '.avi': { extension: 'avi', kind: 'clip' },
+}
+
+export function folderSource(settings: { readonly path: string; readonly framesPerSecond: number }): Source {
+  return {
+    kind: 'folder',
+    async *frames(context, signal) {
+      const seen = new Set<string>()
+      let first = true
+      for (;;) {
+        let names: string[]
+        try {
+          names = (await readdir(settings.path)).sort()
+        } catch (thrown) {
+          throw new Fault('SOURCE_UNREADABLE', `The folder ${settings.path} cannot be read`, { path: settings.path }, thrown)
+        }
+        for (const name of names) {
+          const kind = kinds[extname(name).toLowerCase()]
+          const path = join(settings.path, name)
+          if (!kind || seen.has(name)) continue
+          const about = await stat(path)
+          // a file that was touched within the last second may still be written
+          if (!about.isFile() || Date.now() - about.mtimeMs < 1_000) continue
+          seen.add(name)
+          const bytes = await readFile(path)
+          context.report('streaming', '')
+          yield { bytes, ...kind, capturedAt: Math.round(about.mtimeMs), ...(kind.extension === 'jpg' ? jpegSize(bytes) : { width: 0, height: 0 }), sourceName: name, newPass: first }
+          first = false
+          await sleep(1000 / settings.framesPerSecond, undefined, { signal })
+        }
+        await sleep(500, undefined, { signal })
+      }
+    },
+  }
+}

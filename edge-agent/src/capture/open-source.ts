@@ -1,0 +1,44 @@
+/** A camera's address → the source that captures from it. */
+import { Fault } from '@frameloop/kit/fault'
+import { redact } from '@frameloop/kit/log'
+import { fileSource } from './file.ts'
+import { folderSource } from './folder.ts'
+import { rtspSource } from './rtsp.ts'
+import { simulatorSource } from './simulator.ts'
+import type { Source } from './source.ts'
+
+export interface CameraSettings {
+  readonly cameraId: string
+  /** `simulator:?seed=7`, `file:/path/clip.avi?speed=max`, `folder:/path`, `rtsp://…` */
+  readonly address: string
+  readonly framesPerSecond?: number
+}
+
+function pathOf(address: string): { readonly path: string; readonly query: URLSearchParams } {
+  const rest = address.slice(address.indexOf(':') + 1).replace(/^\/\/(?=\/)/, '')
+  const at = rest.lastIndexOf('?')
+  return at < 0 ? { path: decodeURIComponent(rest), query: new URLSearchParams() } : { path: decodeURIComponent(rest.slice(0, at)), query: new URLSearchParams(rest.slice(at + 1)) }
+}
+
+/** Throws `SOURCE_UNREADABLE` for an address that no source understands. */
+export function openSource(camera: CameraSettings): Source {
+  const scheme = camera.address.slice(0, camera.address.indexOf(':'))
+  const { path, query } = pathOf(camera.address)
+  switch (scheme) {
+    case 'simulator':
+      return simulatorSource({
+        seed: Number(query.get('seed') ?? 1),
+        framesPerSecond: camera.framesPerSecond ?? 5,
+        origin: Number(query.get('origin') ?? Date.now()),
+      })
+    case 'file':
+      return fileSource({ path, loop: query.get('loop') !== 'false', realTime: query.get('speed') !== 'max' })
+    case 'folder':
+      return folderSource({ path, framesPerSecond: camera.framesPerSecond ?? 5 })
+    case 'rtsp':
+    case 'rtsps':
+      return rtspSource({ address: camera.address, framesPerSecond: camera.framesPerSecond ?? 5 })
+    default:
+      throw new Fault('SOURCE_UNREADABLE', `No source understands the address ${redact(camera.address)} of camera ${camera.cameraId}; it begins with simulator:, file:, folder:, rtsp: or rtsps:`, { cameraId: camera.cameraId })
+  }
+}

@@ -1,0 +1,425 @@
+/**
+ * The agent's durable queue on disk: one append-only log for all cameras, in segments.
+ *
+ *   append ─▶ [group commit: writev + fdatasync] ─▶ pending ─▶ stored (S3) ─▶ announced (Kafka) ─▶ forgotten
+ *                                                      └▶ evicted, unreadable ─▶ lost ─▶ told ─▶ forgotten
+ *
+ * S1  `append` resolves only when the frame is on disk (fdatasync returned).
+ * S2  After any crash, what was resolved is found again; a torn tail is cut off; a broken record in the middle is told as lost.
+ * S3  A frame is forgotten only when both acknowledgements stand in the log.
+ * S4  A write or sync that failed is never called done: the spool refuses everything from then on.
+ * S5  Segments are deleted oldest first and only when all their frames are forgotten, so that no acknowledgement goes
+ *     before the frame it belongs to.
+ * S6  Every segment begins with the counters of all epochs still of interest: the highest seq survives its frames.
+ */
+import { closeSync, existsSync, fdatasync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, read, statSync, truncateSync, unlinkSync, writeFileSync, writev } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { Fault, toError } from '@frameloop/kit/fault'
+import type { Log } from '@frameloop/kit/log'
+import type { Bytes, EpochMs, Us } from '@frameloop/kit/units'
+import type { CameraId, Epoch } from '@frameloop/schemas/ids'
+import { chooseEvictions } from './budget.ts'
+import { encodeRecord, scanSegment } from './log-file.ts'
+
+const sync = promisify(fdatasync)
+const writeAll = promisify(writev)
+const readAt = promisify(read)
+
+/** What is known of a frame beside its bytes. */
+export interface FrameHead {
+  readonly cameraId: CameraId
+  readonly epoch: Epoch
+  readonly seq: number
+  readonly kind: 'image' | 'clip'
+  readonly extension: string
+  readonly capturedAt: EpochMs
+  readonly mediaOffsetUs: Us | null
+  readonly width: number
+  readonly height: number
+  readonly sourceName: string
+  readonly sha256: string
+  readonly traceparent: string
+}
+
+export interface Entry {
+  readonly head: FrameHead
+  readonly bytes: Bytes
+  readonly cameraId: CameraId
+  readonly seq: number
+  readonly segment: number
+  readonly bodyAt: Bytes
+  /** S3's version id once it is stored. */
+  stored: { readonly versionId: string } | undefined
+  busy: boolean
+}
+
+export interface EpochCounter {
+  readonly cameraId: CameraId
+  readonly epoch: Epoch
+  highestSeq: number
+  /** All frames up to here are forgotten. */
+  forgottenSeq: number
+}
+
+export interface Loss {
+  readonly cameraId: CameraId
+  readonly epoch: Epoch
+  readonly seqFrom: number
+  readonly seqTo: number
+  readonly reason: 'evicted' | 'unreadable'
+  readonly lostAt: EpochMs
+}
+
+interface Ack {
+  readonly epoch: Epoch
+  readonly cameraId: CameraId
+  readonly seq: number
+  readonly versionId?: string
+}
+
+const kinds = { frame: 1, stored: 2, announced: 3, counters: 4, lost: 5, told: 6 } as const
+const keyOf = (of: { readonly cameraId: string; readonly epoch: string; readonly seq: number }): string => `${of.cameraId} ${of.epoch} ${of.seq}`
+const epochKey = (of: { readonly cameraId: string; readonly epoch: string }): string => `${of.cameraId} ${of.epoch}`
+const segmentName = (n: number): string => `${String(n).padStart(8, '0')}.log`
+
+export interface SpoolSettings {
+  readonly folder: string
+  /** Frames waiting may take this much. */
+  readonly capacity: Bytes
+  readonly segmentBytes: Bytes
+}
+
+interface Waiting {
+  readonly parts: readonly Buffer[]
+  readonly done: (segment: number, bodyAt: Bytes) => void
+  readonly failed: (error: Error) => void
+}
+
+/** Identifies a running process across pid reuse: its start time in clock ticks (proc(5), field 22), or 0 where there is no /proc. */
+function startTicks(pid: number): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '0'
+  } catch {
+    return '0'
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (thrown) {
+    return (thrown as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+export class Spool {
+  readonly #settings: SpoolSettings
+  readonly #log: Log
+  readonly #entries = new Map<string, Entry>()
+  readonly #counters = new Map<string, EpochCounter>()
+  readonly #losses = new Map<string, Loss>()
+  /** Frames not yet forgotten, by segment. */
+  readonly #alive = new Map<number, number>()
+  readonly #readers = new Map<number, number>()
+  #queue: Waiting[] = []
+  #flushing: Promise<void> | undefined
+  #segment = 0
+  #file = -1
+  #size: Bytes = 0
+  #usedBytes: Bytes = 0
+  #broken: Error | undefined
+  #wake: (() => void)[] = []
+
+  private constructor(settings: SpoolSettings, log: Log) {
+    this.#settings = settings
+    this.#log = log
+  }
+
+  /** Opens a spool folder, makes it when missing, repairs what a crash left. Throws `SPOOL_LOCKED`, `SPOOL_BROKEN`. */
+  static async open(settings: SpoolSettings, log: Log): Promise<Spool> {
+    const spool = new Spool(settings, log)
+    mkdirSync(settings.folder, { recursive: true, mode: 0o700 })
+    const lock = join(settings.folder, 'lock')
+    if (existsSync(lock)) {
+      const [pid, ticks] = readFileSync(lock, 'utf8').split(' ')
+      if (pid && Number(pid) !== process.pid && isAlive(Number(pid)) && startTicks(Number(pid)) === ticks) {
+        throw new Fault('SPOOL_LOCKED', `The spool ${settings.folder} is in use by process ${pid}`, { folder: settings.folder, pid: Number(pid) })
+      }
+    }
+    writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
+    spool.#recover()
+    await spool.#startSegment()
+    return spool
+  }
+
+  /** Frames that are not yet forgotten, in the order they came. */
+  get entries(): IterableIterator<Entry> {
+    return this.#entries.values()
+  }
+
+  get size(): { readonly frames: number; readonly bytes: Bytes; readonly capacity: Bytes } {
+    return { frames: this.#entries.size, bytes: this.#usedBytes, capacity: this.#settings.capacity }
+  }
+
+  get counters(): readonly EpochCounter[] {
+    return [...this.#counters.values()]
+  }
+
+  /** Losses that nobody has been told of. */
+  get losses(): readonly Loss[] {
+    return [...this.#losses.values()]
+  }
+
+  /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
+  async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
+    const evicted = chooseEvictions([...(this.#usedBytes + bytes.byteLength > this.#settings.capacity ? this.#entries.values() : [])], this.#usedBytes, bytes.byteLength, this.#settings.capacity)
+    for (const entry of evicted) this.#lose(entry, 'evicted')
+    if (this.#usedBytes + bytes.byteLength > this.#settings.capacity) {
+      throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${this.#settings.capacity} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
+    }
+    this.#usedBytes += bytes.byteLength
+    const { segment, bodyAt } = await this.#write(kinds.frame, head, bytes)
+    const entry: Entry = { head, bytes: bytes.byteLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt, stored: undefined, busy: false }
+    this.#remember(entry)
+    this.#notify()
+    return entry
+  }
+
+  async read(entry: Entry): Promise<Buffer> {
+    let reader = this.#readers.get(entry.segment)
+    if (reader === undefined) {
+      reader = openSync(join(this.#settings.folder, segmentName(entry.segment)), 'r')
+      this.#readers.set(entry.segment, reader)
+    }
+    const bytes = Buffer.allocUnsafe(entry.bytes)
+    await readAt(reader, bytes, 0, entry.bytes, entry.bodyAt)
+    return bytes
+  }
+
+  /** S3 has it durably. */
+  async markStored(entry: Entry, versionId: string): Promise<void> {
+    await this.#write(kinds.stored, { cameraId: entry.cameraId, epoch: entry.head.epoch, seq: entry.seq, versionId } satisfies Ack)
+    entry.stored = { versionId }
+    this.#notify()
+  }
+
+  /** Kafka has acknowledged them; they are forgotten once this stands in the log. */
+  async markAnnounced(entries: readonly Entry[]): Promise<void> {
+    await this.#write(
+      kinds.announced,
+      entries.map((entry): Ack => ({ cameraId: entry.cameraId, epoch: entry.head.epoch, seq: entry.seq })),
+    )
+    for (const entry of entries) this.#forget(entry)
+    this.#dropOldSegments()
+  }
+
+  /** A frame whose bytes cannot be delivered; it will be told as lost. */
+  markUnreadable(entry: Entry): void {
+    this.#lose(entry, 'unreadable')
+  }
+
+  async markTold(losses: readonly Loss[]): Promise<void> {
+    await this.#write(
+      kinds.told,
+      losses.map((loss) => ({ cameraId: loss.cameraId, epoch: loss.epoch, seq: loss.seqFrom })),
+    )
+    for (const loss of losses) this.#losses.delete(keyOf({ ...loss, seq: loss.seqFrom }))
+  }
+
+  /** An epoch that has ended and whose every frame is forgotten and reported need not be remembered. */
+  forgetEpoch(counter: EpochCounter): void {
+    this.#counters.delete(epochKey(counter))
+  }
+
+  /** Resolves when something may have changed, or after `limit` ms. */
+  changed(limit: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer)
+        signal.removeEventListener('abort', done)
+        resolve()
+      }
+      const timer = setTimeout(done, limit)
+      signal.addEventListener('abort', done, { once: true })
+      this.#wake.push(done)
+    })
+  }
+
+  async close(): Promise<void> {
+    while (this.#flushing) await this.#flushing
+    if (this.#file >= 0) closeSync(this.#file)
+    for (const reader of this.#readers.values()) closeSync(reader)
+    unlinkSync(join(this.#settings.folder, 'lock'))
+  }
+
+  #notify(): void {
+    const wake = this.#wake
+    this.#wake = []
+    for (const done of wake) done()
+  }
+
+  #remember(entry: Entry): void {
+    const { head } = entry
+    this.#entries.set(keyOf(head), entry)
+    this.#alive.set(entry.segment, (this.#alive.get(entry.segment) ?? 0) + 1)
+    const counter = this.#counters.get(epochKey(head))
+    if (counter) counter.highestSeq = Math.max(counter.highestSeq, head.seq)
+    else this.#counters.set(epochKey(head), { cameraId: head.cameraId, epoch: head.epoch, highestSeq: head.seq, forgottenSeq: 0 })
+  }
+
+  #forget(entry: Entry): void {
+    if (!this.#entries.delete(keyOf(entry.head))) return
+    this.#usedBytes -= entry.bytes
+    this.#alive.set(entry.segment, (this.#alive.get(entry.segment) ?? 1) - 1)
+    const counter = this.#counters.get(epochKey(entry.head))
+    if (counter && entry.seq === counter.forgottenSeq + 1) {
+      counter.forgottenSeq = entry.seq
+      // later ones may have been forgotten before this one
+      while (counter.forgottenSeq < counter.highestSeq && !this.#entries.has(keyOf({ ...counter, seq: counter.forgottenSeq + 1 }))) counter.forgottenSeq += 1
+    }
+  }
+
+  #lose(entry: Entry, reason: Loss['reason']): void {
+    const loss: Loss = { cameraId: entry.cameraId, epoch: entry.head.epoch, seqFrom: entry.seq, seqTo: entry.seq, reason, lostAt: Date.now() }
+    this.#losses.set(keyOf(entry.head), loss)
+    this.#forget(entry)
+    this.#write(kinds.lost, loss).catch((thrown: unknown) => this.#log.error({ err: thrown }, 'loss not written'))
+    this.#log.warn({ cameraId: loss.cameraId, epoch: loss.epoch, seq: loss.seqFrom, reason }, 'frame lost')
+  }
+
+  #recover(): void {
+    const { folder } = this.#settings
+    const segments = readdirSync(folder).filter((name) => /^\d{8}\.log$/.test(name)).sort()
+    segments.forEach((name, at) => {
+      const number = Number.parseInt(name, 10)
+      const path = join(folder, name)
+      const file = readFileSync(path)
+      const scan = scanSegment(file)
+      if (scan.intactUntil < file.length) {
+        this.#log.warn({ segment: name, cut: file.length - scan.intactUntil, last: at === segments.length - 1 }, 'torn tail cut off')
+        truncateSync(path, scan.intactUntil)
+      }
+      for (const { at: where, end } of scan.broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
+      this.#alive.set(number, this.#alive.get(number) ?? 0)
+      for (const record of scan.records) this.#replay(number, record)
+      this.#segment = Math.max(this.#segment, number)
+    })
+    this.#usedBytes = [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+  }
+
+  #replay(segment: number, record: { readonly kind: number; readonly head: unknown; readonly bodyAt: Bytes; readonly bodyLength: Bytes }): void {
+    switch (record.kind) {
+      case kinds.frame: {
+        const head = record.head as FrameHead
+        this.#remember({ head, bytes: record.bodyLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt: record.bodyAt, stored: undefined, busy: false })
+        return
+      }
+      case kinds.stored: {
+        const ack = record.head as Ack
+        const entry = this.#entries.get(keyOf(ack))
+        if (entry) entry.stored = { versionId: ack.versionId ?? '' }
+        return
+      }
+      case kinds.announced:
+        for (const ack of record.head as Ack[]) {
+          const entry = this.#entries.get(keyOf(ack))
+          if (entry) this.#forget(entry)
+        }
+        return
+      case kinds.counters:
+        for (const counter of record.head as EpochCounter[]) {
+          const known = this.#counters.get(epochKey(counter))
+          if (known) known.highestSeq = Math.max(known.highestSeq, counter.highestSeq)
+          else this.#counters.set(epochKey(counter), { ...counter })
+        }
+        return
+      case kinds.lost: {
+        const loss = record.head as Loss
+        const entry = this.#entries.get(keyOf({ ...loss, seq: loss.seqFrom }))
+        if (entry) this.#forget(entry)
+        this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
+        return
+      }
+      case kinds.told:
+        for (const ack of record.head as Ack[]) this.#losses.delete(keyOf(ack))
+        return
+      default:
+        this.#log.warn({ kind: record.kind, segment }, 'record of an unknown kind skipped')
+    }
+  }
+
+  async #startSegment(): Promise<void> {
+    if (this.#file >= 0) closeSync(this.#file)
+    this.#segment += 1
+    const { folder } = this.#settings
+    this.#file = openSync(join(folder, segmentName(this.#segment)), 'a', 0o600)
+    this.#alive.set(this.#segment, 0)
+    const header = encodeRecord(kinds.counters, this.counters, new Uint8Array())
+    await writeAll(this.#file, header)
+    await sync(this.#file)
+    const directory = openSync(folder, 'r')
+    try {
+      fsyncSync(directory)
+    } finally {
+      closeSync(directory)
+    }
+    this.#size = header.reduce((sum, part) => sum + part.length, 0)
+    this.#dropOldSegments()
+  }
+
+  /** S5. */
+  #dropOldSegments(): void {
+    for (const [segment, frames] of [...this.#alive].sort(([a], [b]) => a - b)) {
+      if (segment === this.#segment || frames > 0 || this.#losses.size > 0) return
+      const reader = this.#readers.get(segment)
+      if (reader !== undefined) closeSync(reader)
+      this.#readers.delete(segment)
+      this.#alive.delete(segment)
+      const path = join(this.#settings.folder, segmentName(segment))
+      if (existsSync(path) && statSync(path).isFile()) unlinkSync(path)
+    }
+  }
+
+  #write(kind: number, head: unknown, body: Uint8Array = new Uint8Array()): Promise<{ readonly segment: number; readonly bodyAt: Bytes }> {
+    return new Promise((resolve, reject) => {
+      if (this.#broken) {
+        reject(new Fault('SPOOL_BROKEN', 'The spool takes nothing more since a write failed', {}, this.#broken))
+        return
+      }
+      this.#queue.push({ parts: encodeRecord(kind, head, body), done: (segment, bodyAt) => resolve({ segment, bodyAt }), failed: reject })
+      this.#flushing ??= this.#flush().finally(() => {
+        this.#flushing = undefined
+      })
+    })
+  }
+
+  /** Group commit: all that waits goes out in one writev and one fdatasync. */
+  async #flush(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const batch = this.#queue
+      this.#queue = []
+      try {
+        if (this.#size > this.#settings.segmentBytes) await this.#startSegment()
+        await writeAll(
+          this.#file,
+          batch.flatMap(({ parts }) => parts as Buffer[]),
+        )
+        await sync(this.#file)
+      } catch (thrown) {
+        this.#broken = toError(thrown)
+        this.#log.error({ err: thrown }, 'spool write failed')
+        for (const waiting of [...batch, ...this.#queue]) waiting.failed(new Fault('SPOOL_BROKEN', `The spool could not be written: ${this.#broken.message}`, {}, thrown))
+        this.#queue = []
+        return
+      }
+      for (const { parts, done } of batch) {
+        const length = parts.reduce((sum, part) => sum + part.length, 0)
+        done(this.#segment, this.#size + length - (parts[2]?.length ?? 0))
+        this.#size += length
+      }
+    }
+  }
+}

@@ -1,0 +1,67 @@
+/** Spool → S3: the oldest frames first, several at a time, each exactly once under its own key. */
+import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
+import type { Log } from '@frameloop/kit/log'
+import { backoffPause } from '@frameloop/kit/retry'
+import { mediaIdOf } from '@frameloop/schemas/ids'
+import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Entry, FrameHead, Spool } from '../spool/spool.ts'
+
+export interface Identity {
+  readonly agentId: string
+  readonly siteId: string
+  readonly bucketPrefix: string
+}
+
+/** Where a frame belongs in the object store; computed, never stored. */
+export function placeOf(identity: Identity, head: FrameHead): { readonly mediaId: string; readonly bucket: string; readonly key: string } {
+  const mediaId = mediaIdOf(identity.agentId, head.cameraId, head.epoch, head.seq)
+  return { mediaId, bucket: bucketName(identity.bucketPrefix, 'raw'), key: rawKey({ siteId: identity.siteId, cameraId: head.cameraId, mediaId, capturedAt: head.capturedAt, extension: head.extension }) }
+}
+
+export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, concurrency: number, log: Log, signal: AbortSignal): Promise<void> {
+  let failures = 0
+  const upload = async (entry: Entry): Promise<void> => {
+    const { head } = entry
+    const { mediaId, bucket, key } = placeOf(identity, head)
+    try {
+      const stored = await store.putOnce(
+        {
+          bucket,
+          key,
+          body: await spool.read(entry),
+          contentType: contentTypeOf(head.extension),
+          sha256: head.sha256,
+          // the whole identity rides on the object, so that what a broker lost can be announced again
+          metadata: { 'media-id': mediaId, 'agent-id': identity.agentId, 'site-id': identity.siteId, 'camera-id': head.cameraId, epoch: head.epoch, seq: String(head.seq), 'captured-at': String(head.capturedAt), ...(head.mediaOffsetUs === null ? {} : { 'media-offset-us': String(head.mediaOffsetUs) }) },
+        },
+        signal,
+      )
+      await spool.markStored(entry, stored.versionId)
+      failures = 0
+    } catch (thrown) {
+      entry.busy = false
+      if (signal.aborted) return
+      if (!isStoreTransient(thrown)) {
+        log.error({ err: thrown, key }, 'frame refused by the object store')
+        spool.markUnreadable(entry)
+        return
+      }
+      failures += 1
+      if (failures === 1) log.warn({ err: thrown }, 'uploads wait for the object store')
+    }
+  }
+  const running = new Set<Promise<void>>()
+  while (!signal.aborted) {
+    for (const entry of spool.entries) {
+      if (running.size >= concurrency) break
+      if (entry.busy || entry.stored) continue
+      entry.busy = true
+      const task: Promise<void> = upload(entry).finally(() => running.delete(task))
+      running.add(task)
+    }
+    if (failures > 0) await sleep(backoffPause(failures, { first: 200, cap: 5_000 }, Math.random()), undefined, { signal }).catch(() => {})
+    await Promise.race([...running, spool.changed(1_000, signal)])
+  }
+  await Promise.allSettled(running)
+}

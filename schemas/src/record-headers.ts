@@ -1,0 +1,26 @@
+/** Headers of every record: CloudEvents 1.0.2 in Kafka's binary mode, and W3C trace context. */
+import type { EpochMs } from '@frameloop/kit/units'
+
+export interface RecordHead {
+  /** mediaId, frameId or another id of what the record is about. */
+  readonly id: string
+  /** Event time. */
+  readonly time: EpochMs
+  /** Name of the Avro record. */
+  readonly type: string
+  /** Who says so: an agent, a stage. */
+  readonly source: string
+  readonly traceparent: string
+}
+
+export function headersOf(head: RecordHead): Record<string, string> {
+  return {
+    ce_specversion: '1.0',
+    ce_id: head.id,
+    ce_time: new Date(head.time).toISOString(),
+    ce_type: `dev.frameloop.${head.type}`,
+    ce_source: `/frameloop/${head.source}`,
+    'content-type': 'application/vnd.confluent.avro',
+    ...(head.traceparent ? { traceparent: head.traceparent } : {}),
+  }
+}

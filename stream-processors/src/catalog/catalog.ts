@@ -1,0 +1,112 @@
+/**
+ * Every topic → PostgreSQL.
+ * C1  A batch's rows and the offsets behind it are one database transaction: nothing twice, nothing skipped.
+ * C2  Offsets move by compare-and-set: two catalogs at once cannot both write a batch.
+ * C3  Rows commute: whatever order topics are read in, the rows come out equal.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
+import { stageMetrics } from '@frameloop/kit/metrics'
+import { inTransaction, isDatabaseTransient, type Pool } from '@frameloop/kit/postgres'
+import { backoffPause } from '@frameloop/kit/retry'
+import { allTopics, consumedTopics, deadLetterTopic } from '@frameloop/schemas/topics'
+import { BusConsumer } from '../chain/kafka-bus.ts'
+import { nextOffsets, type StageTools } from '../chain/run-stage.ts'
+import type { BusRecord } from '../chain/stage.ts'
+import { addRows, mergeByKey, noRows, type Rows } from './rows.ts'
+import { insertDeadLetters, insertHops, insertLosses, moveOffsets, selectOffsets, updateMediaExtracted, upsertCaptures, upsertFeatures, upsertFrames, upsertMedia, upsertPredictions } from './sql.ts'
+
+const batchLimit = 500
+const name = 'catalog'
+
+function lastPerKey(rows: Rows['captures']): Rows['captures'] {
+  return [...new Map(rows.map((row) => [`${row['camera_id']} ${row['epoch']}`, row])).values()]
+}
+
+export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
+  const { log } = tools
+  const metrics = stageMetrics(tools.metrics)
+  let state = 'starting'
+
+  const write = async (rows: Rows, records: readonly BusRecord[], positions: ReadonlyMap<string, number>): Promise<void> => {
+    const moves = nextOffsets(records).map(({ topic, partition, offset }) => ({ topic, partition, from: positions.get(`${topic} ${partition}`) ?? 0, to: offset }))
+    await inTransaction(pool, async (client) => {
+      if (!(await moveOffsets(client, moves))) throw new Fault('INTERNAL', 'Another catalog moved the offsets')
+      if (rows.media.length > 0) await upsertMedia(client, mergeByKey(rows.media, 'media_id', 'status_rank'))
+      if (rows.mediaExtracted.length > 0) await updateMediaExtracted(client, rows.mediaExtracted)
+      if (rows.frames.length > 0) await upsertFrames(client, mergeByKey(rows.frames, 'frame_id', 'status_rank'))
+      if (rows.features.length > 0) await upsertFeatures(client, rows.features)
+      if (rows.predictions.length > 0) await upsertPredictions(client, rows.predictions)
+      if (rows.deadLetters.length > 0) await insertDeadLetters(client, rows.deadLetters)
+      if (rows.losses.length > 0) await insertLosses(client, rows.losses)
+      if (rows.captures.length > 0) await upsertCaptures(client, lastPerKey(rows.captures))
+      if (rows.hops.length > 0) await insertHops(client, rows.hops)
+    })
+  }
+
+  const run = async (signal: AbortSignal): Promise<void> => {
+    const positions = new Map<string, number>()
+    const startAt = async (assigned: readonly { readonly topic: string; readonly partition: number }[]) => {
+      const stored = await selectOffsets(pool)
+      return assigned.map(({ topic, partition }) => {
+        const offset = stored.get(`${topic} ${partition}`) ?? 0
+        positions.set(`${topic} ${partition}`, offset)
+        return { topic, partition, offset }
+      })
+    }
+    const consumer = await BusConsumer.connect({
+      brokers: tools.brokers,
+      groupId: `frameloop.${name}`,
+      instance: `frameloop.${name}.${tools.instance}`,
+      topics: [...allTopics.map((topic) => topic.name), ...consumedTopics.map((topic) => deadLetterTopic(topic.name))],
+      log,
+      startAt,
+    })
+    try {
+      let lagAt = 0
+      while (!signal.aborted) {
+        const records = await consumer.poll(batchLimit)
+        state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
+        if (Date.now() - lagAt > 1_000) {
+          lagAt = Date.now()
+          const lags = [...consumer.lag(positions)]
+          for (const [topic, lag] of lags) metrics.lag.set({ stage: name, topic }, lag)
+        }
+        if (records.length === 0) continue
+        const end = metrics.seconds.startTimer({ stage: name })
+        for (let attempt = 1; ; attempt += 1) {
+          try {
+            const rows = noRows()
+            for (const record of records) {
+              try {
+                await addRows(rows, record, tools.codec)
+              } catch (thrown) {
+                // the stage that reads this topic sends it to the dead letters; here it only has no row
+                if (!(thrown instanceof Fault) || thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+                metrics.rejected.inc({ stage: name, reason: thrown.code })
+              }
+            }
+            await write(rows, records, positions)
+            for (const { topic, partition, offset } of nextOffsets(records)) positions.set(`${topic} ${partition}`, offset)
+            metrics.received.inc({ stage: name }, records.length)
+            for (const [table, list] of Object.entries(rows)) if (list.length > 0) metrics.emitted.inc({ stage: name, topic: table }, list.length)
+            state = ''
+            break
+          } catch (thrown) {
+            if (signal.aborted) return
+            if (!isDatabaseTransient(thrown) && !(thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE')) throw thrown
+            if (attempt === 1) log.warn({ err: thrown }, 'catalog waits for the database')
+            state = 'waiting for the database'
+            const pause = backoffPause(attempt, { first: 100, cap: 5_000 }, Math.random())
+            metrics.blockedSeconds.inc({ stage: name }, pause / 1000)
+            await sleep(pause, undefined, { signal })
+          }
+        }
+        end()
+      }
+    } finally {
+      await consumer.close()
+    }
+  }
+  return { run, notReady: () => state || undefined }
+}

@@ -1,0 +1,49 @@
+/** A stage's memory: per key a small JSON value, kept in a compacted topic whose partitions match the stage's input. */
+import { boundsOf, type Produced, readRanges, type TopicPartition } from './kafka-bus.ts'
+import { stateTopic } from '@frameloop/schemas/topics'
+
+export class Memory {
+  readonly #byPartition = new Map<number, Map<string, unknown>>()
+  readonly #brokers: string
+  readonly #stage: string
+
+  constructor(brokers: string, stage: string) {
+    this.#brokers = brokers
+    this.#stage = stage
+  }
+
+  /** Reads the changelog of the partitions that came new, up to its end. */
+  async load(assigned: readonly TopicPartition[], signal: AbortSignal): Promise<void> {
+    const wanted = new Set(assigned.map(({ partition }) => partition))
+    for (const partition of this.#byPartition.keys()) if (!wanted.has(partition)) this.#byPartition.delete(partition)
+    const topic = stateTopic(this.#stage)
+    const missing = [...wanted].filter((partition) => !this.#byPartition.has(partition))
+    if (missing.length === 0) return
+    const name = `frameloop.${this.#stage}.memory`
+    const ranges = (await boundsOf(this.#brokers, name, topic)).filter(({ partition }) => missing.includes(partition))
+    const loaded = new Map(missing.map((partition) => [partition, new Map<string, unknown>()]))
+    for await (const record of readRanges(this.#brokers, name, ranges, signal)) {
+      if (record.value.length === 0) loaded.get(record.partition)?.delete(record.key)
+      else loaded.get(record.partition)?.set(record.key, JSON.parse(record.value.toString('utf8')))
+    }
+    for (const [partition, values] of loaded) this.#byPartition.set(partition, values)
+  }
+
+  /** Forgets what was not committed: the next `load` reads it again. */
+  clear(): void {
+    this.#byPartition.clear()
+  }
+
+  get(partition: number, key: string): unknown {
+    return this.#byPartition.get(partition)?.get(key)
+  }
+
+  /** Remembers now; the records returned make it durable with the transaction. */
+  set(partition: number, key: string, value: unknown): Produced {
+    const values = this.#byPartition.get(partition) ?? new Map<string, unknown>()
+    this.#byPartition.set(partition, values)
+    if (value === undefined) values.delete(key)
+    else values.set(key, value)
+    return { topic: stateTopic(this.#stage), partition, key, value: value === undefined ? null : Buffer.from(JSON.stringify(value)), headers: {} }
+  }
+}

@@ -1,0 +1,283 @@
+/**
+ * The one loop that runs every stage.
+ *
+ *   poll a batch ─▶ decode + work (many at once) ─▶ judge with memory (in order) ─▶ put objects ─▶ ┌ transaction ┐ ─▶ poll …
+ *                                                                                               │ outputs      │
+ *                                                                                               │ dead letters │
+ *                                                                                               │ memory       │
+ *                                                                                               │ offsets      │
+ *                                                                                               └──────────────┘
+ * R1  Outputs, dead letters, memory and offsets are one transaction: all of them or none.
+ * R2  A transaction holds no other I/O: objects are put before it begins, under keys that make a repeat harmless.
+ * R3  After any failure inside a transaction its outcome counts as unknown: the producer is thrown away, a new one with the
+ *     same id settles what was open, memory is read again, and reading goes on from the committed offsets.
+ * R4  The order of outputs is the order of the records, however they were worked on.
+ * R5  A record that must wait holds back its partition only; the others go on.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
+import { Lifetime } from '@frameloop/kit/lifetime'
+import type { Log } from '@frameloop/kit/log'
+import { type Metrics, stageMetrics } from '@frameloop/kit/metrics'
+import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
+import { backoffPause } from '@frameloop/kit/retry'
+import type { EpochMs } from '@frameloop/kit/units'
+import type { Codec } from '@frameloop/schemas/codec'
+import { bucketName } from '@frameloop/schemas/object-keys'
+import { headersOf } from '@frameloop/schemas/record-headers'
+import type { EventName, Topic } from '@frameloop/schemas/topics'
+import { childTraceparent } from '@frameloop/schemas/trace'
+import { deadLetterOf } from './dead-letters.ts'
+import { BusConsumer, isFenced, type Position, type Produced, TransactionalProducer } from './kafka-bus.ts'
+import { Memory } from './memory.ts'
+import type { BusRecord, Incoming, Outcome, Stage, StageContext } from './stage.ts'
+
+export interface StageTools {
+  readonly brokers: string
+  /** Stable name of this instance, unique among those of the stage. */
+  readonly instance: string
+  readonly codec: Codec
+  readonly store: ObjectStore
+  readonly bucketPrefix: string
+  readonly log: Log
+  readonly metrics: Metrics
+}
+
+const batchLimit = 128
+const workLimit = 12
+/** A missing object may still be on its way; after this many tries it is missing. */
+const missingTries = 5
+const waitBackoff = { first: 250, cap: 10_000 }
+
+type Worked = { readonly record: BusRecord; readonly incoming?: Incoming<EventName>; readonly outcome: Outcome }
+
+/** Runs `act` over `items`, at most `limit` at a time, and keeps their order. */
+async function inOrder<Item, Result>(items: readonly Item[], limit: number, act: (item: Item) => Promise<Result>): Promise<Result[]> {
+  const results: Result[] = new Array(items.length)
+  let next = 0
+  const worker = async (): Promise<void> => {
+    for (let at = next++; at < items.length; at = next++) results[at] = await act(items[at] as Item)
+  }
+  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker))
+  return results
+}
+
+/** The records whose outcome can be published now: each partition up to its first one that must wait. */
+export function cutAtWaiting(worked: readonly Worked[]): { readonly settled: readonly Worked[]; readonly waiting: readonly Position[] } {
+  const waiting = new Map<string, Position>()
+  const settled: Worked[] = []
+  for (const item of worked) {
+    const { topic, partition, offset } = item.record
+    const key = `${topic} ${partition}`
+    if (waiting.has(key)) continue
+    if (item.outcome.kind === 'retry') waiting.set(key, { topic, partition, offset })
+    else settled.push(item)
+  }
+  return { settled, waiting: [...waiting.values()] }
+}
+
+/** One past the last settled record of each partition. */
+export function nextOffsets(records: readonly BusRecord[]): Position[] {
+  const next = new Map<string, Position>()
+  for (const { topic, partition, offset } of records) next.set(`${topic} ${partition}`, { topic, partition, offset: offset + 1 })
+  return [...next.values()]
+}
+
+export interface RunningStage {
+  /** Why the stage cannot work now, or undefined. */
+  readonly notReady: () => string | undefined
+}
+
+/** Runs the stage until the signal; ends with an error when it was fenced. */
+export function startStage<Name extends EventName>(stage: Stage<Name>, tools: StageTools): RunningStage & { readonly run: (signal: AbortSignal) => Promise<void> } {
+  const { log } = tools
+  const metrics = stageMetrics(tools.metrics)
+  const eventOf = new Map<string, Topic<Name>>(stage.inputs.map((topic) => [topic.name, topic]))
+  const attempts = new Map<string, number>()
+  const positions = new Map<string, number>()
+  let state = 'starting'
+
+  const work = async (record: BusRecord, context: StageContext): Promise<Worked> => {
+    const topic = eventOf.get(record.topic)
+    metrics.received.inc({ stage: stage.name })
+    if (!topic) throw new Fault('INTERNAL', `${stage.name} received a record of ${record.topic}`)
+    const id = `${record.topic} ${record.partition} ${record.offset}`
+    const end = metrics.seconds.startTimer({ stage: stage.name })
+    try {
+      const event = await tools.codec.decode(topic.event, record.value)
+      const incoming: Incoming<Name> = { event, record }
+      return { record, incoming: incoming as unknown as Incoming<EventName>, outcome: await stage.work(incoming, context) }
+    } catch (thrown) {
+      if (context.signal.aborted) throw thrown
+      const code = thrown instanceof Fault ? thrown.code : undefined
+      if (code === 'RECORD_MALFORMED' || code === 'SCHEMA_UNKNOWN') return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
+      if (code === 'OBJECT_MISSING') {
+        const tried = (attempts.get(id) ?? 0) + 1
+        attempts.set(id, tried)
+        if (tried >= missingTries) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
+        return { record, outcome: { kind: 'retry', cause: thrown } }
+      }
+      if (code === 'REGISTRY_UNAVAILABLE' || code === 'OBJECT_STORE_UNAVAILABLE' || (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))) {
+        return { record, outcome: { kind: 'retry', cause: thrown } }
+      }
+      log.error({ err: thrown, topic: record.topic, partition: record.partition, offset: record.offset }, 'stage failed on a record')
+      return { record, outcome: { kind: 'reject', reason: code ?? 'INTERNAL', message: rootMessage(thrown) } }
+    } finally {
+      end()
+    }
+  }
+
+  const putObjects = async (worked: readonly Worked[], signal: AbortSignal): Promise<Worked[]> =>
+    inOrder(worked, workLimit, async (item) => {
+      const { outcome } = item
+      if (outcome.kind !== 'emit' || !outcome.puts) return item
+      try {
+        for (const put of outcome.puts) {
+          await tools.store.putOnce({ bucket: bucketName(tools.bucketPrefix, put.role), key: put.key, body: put.body, sha256: put.sha256, contentType: put.contentType, metadata: put.metadata }, signal)
+        }
+        return item
+      } catch (thrown) {
+        if (thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT') return { ...item, outcome: { kind: 'reject', reason: thrown.code, message: thrown.message } }
+        return { ...item, outcome: { kind: 'retry', cause: thrown } }
+      }
+    })
+
+  const outputsOf = async (worked: readonly Worked[]): Promise<Produced[]> => {
+    const produced: Produced[] = []
+    for (const { record, outcome } of worked) {
+      if (outcome.kind === 'reject') {
+        metrics.rejected.inc({ stage: stage.name, reason: outcome.reason })
+        log.warn({ topic: record.topic, partition: record.partition, offset: record.offset, reason: outcome.reason, detail: outcome.message }, 'record rejected')
+        produced.push(deadLetterOf(record, { stage: stage.name, stageVersion: stage.version, reason: outcome.reason, message: outcome.message, attempts: attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1 }))
+      } else if (outcome.kind === 'emit') {
+        const traceparent = childTraceparent(record.headers['traceparent'])
+        for (const { topic, event, key, id, time } of outcome.outputs) {
+          produced.push({ topic: topic.name, key, value: await tools.codec.encode(topic.name, topic.event, event), headers: headersOf({ id, time, type: topic.event, source: stage.name, traceparent }) })
+          metrics.emitted.inc({ stage: stage.name, topic: topic.name })
+        }
+      }
+    }
+    return produced
+  }
+
+  const run = async (signal: AbortSignal): Promise<void> => {
+    const memory = stage.memory ? new Memory(tools.brokers, stage.name) : undefined
+    const groupId = `frameloop.${stage.name}`
+    const consumer = await BusConsumer.connect({
+      brokers: tools.brokers,
+      groupId,
+      instance: `${groupId}.${tools.instance}`,
+      topics: stage.inputs.map(({ name }) => name),
+      log,
+      startAt: async (assigned) => {
+        // whatever was in flight under the old assignment is thrown away, so memory is read as it was committed
+        memory?.clear()
+        await memory?.load(assigned, signal)
+        return assigned.map((partition) => ({ ...partition, offset: -1001 }))
+      },
+    })
+    await using opened = new Lifetime()
+    opened.own('consumer', consumer, (open) => open.close())
+    let producer = await TransactionalProducer.open(tools.brokers, `${groupId}.${tools.instance}`, log)
+    opened.own('producer', undefined, () => producer.discard())
+    const paused = new Map<string, { readonly position: Position; readonly until: EpochMs; readonly tries: number }>()
+    const context: StageContext = {
+      fetch: ({ bucket, key }) => tools.store.get(bucket, key, signal),
+      now: () => Date.now(),
+      signal,
+    }
+
+    const recover = async (): Promise<void> => {
+      await producer.discard()
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          producer = await TransactionalProducer.open(tools.brokers, `${groupId}.${tools.instance}`, log)
+          memory?.clear()
+          await memory?.load(consumer.assigned, signal)
+          if (consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
+          return
+        } catch (thrown) {
+          if (signal.aborted || isFenced(thrown)) throw thrown
+          log.warn({ err: thrown, attempt }, 'recovery waits for Kafka')
+          await sleep(backoffPause(attempt, waitBackoff, Math.random()), undefined, { signal })
+        }
+      }
+    }
+
+    const wakePaused = async (): Promise<void> => {
+      for (const [key, { position, until }] of paused) {
+        if (Date.now() < until) continue
+        await consumer.seek([position])
+        consumer.resume([position])
+        paused.set(key, { position, until: Number.POSITIVE_INFINITY, tries: paused.get(key)?.tries ?? 1 })
+      }
+    }
+
+    let lagAt = 0
+    while (!signal.aborted) {
+      await wakePaused()
+      const records = await consumer.poll(batchLimit)
+      state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
+      if (Date.now() - lagAt > 1_000) {
+        lagAt = Date.now()
+        for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
+      }
+      if (records.length === 0) continue
+      const generation = consumer.generation
+      try {
+        const judged = (await inOrder(records, workLimit, (record) => work(record, context))).map((item): Worked => item)
+        const remembered: Produced[] = []
+        const first = cutAtWaiting(judged)
+        const decided = first.settled.map((item): Worked => {
+          if (!stage.memory || !memory || !item.incoming) return item
+          const incoming = item.incoming as unknown as Incoming<Name>
+          const key = stage.memory.keyOf(incoming.event)
+          const { outcome, remember } = stage.memory.judge(incoming, item.outcome, memory.get(item.record.partition, key))
+          remembered.push(memory.set(item.record.partition, key, remember))
+          return { ...item, outcome }
+        })
+        const { settled, waiting } = cutAtWaiting(await putObjects(decided, signal))
+        // an object that cannot be stored now takes back what was remembered after it: simplest is to begin this batch again
+        const putsWait = settled.length < decided.length
+        if (putsWait && memory) throw waiting[0] ? new Fault('OBJECT_STORE_UNAVAILABLE', 'An object could not be stored yet') : new Fault('INTERNAL', 'A record got lost between two steps')
+        const blocked = [...first.waiting, ...waiting]
+        if (settled.length > 0) {
+          const produced = [...(await outputsOf(settled)), ...latestPerKey(remembered)]
+          if (consumer.generation !== generation) continue
+          const offsets = nextOffsets(settled.map(({ record }) => record))
+          await producer.transact(produced, offsets, consumer)
+          for (const { topic, partition, offset } of offsets) {
+            positions.set(`${topic} ${partition}`, offset)
+            paused.delete(`${topic} ${partition}`)
+          }
+          if (attempts.size > 0) for (const { record } of settled) attempts.delete(`${record.topic} ${record.partition} ${record.offset}`)
+        }
+        for (const position of blocked) {
+          const key = `${position.topic} ${position.partition}`
+          const tries = (paused.get(key)?.tries ?? 0) + 1
+          const pause = backoffPause(tries, waitBackoff, Math.random())
+          if (tries === 1) {
+            const cause = judged.find(({ outcome }) => outcome.kind === 'retry')?.outcome
+            log.warn({ ...position, pause, err: cause?.kind === 'retry' ? cause.cause : undefined }, 'partition waits')
+          }
+          metrics.blockedSeconds.inc({ stage: stage.name }, pause / 1000)
+          consumer.pause([position])
+          paused.set(key, { position, until: Date.now() + pause, tries })
+        }
+      } catch (thrown) {
+        if (signal.aborted) return
+        if (isFenced(thrown)) throw new Fault('PRODUCER_FENCED', `Another instance of ${stage.name} named ${tools.instance} took over`, { stage: stage.name }, thrown)
+        log.warn({ err: thrown }, 'transaction given up, reading again from what is committed')
+        state = 'recovering'
+        await recover()
+        paused.clear()
+      }
+    }
+  }
+  return { run, notReady: () => state || undefined }
+}
+
+/** Of several changes to one key only the last one matters. */
+function latestPerKey(changes: readonly Produced[]): Produced[] {
+  return [...new Map(changes.map((change) => [`${change.partition} ${String(change.key)}`, change])).values()]
+}

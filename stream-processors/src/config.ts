@@ -1,0 +1,16 @@
+/** The chain's settings: one object for all of its processes. */
+import Type from 'typebox'
+import { databaseSettings, kafkaSettings, objectStoreSettings, processSettings } from '@frameloop/kit/config'
+import { namePattern } from '@frameloop/schemas/ids'
+
+export const ChainSettings = Type.Object({
+  ...processSettings,
+  ...kafkaSettings,
+  ...objectStoreSettings,
+  ...databaseSettings,
+  instance: Type.String({ pattern: namePattern, default: '1', description: 'stable name of this instance among those of its stage' }),
+  ffmpegPath: Type.String({ default: 'ffmpeg', description: 'ffmpeg 5 or newer' }),
+  ffprobePath: Type.String({ default: 'ffprobe', description: 'ffprobe of the same ffmpeg' }),
+  clipFramesPerSecond: Type.Number({ exclusiveMinimum: 0, maximum: 60, default: 2, description: 'frames a second taken out of a clip' }),
+  clipFrameLimit: Type.Integer({ minimum: 1, default: 600, description: 'at most this many frames of one clip' }),
+})

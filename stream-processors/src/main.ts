@@ -1,0 +1,59 @@
+/** Runs the processor named on the command line: validate, extract, features or catalog. */
+import { openHealth } from '@frameloop/kit/http'
+import { openObjectStore } from '@frameloop/kit/object-store'
+import { openPool, type Pool } from '@frameloop/kit/postgres'
+import { type ProcessContext, runProcess } from '@frameloop/kit/run-process'
+import { openCodec } from '@frameloop/schemas/codec'
+import { openRegistry } from '@frameloop/schemas/registry'
+import type { Static } from 'typebox'
+import { startCatalog } from './catalog/catalog.ts'
+import { startStage, type StageTools } from './chain/run-stage.ts'
+import { ChainSettings } from './config.ts'
+import { extractStage } from './extract/extract.ts'
+import { featuresStage } from './features/features.ts'
+import { openZoneDirectory } from './features/zones.ts'
+import { validateStage } from './validate/validate.ts'
+
+type Context = ProcessContext<Static<typeof ChainSettings>>
+
+const pool = ({ config, name, lifetime }: Context): Pool => lifetime.own('pool', openPool(config.databaseUrl, name), (open) => open.end())
+
+/** Every processor of the chain: one line each. */
+const processors = {
+  validate: ({ config }: Context, tools: StageTools) => startStage(validateStage({ ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }), tools),
+  extract: ({ config }: Context, tools: StageTools) => startStage(extractStage({ ...config, ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }), tools),
+  features: (context: Context, tools: StageTools) => {
+    const zones = openZoneDirectory(pool(context), context.log, 2_000)
+    context.lifetime.run('zones', (signal) => zones.run(signal), context.fail)
+    const stage = startStage(featuresStage(zones, context.config.bucketPrefix), tools)
+    return { run: stage.run, notReady: () => (zones.loaded ? stage.notReady() : 'waiting for the zones') }
+  },
+  catalog: (context: Context, tools: StageTools) => startCatalog(pool(context), tools),
+} as const
+
+const name = process.argv[2] ?? ''
+if (!(name in processors)) {
+  process.stderr.write(`usage: main.ts ${Object.keys(processors).join(' | ')}\n`)
+  process.exitCode = 2
+} else {
+  await runProcess(name, ChainSettings, async (context) => {
+    const { config, log, metrics, lifetime, fail } = context
+    const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
+    const codec = openCodec(openRegistry(config.schemaRegistryUrl))
+    const tools: StageTools = { brokers: config.kafkaBrokers, instance: config.instance, codec, store, bucketPrefix: config.bucketPrefix, log, metrics }
+    const stage = processors[name as keyof typeof processors](context, tools)
+    await openHealth(
+      {
+        name,
+        metrics,
+        notReady: () => {
+          const why = stage.notReady()
+          return why ? { [name]: why } : {}
+        },
+      },
+      config,
+      lifetime,
+    )
+    lifetime.run(name, (signal) => stage.run(signal), fail)
+  })
+}
