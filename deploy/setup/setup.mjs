@@ -110,7 +110,7 @@ async function rdkafka() {
   const there = () => existsSync(path.join(built, 'node-librdkafka.node'))
   if (there()) return
   await step('rdkafka', 'Kafka client (node-rdkafka, built from its sources, about 2 minutes)', [keep], () => existsSync(path.join(keep, 'node-librdkafka.node')), async () => {
-    await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: String(os.cpus().length), MAKEFLAGS: `-j${os.cpus().length}` } })
+    await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: String(os.cpus().length) } })
     rmSync(keep, { recursive: true, force: true })
     mkdirSync(keep, { recursive: true })
     for (const file of readdirSync(built)) if (/\.node$|^librdkafka.*(so|dylib)/.test(file)) cpSync(path.join(built, file), path.join(keep, file))

@@ -1,0 +1,64 @@
+/** What runs, how large it is, who serves: for people and, as JSON, for programs. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { openPool } from '@frameloop/kit/postgres'
+import { showBytes } from '@frameloop/kit/units'
+import { type Home, isSameProcess, readState } from './home.ts'
+import { needStack } from './up.ts'
+
+export interface Status {
+  readonly ready: boolean
+  readonly console?: string
+  readonly endpoints: Readonly<Record<string, string>>
+  readonly processes: readonly { readonly name: string; readonly pid: number; readonly state: string; readonly rssBytes: number }[]
+  readonly models: readonly { readonly task: string; readonly alias: string; readonly version: string }[]
+}
+
+/** Resident memory of a process and all its descendants. */
+function residentBytes(pid: number): number {
+  const children = new Map<number, number[]>()
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue
+    try {
+      const stat = readFileSync(`/proc/${entry}/stat`, 'utf8')
+      const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
+      children.set(parent, [...(children.get(parent) ?? []), Number(entry)])
+    } catch {
+      // it ended while we looked
+    }
+  }
+  const sum = (at: number): number => {
+    let own = 0
+    try {
+      own = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${at}/status`, 'utf8'))?.[1] ?? 0) * 1024
+    } catch {
+      return 0
+    }
+    return own + (children.get(at) ?? []).reduce((total, child) => total + sum(child), 0)
+  }
+  return sum(pid)
+}
+
+export async function status(home: Home): Promise<Status> {
+  const stack = needStack(home)
+  const pids = (readState<{ pid: number; ticks: string; name: string }[]>(home, 'pids.json') ?? []).filter(({ pid, ticks }) => isSameProcess(pid, ticks))
+  const processes = await Promise.all(
+    pids.map(async ({ name, pid }) => {
+      const url = stack.health[name]
+      const state = url === undefined ? 'running' : await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) }).then((answer) => (answer.ok ? 'ready' : 'not ready'), () => 'not answering')
+      return { name, pid, state, rssBytes: process.platform === 'linux' ? residentBytes(pid) : 0 }
+    }),
+  )
+  const pool = openPool(stack.environment['DATABASE_URL'] ?? '', 'status', 1)
+  try {
+    const { rows } = await pool.query<{ task: string; alias: string; version: string }>('select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc')
+    return { ready: processes.every(({ state }) => state === 'ready' || state === 'running'), endpoints: stack.endpoints, processes, models: rows }
+  } finally {
+    await pool.end()
+  }
+}
+
+export function showStatus(found: Status): string {
+  const rows = found.processes.map(({ name, pid, state, rssBytes }) => `  ${name.padEnd(12)} ${String(pid).padStart(8)}  ${state.padEnd(14)} ${showBytes(rssBytes)}`)
+  const models = found.models.map(({ task, alias, version }) => `  ${task}: version ${version} is ${alias}`)
+  return [found.ready ? 'frameloop is ready' : 'frameloop is not ready', ...rows, ...(models.length > 0 ? ['models', ...models] : []), 'endpoints', ...Object.entries(found.endpoints).map(([name, url]) => `  ${name.padEnd(14)} ${url}`)].join('\n')
+}

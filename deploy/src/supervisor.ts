@@ -1,0 +1,198 @@
+/**
+ * Starts programs, keeps their output in files, starts again what dies, and leaves nobody behind.
+ * V1  Every child leads its own process group; only the supervisor hears Ctrl-C, and ends the groups newest first.
+ * V2  A guard holds a pipe to us: when we die, however, it ends the groups (`guard.sh`).
+ * V3  Pids with their start times are on disk: a new start ends what a crash left, and never a stranger with a reused pid.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { openSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { Fault } from '@frameloop/kit/fault'
+import { backoffPause } from '@frameloop/kit/retry'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
+import { type Home, isSameProcess, readState, startTicks, writeState } from './home.ts'
+
+export interface Program {
+  readonly name: string
+  readonly command: string
+  readonly args: readonly string[]
+  readonly env?: Readonly<Record<string, string>>
+  readonly cwd?: string
+  readonly uid?: number
+  readonly gid?: number
+  /** SIGTERM unless stated. */
+  readonly stopSignal?: NodeJS.Signals
+  /** A real operation that only works when the program does. */
+  readonly ready: () => Promise<boolean>
+  readonly readyWithin?: Ms
+  /** Older programs this one needs are stopped after it. */
+}
+
+interface Running {
+  readonly program: Program
+  child: ChildProcess
+  restarts: number
+  startedAt: EpochMs
+  stopping: boolean
+  ready: boolean
+}
+
+interface Remembered {
+  readonly pid: number
+  readonly ticks: string
+  readonly name: string
+}
+
+export class Supervisor {
+  readonly #home: Home
+  readonly #running: Running[] = []
+  readonly #guard: ChildProcess
+  readonly #say: (text: string) => void
+  #ending = false
+
+  constructor(home: Home, say: (text: string) => void) {
+    this.#home = home
+    this.#say = say
+    this.#guard = spawn('/bin/sh', [fileURLToPath(new URL('./guard.sh', import.meta.url))], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+    this.#guard.stdin?.on('error', () => {})
+    this.#guard.unref()
+  }
+
+  get processes(): readonly { readonly name: string; readonly pid: number; readonly state: string }[] {
+    return this.#running.map(({ program, child, ready }) => ({ name: program.name, pid: child.pid ?? 0, state: child.exitCode !== null || child.signalCode !== null ? 'restarting' : ready ? 'ready' : 'starting' }))
+  }
+
+  /** Starts a program and waits until it can do its work. Throws `PART_NOT_READY`. */
+  async start(program: Program): Promise<Ms> {
+    const since = Date.now()
+    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, ready: false }
+    this.#running.push(running)
+    this.#watch(running)
+    this.#remember()
+    const limit = program.readyWithin ?? 90_000
+    while (!(await program.ready().catch(() => false))) {
+      if (this.#ending) throw new Fault('PART_NOT_READY', `${program.name} was stopped before it was ready`)
+      if (Date.now() - since > limit) throw new Fault('PART_NOT_READY', `${program.name} was not ready after ${limit / 1000} s`, { name: program.name })
+      if (running.restarts > 4) throw new Fault('PART_NOT_READY', `${program.name} ended ${running.restarts} times before it was ready`, { name: program.name })
+      await sleep(60)
+    }
+    running.ready = true
+    return Date.now() - since
+  }
+
+  #spawn(program: Program): ChildProcess {
+    const log = openSync(this.#home.path('logs', `${program.name}.log`), 'a')
+    const child = spawn(program.command, program.args, {
+      stdio: ['ignore', log, log],
+      detached: true,
+      cwd: program.cwd ?? this.#home.folder,
+      env: { ...baseEnvironment(), ...program.env },
+      ...(program.uid === undefined ? {} : { uid: program.uid }),
+      ...(program.gid === undefined ? {} : { gid: program.gid }),
+    })
+    child.once('error', (error) => this.#say(`${program.name} could not be started: ${error.message}`))
+    if (child.pid) this.#guard.stdin?.write(`+ ${child.pid}\n`)
+    return child
+  }
+
+  #watch(running: Running): void {
+    const { child, program } = running
+    child.once('exit', (code, signal) => {
+      if (child.pid) {
+        this.#guard.stdin?.write(`- ${child.pid}\n`)
+        // what it left in its group must not go on without it
+        killGroup(child.pid, 'SIGKILL')
+      }
+      if (running.stopping || this.#ending) return
+      if (Date.now() - running.startedAt > 60_000) running.restarts = 0
+      running.restarts += 1
+      const wasReady = running.ready
+      running.ready = false
+      const pause = backoffPause(running.restarts, { first: 200, cap: 5_000 }, Math.random())
+      if (wasReady) this.#say(`${program.name} ended (${signal ?? `code ${code}`}), starting it again`)
+      setTimeout(() => {
+        if (running.stopping || this.#ending) return
+        running.child = this.#spawn(program)
+        running.startedAt = Date.now()
+        this.#watch(running)
+        this.#remember()
+        if (wasReady) this.#awaitReady(running)
+      }, pause)
+    })
+  }
+
+  #awaitReady(running: Running): void {
+    const { child } = running
+    const ask = async (): Promise<void> => {
+      while (running.child === child && !this.#ending) {
+        if (await running.program.ready().catch(() => false)) {
+          running.ready = true
+          this.#say(`${running.program.name} is back after ${((Date.now() - running.startedAt) / 1000).toFixed(1)} s`)
+          return
+        }
+        await sleep(150)
+      }
+    }
+    void ask()
+  }
+
+  #remember(): void {
+    const pids: Remembered[] = this.#running.flatMap(({ program, child }) => (child.pid ? [{ pid: child.pid, ticks: startTicks(child.pid), name: program.name }] : []))
+    writeState(this.#home, 'pids.json', pids)
+  }
+
+  /** Ends everything, newest first; those without dependants together. */
+  async stop(): Promise<void> {
+    this.#ending = true
+    const end = async (running: Running): Promise<void> => {
+      running.stopping = true
+      const { child, program } = running
+      if (!child.pid || child.exitCode !== null || child.signalCode !== null) return
+      const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+      killGroup(child.pid, program.stopSignal ?? 'SIGTERM')
+      const forced = setTimeout(() => killGroup(child.pid ?? 0, 'SIGKILL'), 10_000)
+      await ended
+      clearTimeout(forced)
+    }
+    const isPart = ({ program }: Running): boolean => parts.has(program.name)
+    await Promise.all(this.#running.filter((running) => !isPart(running)).map(end))
+    await Promise.all(this.#running.filter((running) => isPart(running) && running.program.name !== 'postgres').map(end))
+    await Promise.all(this.#running.filter((running) => running.program.name === 'postgres').map(end))
+    this.#running.length = 0
+    this.#remember()
+    this.#guard.stdin?.end()
+  }
+}
+
+/** Backing services, which the processes need until their end. */
+const parts = new Set(['kafka', 'registry', 's3', 'postgres', 'mlflow'])
+
+function killGroup(pid: number, signal: NodeJS.Signals): void {
+  if (pid <= 1) return
+  try {
+    process.kill(-pid, signal)
+  } catch {
+    // the group is gone
+  }
+}
+
+/** What children need of our environment; our own settings and secrets are handed on by name only. */
+function baseEnvironment(): Record<string, string> {
+  const kept: Record<string, string> = {}
+  for (const name of ['PATH', 'HOME', 'USER', 'LANG', 'LC_ALL', 'TMPDIR', 'TZ', 'LD_LIBRARY_PATH']) {
+    const value = process.env[name]
+    if (value !== undefined) kept[name] = value
+  }
+  return kept
+}
+
+/** Ends what an earlier start left behind. Returns the names. */
+export async function endLeftovers(home: Home): Promise<string[]> {
+  const left = (readState<Remembered[]>(home, 'pids.json') ?? []).filter(({ pid, ticks }) => isSameProcess(pid, ticks) && ticks !== '')
+  for (const { pid, name } of left) killGroup(pid, name === 'postgres' ? 'SIGINT' : 'SIGTERM')
+  const deadline = Date.now() + 8_000
+  while (left.some(({ pid, ticks }) => isSameProcess(pid, ticks)) && Date.now() < deadline) await sleep(50)
+  for (const { pid, ticks } of left) if (isSameProcess(pid, ticks)) killGroup(pid, 'SIGKILL')
+  return left.map(({ name }) => name)
+}

@@ -1,0 +1,152 @@
+/**
+ * `frameloop up`: backing services side by side, then what must exist, then the processes; runs until Ctrl-C.
+ *
+ *   postgres ─┬─▶ registry ─┬─▶ topics, schemas ─▶ agent, validate, extract, features, catalog, …
+ *             └─▶ mlflow    │
+ *   kafka ──────────────────┤
+ *   s3 ────────▶ buckets ───┘
+ */
+import { join } from 'node:path'
+import { Fault } from '@frameloop/kit/fault'
+import { openLog } from '@frameloop/kit/log'
+import { openObjectStore } from '@frameloop/kit/object-store'
+import { showMs } from '@frameloop/kit/units'
+import { bucketName } from '@frameloop/schemas/object-keys'
+import { choosePorts, type Home, isSameProcess, readState, root, startTicks, writeState } from './home.ts'
+import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
+import { ensureDatabases, preparePostgres } from './postgres.ts'
+import { migrate, provisionBuckets, provisionSchemas, provisionTopics } from './provision.ts'
+import { endLeftovers, type Program, Supervisor } from './supervisor.ts'
+
+export interface CameraOption {
+  readonly cameraId: string
+  readonly address: string
+  readonly framesPerSecond?: number
+}
+
+export interface UpOptions {
+  readonly cameras: readonly CameraOption[]
+  readonly say: (text: string) => void
+}
+
+/** What other commands need to know of a running stack; credentials stay in files of mode 0600. */
+export interface StackState {
+  readonly supervisor: { readonly pid: number; readonly ticks: string }
+  readonly startedAt: string
+  readonly endpoints: Readonly<Record<string, string>>
+  /** With credentials; the file is readable by its owner only. */
+  readonly environment: Readonly<Record<string, string>>
+  readonly health: Readonly<Record<string, string>>
+}
+
+export function runningStack(home: Home): StackState | undefined {
+  const state = readState<StackState>(home, 'stack.json')
+  return state && isSameProcess(state.supervisor.pid, state.supervisor.ticks) ? state : undefined
+}
+
+/** Throws `STACK_NOT_RUNNING`. */
+export function needStack(home: Home): StackState {
+  const state = runningStack(home)
+  if (!state) throw new Fault('STACK_NOT_RUNNING', 'frameloop does not run here')
+  return state
+}
+
+const bucketPrefix = 'frameloop'
+const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
+const processNames = ['agent', 'validate', 'extract', 'features', 'catalog'] as const
+
+export interface RunningStack {
+  readonly state: StackState
+  readonly supervisor: Supervisor
+}
+
+/** Starts everything; on failure nothing is left running. */
+export async function up(home: Home, options: UpOptions): Promise<RunningStack> {
+  const { say } = options
+  const leftovers = await endLeftovers(home)
+  if (leftovers.length > 0) say(`ended what an earlier start left behind: ${leftovers.join(', ')}`)
+  const supervisor = new Supervisor(home, say)
+  try {
+    return await startAll(home, options, supervisor)
+  } catch (thrown) {
+    await supervisor.stop()
+    throw thrown
+  }
+}
+
+async function startAll(home: Home, options: UpOptions, supervisor: Supervisor): Promise<RunningStack> {
+  const { say } = options
+  const log = openLog('stack', 'warn')
+  const own = process.env
+  const ports = await choosePorts(home, [...partNames, ...processNames.map((name) => `process-${name}`)])
+  const port = (name: string): number => ports[name] ?? 0
+  const start = async (program: Program): Promise<void> => say(`  ${program.name.padEnd(10)} ready after ${showMs(await supervisor.start(program))}`)
+
+  const database = own['DATABASE_URL'] ? undefined : await preparePostgres(home, port('postgres'))
+  const databaseUrl = own['DATABASE_URL'] ?? database?.urlOf('frameloop') ?? ''
+  const brokers = own['KAFKA_BROKERS'] ?? `127.0.0.1:${port('kafka')}`
+  const registryUrl = own['SCHEMA_REGISTRY_URL'] ?? `http://127.0.0.1:${port('registry')}/apis/ccompat/v7`
+  const s3Endpoint = own['S3_ENDPOINT'] ?? `http://127.0.0.1:${port('s3')}`
+  const mlflowUrl = own['MLFLOW_TRACKING_URI'] ?? `http://127.0.0.1:${port('mlflow')}`
+  const identity = (name: string) => ({ accessKeyId: `frameloop-${name}`, secretAccessKey: home.secret(`s3-${name}`) })
+  const cloudIdentity = own['S3_ENDPOINT'] ? { accessKeyId: own['AWS_ACCESS_KEY_ID'] ?? '', secretAccessKey: own['AWS_SECRET_ACCESS_KEY'] ?? '' } : identity('cloud')
+  const edgeIdentity = own['S3_ENDPOINT'] ? cloudIdentity : identity('edge')
+  const store = openObjectStore({ s3Endpoint, s3Region: 'us-east-1', awsAccessKeyId: cloudIdentity.accessKeyId, awsSecretAccessKey: cloudIdentity.secretAccessKey })
+
+  say('backing services:')
+  const withDatabase = (async () => {
+    if (database) {
+      await start(database.program)
+      await ensureDatabases(database.urlOf('postgres'), ['frameloop', 'registry', 'mlflow'])
+    }
+    const registry = own['SCHEMA_REGISTRY_URL'] ? undefined : start(registryProgram(port('registry'), port('registryManagement'), registryDatabase(database?.urlOf('registry') ?? databaseUrl)))
+    const mlflow = own['MLFLOW_TRACKING_URI'] ? undefined : start(mlflowProgram(port('mlflow'), database?.urlOf('mlflow') ?? databaseUrl, { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }))
+    await Promise.all([migrate(databaseUrl, log), registry])
+    return { mlflow }
+  })()
+  const kafka = own['KAFKA_BROKERS'] ? undefined : prepareKafka(home, port('kafka'), port('kafkaController')).then(start)
+  const objects = (async () => {
+    if (!own['S3_ENDPOINT']) {
+      await start(s3Program(home, { s3: port('s3'), master: port('s3Master'), volume: port('s3Volume'), filer: port('s3Filer'), admin: port('s3Admin'), metrics: port('s3Metrics') }, { cloud: cloudIdentity, edge: edgeIdentity }, bucketName(bucketPrefix, 'raw')))
+    }
+    await provisionBuckets(store, bucketPrefix)
+  })()
+  const [{ mlflow }] = await Promise.all([withDatabase, kafka, objects])
+  await provisionTopics(brokers, 6, 1, log)
+  await provisionSchemas(registryUrl)
+  store.close()
+
+  const common = { KAFKA_BROKERS: brokers, SCHEMA_REGISTRY_URL: registryUrl, S3_ENDPOINT: s3Endpoint, BUCKET_PREFIX: bucketPrefix }
+  const cloud = { ...common, DATABASE_URL: databaseUrl, AWS_ACCESS_KEY_ID: cloudIdentity.accessKeyId, AWS_SECRET_ACCESS_KEY: cloudIdentity.secretAccessKey, MLFLOW_TRACKING_URI: mlflowUrl }
+  const edge = { ...common, AWS_ACCESS_KEY_ID: edgeIdentity.accessKeyId, AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey, AGENT_ID: 'agent-1', SPOOL_FOLDER: home.path('spool'), CAMERAS: JSON.stringify(options.cameras) }
+  const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${port(`process-${name}`)}`]))
+  const processOf = (name: string, file: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
+    name,
+    command: process.execPath,
+    args: ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), join(root, file), ...args],
+    cwd: root,
+    env: { ...environment, PORT: String(port(`process-${name}`)), TF_CPP_MIN_LOG_LEVEL: '2', NODE_NO_WARNINGS: '1' },
+    ready: async () => (await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })).ok,
+  })
+  say('processes:')
+  const stage = (name: string): Program => processOf(name, 'stream-processors/src/main.ts', [name], cloud)
+  const needed = [stage('validate'), stage('extract'), stage('features'), stage('catalog')]
+  if (options.cameras.length > 0) needed.push(processOf('agent', 'edge-agent/src/main.ts', [], edge))
+  await Promise.all([...needed.map(start), mlflow])
+
+  const withoutCredentials = (url: string): string => url.replace(/\/\/[^@/]*@/, '//')
+  const state: StackState = {
+    supervisor: { pid: process.pid, ticks: startTicks(process.pid) },
+    startedAt: new Date().toISOString(),
+    endpoints: { kafka: brokers, schemaRegistry: registryUrl, s3: s3Endpoint, postgres: withoutCredentials(databaseUrl), mlflow: mlflowUrl },
+    environment: cloud,
+    health,
+  }
+  writeState(home, 'stack.json', state)
+  return { state, supervisor }
+}
+
+function registryDatabase(url: string) {
+  const { hostname, port, username, password, pathname } = new URL(url)
+  return { host: hostname, port: Number(port || 5432), name: pathname.slice(1), user: decodeURIComponent(username), password: decodeURIComponent(password) }
+}
