@@ -35,18 +35,78 @@ const nodeVersion = process.versions.node
 export function prerequisites({ tests = false } = {}) {
   const all = [
     { name: 'Node.js >= 20.19', why: 'runs frameloop', found: atLeast(nodeVersion, '20.19') ? nodeVersion : undefined, apt: [], dnf: 'nodejs', brew: 'node@20' },
-    { name: 'Python >= 3.10 with venv', why: 'MLflow, SeaweedFS, Java runtime', found: findPython()?.version, apt: ['python3', 'python3-venv'], dnf: 'python3', brew: 'python@3.12' },
-    { name: 'Java >= 17', why: 'runs Maven', found: (() => { const v = version(ask('java', ['-version']) ?? ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/) ?? version(ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/); return v && Number(v) >= 17 ? v : undefined })(), apt: ['default-jre-headless'], dnf: 'java-21-openjdk-headless', brew: 'openjdk' },
+    {
+      name: 'Python >= 3.10 with venv',
+      why: 'MLflow, SeaweedFS, Java runtime',
+      found: findPython()?.version,
+      apt: ['python3', 'python3-venv'],
+      dnf: 'python3',
+      brew: 'python@3.12',
+    },
+    {
+      name: 'Java >= 17',
+      why: 'runs Maven',
+      found: (() => {
+        const v =
+          version(ask('java', ['-version']) ?? ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/) ?? version(ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/)
+        return v && Number(v) >= 17 ? v : undefined
+      })(),
+      apt: ['default-jre-headless'],
+      dnf: 'java-21-openjdk-headless',
+      brew: 'openjdk',
+    },
     { name: 'Maven', why: 'fetches Kafka and the schema registry', found: version(ask('mvn', ['-v']), /Apache Maven (\S+)/), apt: ['maven'], dnf: 'maven', brew: 'maven' },
-    { name: 'C++ compiler and make', why: 'builds node-rdkafka and the TensorFlow addon', found: ask('make', ['--version']) && version(ask('c++', ['--version']), /(\d+\.\d+\.\d+)/), apt: ['g++', 'make'], dnf: 'gcc-c++ make', brew: '(xcode-select --install)' },
-    { name: 'zlib and OpenSSL headers', why: 'Kafka compression and TLS', found: ask('sh', ['-c', 'echo "#include <zlib.h>\n#include <openssl/ssl.h>" | c++ -E -xc++ - >/dev/null 2>&1 && echo ok'])?.includes('ok') ? 'yes' : process.platform === 'darwin' ? 'yes' : undefined, apt: ['zlib1g-dev', 'libssl-dev', 'libzstd-dev'], dnf: 'zlib-devel openssl-devel libzstd-devel', brew: '' },
-    { name: 'ffmpeg >= 5', why: 'cameras and clips', found: (() => { const v = version(ask('ffmpeg', ['-version']), /version n?(\d+(?:\.\d+)*)/); return v && atLeast(v, '5') ? v : undefined })(), apt: ['ffmpeg'], dnf: 'ffmpeg-free', brew: 'ffmpeg' },
+    {
+      name: 'C++ compiler and make',
+      why: 'builds node-rdkafka and the TensorFlow addon',
+      found: ask('make', ['--version']) && version(ask('c++', ['--version']), /(\d+\.\d+\.\d+)/),
+      apt: ['g++', 'make'],
+      dnf: 'gcc-c++ make',
+      brew: '(xcode-select --install)',
+    },
+    {
+      name: 'zlib and OpenSSL headers',
+      why: 'Kafka compression and TLS',
+      found: ask('sh', ['-c', 'echo "#include <zlib.h>\n#include <openssl/ssl.h>" | c++ -E -xc++ - >/dev/null 2>&1 && echo ok'])?.includes('ok')
+        ? 'yes'
+        : process.platform === 'darwin'
+          ? 'yes'
+          : undefined,
+      apt: ['zlib1g-dev', 'libssl-dev', 'libzstd-dev'],
+      dnf: 'zlib-devel openssl-devel libzstd-devel',
+      brew: '',
+    },
+    {
+      name: 'ffmpeg >= 5',
+      why: 'cameras and clips',
+      found: (() => {
+        const v = version(ask('ffmpeg', ['-version']), /version n?(\d+(?:\.\d+)*)/)
+        return v && atLeast(v, '5') ? v : undefined
+      })(),
+      apt: ['ffmpeg'],
+      dnf: 'ffmpeg-free',
+      brew: 'ffmpeg',
+    },
   ]
   if (tests) {
     const chromium = ['chromium', 'chromium-browser', 'google-chrome'].map((name) => version(ask(name, ['--version']), /(\d+\.\d+)/)).find(Boolean)
-    all.push({ name: 'Chromium', why: 'tests of the page (tests only)', found: chromium ?? (process.platform === 'darwin' ? 'not checked' : undefined), apt: ['chromium'], dnf: 'chromium', brew: '--cask chromium' })
+    all.push({
+      name: 'Chromium',
+      why: 'tests of the page (tests only)',
+      found: chromium ?? (process.platform === 'darwin' ? 'not checked' : undefined),
+      apt: ['chromium'],
+      dnf: 'chromium',
+      brew: '--cask chromium',
+    })
     const gst = ask('/usr/bin/python3', ['-c', "import gi; gi.require_version('GstRtspServer','1.0'); from gi.repository import GstRtspServer; print('ok')"])?.includes('ok')
-    all.push({ name: 'gst-rtsp-server for Python', why: 'the stand-in RTSP camera (tests only)', found: gst ? 'yes' : undefined, apt: ['python3-gi', 'gir1.2-gst-rtsp-server-1.0', 'gstreamer1.0-plugins-good', 'gstreamer1.0-plugins-bad'], dnf: 'python3-gobject gstreamer1-rtsp-server gstreamer1-plugins-good gstreamer1-plugins-bad-free', brew: 'gst-rtsp-server pygobject3' })
+    all.push({
+      name: 'gst-rtsp-server for Python',
+      why: 'the stand-in RTSP camera (tests only)',
+      found: gst ? 'yes' : undefined,
+      apt: ['python3-gi', 'gir1.2-gst-rtsp-server-1.0', 'gstreamer1.0-plugins-good', 'gstreamer1.0-plugins-bad'],
+      dnf: 'python3-gobject gstreamer1-rtsp-server gstreamer1-plugins-good gstreamer1-plugins-bad-free',
+      brew: 'gst-rtsp-server pygobject3',
+    })
   }
   return all
 }
@@ -61,7 +121,13 @@ export function installCommands(missing) {
   const apt = missing.flatMap((row) => row.apt)
   return [
     `  Debian, Ubuntu:  sudo apt-get install -y ${apt.join(' ')}`,
-    `  Fedora:          sudo dnf install -y ${missing.map((row) => row.dnf).filter(Boolean).join(' ')}`,
-    `  macOS:           brew install ${missing.map((row) => row.brew).filter(Boolean).join(' ')}`,
+    `  Fedora:          sudo dnf install -y ${missing
+      .map((row) => row.dnf)
+      .filter(Boolean)
+      .join(' ')}`,
+    `  macOS:           brew install ${missing
+      .map((row) => row.brew)
+      .filter(Boolean)
+      .join(' ')}`,
   ].join('\n')
 }

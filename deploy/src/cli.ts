@@ -2,12 +2,12 @@
 import { createReadStream, existsSync, readdirSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Command } from 'commander'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { showMs } from '@frameloop/kit/units'
 import { isName } from '@frameloop/schemas/ids'
+import { Command } from 'commander'
 import { follow, showWay } from './follow.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
 import { showStatus, status } from './status.ts'
@@ -111,7 +111,10 @@ function runLogs(name: string): void {
 }
 
 export async function main(argv: readonly string[]): Promise<void> {
-  const program = new Command('frameloop').description('Cameras in, a model that keeps learning from them out.').version('0.1.0').showHelpAfterError('(--help shows how the command is used)')
+  const program = new Command('frameloop')
+    .description('Cameras in, a model that keeps learning from them out.')
+    .version('0.1.0')
+    .showHelpAfterError('(--help shows how the command is used)')
   program
     .command('up')
     .description('start the stack and all processes; runs until Ctrl-C')

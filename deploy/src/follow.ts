@@ -31,11 +31,20 @@ export async function follow(pool: Pool, id: string): Promise<Way> {
   const [hops, features, predictions, labels, deadLetters] = await Promise.all([
     select('select topic, partition, record_offset, at, subject_id from hops where subject_id = any($1) order by at, topic', [subjects]),
     select('select preprocessing, bucket, object_key, object_sha256, zones, prepared_at from features where frame_id = $1', [frameId ?? null]),
-    select('select zone, task, answer, confidence, model_name, model_version, model_digest, preprocessing, answered_at from predictions where frame_id = $1 order by answered_at, zone', [frameId ?? null]),
-    select('select zone, task, label, source, recorded_at, superseded_at from labels where frame_id = $1 or (camera_id = $2 and media_offset_us = $3) or (camera_id = $2 and frame_at = $4) order by recorded_at', [frameId ?? null, capture['camera_id'], frame?.['media_offset_us'] ?? null, frame?.['frame_at'] ?? null]),
+    select(
+      'select zone, task, answer, confidence, model_name, model_version, model_digest, preprocessing, answered_at from predictions where frame_id = $1 order by answered_at, zone',
+      [frameId ?? null],
+    ),
+    select(
+      'select zone, task, label, source, recorded_at, superseded_at from labels where frame_id = $1 or (camera_id = $2 and media_offset_us = $3) or (camera_id = $2 and frame_at = $4) order by recorded_at',
+      [frameId ?? null, capture['camera_id'], frame?.['media_offset_us'] ?? null, frame?.['frame_at'] ?? null],
+    ),
     select('select topic, partition, record_offset, stage, reason, message, at from dead_letters where subject_id = any($1) order by at', [subjects]),
   ])
-  const models = await select('select task, version, model_name, run_id, digest, dataset_digest, created_at from model_versions where (task, version) in (select task, model_version from predictions where frame_id = $1)', [frameId ?? null])
+  const models = await select(
+    'select task, version, model_name, run_id, digest, dataset_digest, created_at from model_versions where (task, version) in (select task, model_version from predictions where frame_id = $1)',
+    [frameId ?? null],
+  )
   return { mediaId, ...(frameId ? { frameId } : {}), capture, ...(frame ? { frame } : {}), hops, features, predictions, labels, models, deadLetters }
 }
 
@@ -48,22 +57,36 @@ export function showWay(way: Way): string {
     `media       ${way.mediaId}`,
     ...(way.frameId ? [`frame       ${way.frameId}`] : []),
     `captured    ${time(capture['captured_at'])} by ${capture['agent_id']}, camera ${capture['camera_id']}, epoch ${capture['epoch']}, seq ${capture['seq']}, ${capture['lane']} lane`,
-    ...(capture['media_offset_us'] === null ? [] : [`offset      ${Number(capture['media_offset_us']) / 1000} ms of ${(capture['parameters'] as { sourceName?: string }).sourceName ?? 'its source'}`]),
+    ...(capture['media_offset_us'] === null
+      ? []
+      : [`offset      ${Number(capture['media_offset_us']) / 1000} ms of ${(capture['parameters'] as { sourceName?: string }).sourceName ?? 'its source'}`]),
     `state       ${mediaStates[Number(capture['status_rank'])] ?? 'unknown'}${capture['reason'] ? ` (${capture['reason']})` : ''}`,
     `object      s3://${capture['bucket']}/${capture['object_key']}  ${capture['object_bytes']} bytes, sha256 ${capture['object_sha256']}`,
     `measured    ${capture['width']}x${capture['height']} ${capture['format']}, ${JSON.stringify((capture['parameters'] as { validate?: unknown }).validate ?? {})}`,
     `trace       ${capture['trace_id']}`,
     'topics',
     ...way.hops.map((hop) => `  ${time(hop['at'])}  ${String(hop['topic']).padEnd(34)} partition ${hop['partition']}  offset ${hop['record_offset']}`),
-    ...way.features.flatMap((row) => [`features    preprocessing ${row['preprocessing']}, ${time(row['prepared_at'])}`, `  s3://${row['bucket']}/${row['object_key']}`, ...(row['zones'] as { zone: string; x: number; y: number; width: number; height: number; sharpness: number; brightness: number; phash: string }[]).map((zone) => `  zone ${zone.zone}: ${zone.width}x${zone.height} at ${zone.x},${zone.y}; brightness ${zone.brightness}, sharpness ${zone.sharpness}, phash ${zone.phash}`)]),
+    ...way.features.flatMap((row) => [
+      `features    preprocessing ${row['preprocessing']}, ${time(row['prepared_at'])}`,
+      `  s3://${row['bucket']}/${row['object_key']}`,
+      ...(row['zones'] as { zone: string; x: number; y: number; width: number; height: number; sharpness: number; brightness: number; phash: string }[]).map(
+        (zone) => `  zone ${zone.zone}: ${zone.width}x${zone.height} at ${zone.x},${zone.y}; brightness ${zone.brightness}, sharpness ${zone.sharpness}, phash ${zone.phash}`,
+      ),
+    ]),
     ...(way.predictions.length > 0 ? ['answers'] : []),
-    ...way.predictions.map((row) => `  ${time(row['answered_at'])}  ${row['task']} ${row['zone']}: ${row['answer']} (${Number(row['confidence']).toFixed(3)}) by ${row['model_name']} version ${row['model_version']}`),
+    ...way.predictions.map(
+      (row) =>
+        `  ${time(row['answered_at'])}  ${row['task']} ${row['zone']}: ${row['answer']} (${Number(row['confidence']).toFixed(3)}) by ${row['model_name']} version ${row['model_version']}`,
+    ),
     ...(way.labels.length > 0 ? ['labels'] : []),
     ...way.labels.map((row) => `  ${time(row['recorded_at'])}  ${row['task']} ${row['zone']}: ${row['label']} (${row['source']}${row['superseded_at'] ? ', superseded' : ''})`),
     ...(way.models.length > 0 ? ['models'] : []),
     ...way.models.map((row) => `  ${row['model_name']} version ${row['version']}: MLflow run ${row['run_id']}, dataset ${row['dataset_digest']}, digest ${row['digest']}`),
     ...(way.deadLetters.length > 0 ? ['dead letters'] : []),
-    ...way.deadLetters.map((row) => `  ${time(row['at'])}  ${row['topic']} partition ${row['partition']} offset ${row['record_offset']}: ${row['stage']} refused it, ${row['reason']}: ${row['message']}`),
+    ...way.deadLetters.map(
+      (row) =>
+        `  ${time(row['at'])}  ${row['topic']} partition ${row['partition']} offset ${row['record_offset']}: ${row['stage']} refused it, ${row['reason']}: ${row['message']}`,
+    ),
   ]
   return lines.join('\n')
 }

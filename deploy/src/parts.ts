@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { S3Client, CreateBucketCommand, PutObjectCommand } from '@aws-sdk/client-s3'
+import { CreateBucketCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { type Home, tools } from './home.ts'
@@ -73,11 +73,19 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
     'log.cleaner.dedupe.buffer.size': 16_777_216,
   }
   const properties = join(folder, 'server.properties')
-  writeFileSync(properties, `${Object.entries(settings).map(([name, value]) => `${name}=${value}`).join('\n')}\n`)
+  writeFileSync(
+    properties,
+    `${Object.entries(settings)
+      .map(([name, value]) => `${name}=${value}`)
+      .join('\n')}\n`,
+  )
   const logging = join(folder, 'log4j2.properties')
   writeFileSync(logging, log4j)
   const jars = join(tools, 'kafka/jars')
-  const classPath = readdirSync(jars).sort().map((jar) => join(jars, jar)).join(':')
+  const classPath = readdirSync(jars)
+    .sort()
+    .map((jar) => join(jars, jar))
+    .join(':')
   const common = [...javaFlags, `-Dkafka.logs.dir=${home.logs}`, `-Dlog4j2.configurationFile=${logging}`, '-cp', classPath]
   if (!existsSync(join(data, 'meta.properties'))) {
     // a cluster id must not begin with a dash
@@ -102,11 +110,25 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
 }
 
 /** Apicurio on PostgreSQL, spoken to through its Confluent API. */
-export function registryProgram(port: number, managementPort: number, database: { readonly host: string; readonly port: number; readonly name: string; readonly user: string; readonly password: string }): Program {
+export function registryProgram(
+  port: number,
+  managementPort: number,
+  database: { readonly host: string; readonly port: number; readonly name: string; readonly user: string; readonly password: string },
+): Program {
   return {
     name: 'registry',
     command: javaProgram(),
-    args: ['-Xmx256m', ...javaFlags, '-Dquarkus.http.host=127.0.0.1', `-Dquarkus.http.port=${port}`, '-Dquarkus.management.host=127.0.0.1', `-Dquarkus.management.port=${managementPort}`, '-Dquarkus.http.access-log.enabled=false', '-jar', 'quarkus-run.jar'],
+    args: [
+      '-Xmx256m',
+      ...javaFlags,
+      '-Dquarkus.http.host=127.0.0.1',
+      `-Dquarkus.http.port=${port}`,
+      '-Dquarkus.management.host=127.0.0.1',
+      `-Dquarkus.management.port=${managementPort}`,
+      '-Dquarkus.http.access-log.enabled=false',
+      '-jar',
+      'quarkus-run.jar',
+    ],
     cwd: join(tools, 'apicurio'),
     env: {
       APICURIO_STORAGE_SQL_KIND: 'postgresql',
@@ -140,17 +162,43 @@ export function s3Program(home: Home, ports: S3Ports, identities: { readonly clo
   const folder = home.path('s3')
   mkdirSync(folder, { recursive: true, mode: 0o700 })
   const config = join(folder, 's3.json')
-  const identity = (name: string, { accessKeyId, secretAccessKey }: S3Identity, actions: readonly string[]) => ({ name, credentials: [{ accessKey: accessKeyId, secretKey: secretAccessKey }], actions })
+  const identity = (name: string, { accessKeyId, secretAccessKey }: S3Identity, actions: readonly string[]) => ({
+    name,
+    credentials: [{ accessKey: accessKeyId, secretKey: secretAccessKey }],
+    actions,
+  })
   writeFileSync(
     config,
-    JSON.stringify({ identities: [identity('cloud', identities.cloud, ['Admin', 'Read', 'Write', 'List', 'Tagging']), identity('edge', identities.edge, [`Write:${rawBucket}`, `Read:${rawBucket}`, `List:${rawBucket}`])] }),
+    JSON.stringify({
+      identities: [
+        identity('cloud', identities.cloud, ['Admin', 'Read', 'Write', 'List', 'Tagging']),
+        identity('edge', identities.edge, [`Write:${rawBucket}`, `Read:${rawBucket}`, `List:${rawBucket}`]),
+      ],
+    }),
     { mode: 0o600 },
   )
   const client = new S3Client({ endpoint: `http://127.0.0.1:${ports.s3}`, region: 'us-east-1', forcePathStyle: true, credentials: identities.cloud, maxAttempts: 1 })
   return {
     name: 's3',
     command: join(python, 'bin/weed'),
-    args: ['mini', `-dir=${folder}`, '-ip=127.0.0.1', '-ip.bind=127.0.0.1', `-master.port=${ports.master}`, `-volume.port=${ports.volume}`, `-filer.port=${ports.filer}`, `-s3.port=${ports.s3}`, `-admin.port=${ports.admin}`, `-metricsPort=${ports.metrics}`, '-metricsIp=127.0.0.1', `-s3.config=${config}`, '-webdav=false', '-admin.ui=false', '-s3.port.iceberg=0', '-master.telemetry=false'],
+    args: [
+      'mini',
+      `-dir=${folder}`,
+      '-ip=127.0.0.1',
+      '-ip.bind=127.0.0.1',
+      `-master.port=${ports.master}`,
+      `-volume.port=${ports.volume}`,
+      `-filer.port=${ports.filer}`,
+      `-s3.port=${ports.s3}`,
+      `-admin.port=${ports.admin}`,
+      `-metricsPort=${ports.metrics}`,
+      '-metricsIp=127.0.0.1',
+      `-s3.config=${config}`,
+      '-webdav=false',
+      '-admin.ui=false',
+      '-s3.port.iceberg=0',
+      '-master.telemetry=false',
+    ],
     cwd: folder,
     ready: async () => {
       const request = { abortSignal: AbortSignal.timeout(3_000) }
@@ -193,6 +241,14 @@ export function mlflowProgram(port: number, databaseUrl: string, s3: { readonly 
       PYTHONUNBUFFERED: '1',
     },
     // /health answers before the database is touched; this call makes the tables
-    ready: async () => (await fetch(`http://127.0.0.1:${port}/api/2.0/mlflow/experiments/search`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"max_results":1}', signal: AbortSignal.timeout(20_000) })).ok,
+    ready: async () =>
+      (
+        await fetch(`http://127.0.0.1:${port}/api/2.0/mlflow/experiments/search`, {
+          method: 'POST',
+          headers: { 'content-type': 'application/json' },
+          body: '{"max_results":1}',
+          signal: AbortSignal.timeout(20_000),
+        })
+      ).ok,
   }
 }

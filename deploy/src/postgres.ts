@@ -4,8 +4,8 @@ import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, symli
 import { createRequire } from 'node:module'
 import { dirname, join, parse, relative } from 'node:path'
 import { promisify } from 'node:util'
-import pg from 'pg'
 import { Fault } from '@frameloop/kit/fault'
+import pg from 'pg'
 import type { Home } from './home.ts'
 import type { Program } from './supervisor.ts'
 
@@ -76,18 +76,40 @@ export async function preparePostgres(home: Home, port: number): Promise<Embedde
   const identity = account.uid === undefined ? {} : { uid: account.uid, gid: account.gid as number }
   const data = join(folder, 'data')
   const env = { LC_ALL: 'C.UTF-8', TZ: 'UTC', PATH: process.env['PATH'] ?? '' }
-  const inNamespace = (program: string, args: readonly string[]): [string, string[]] => [account.prefix[0] ?? program, [...account.prefix.slice(1), ...(account.prefix.length > 0 ? [program] : []), ...args]]
+  const inNamespace = (program: string, args: readonly string[]): [string, string[]] => [
+    account.prefix[0] ?? program,
+    [...account.prefix.slice(1), ...(account.prefix.length > 0 ? [program] : []), ...args],
+  ]
   if (!existsSync(join(data, 'PG_VERSION'))) {
     rmSync(data, { recursive: true, force: true })
     const passwordFile = join(folder, 'password')
     writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 })
     if (account.uid !== undefined && account.gid !== undefined) chownSync(passwordFile, account.uid, account.gid)
-    const [command, args] = inNamespace(join(bin, 'initdb'), ['-D', data, '-U', 'frameloop', '--auth=scram-sha-256', `--pwfile=${passwordFile}`, '-E', 'UTF8', '--no-locale', '--data-checksums'])
+    const [command, args] = inNamespace(join(bin, 'initdb'), [
+      '-D',
+      data,
+      '-U',
+      'frameloop',
+      '--auth=scram-sha-256',
+      `--pwfile=${passwordFile}`,
+      '-E',
+      'UTF8',
+      '--no-locale',
+      '--data-checksums',
+    ])
     try {
       await run(command, args, { ...identity, env, cwd: '/' })
     } catch (thrown) {
       rmSync(data, { recursive: true, force: true })
-      throw new Fault('PART_NOT_READY', `PostgreSQL could not make its data folder: ${String((thrown as { stderr?: string }).stderr ?? thrown).trim().split('\n').at(-1)}`, {}, thrown)
+      throw new Fault(
+        'PART_NOT_READY',
+        `PostgreSQL could not make its data folder: ${String((thrown as { stderr?: string }).stderr ?? thrown)
+          .trim()
+          .split('\n')
+          .at(-1)}`,
+        {},
+        thrown,
+      )
     } finally {
       rmSync(passwordFile, { force: true })
     }

@@ -1,13 +1,13 @@
 /** What must exist before the first frame: buckets, tables, topics, schemas. Every step may be repeated. */
 import { Compatibility, SchemaRegistryClient } from '@confluentinc/schemaregistry'
-import { runner } from 'node-pg-migrate'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import { schemaText } from '@frameloop/schemas/codec'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
-import { allTopics, consumedTopics, deadLetterTopic, stateTopic, statefulStages, subjectOf } from '@frameloop/schemas/topics'
+import { allTopics, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
+import { runner } from 'node-pg-migrate'
 import { root } from './home.ts'
 
 export async function provisionBuckets(store: ObjectStore, prefix: string): Promise<void> {
@@ -15,7 +15,15 @@ export async function provisionBuckets(store: ObjectStore, prefix: string): Prom
 }
 
 export async function migrate(databaseUrl: string, log: Log): Promise<void> {
-  await runner({ databaseUrl, dir: `${root}/deploy/migrations`, direction: 'up', migrationsTable: 'migrations', checkOrder: true, log: (text: string) => log.debug(text), verbose: false })
+  await runner({
+    databaseUrl,
+    dir: `${root}/deploy/migrations`,
+    direction: 'up',
+    migrationsTable: 'migrations',
+    checkOrder: true,
+    log: (text: string) => log.debug(text),
+    verbose: false,
+  })
 }
 
 interface TopicConfig {
@@ -41,7 +49,8 @@ export async function provisionTopics(brokers: string, partitions: number, repli
   try {
     const there = new Set(await admin.listTopics())
     const missing = topicConfigs().filter(({ topic }) => !there.has(topic))
-    if (missing.length > 0) await admin.createTopics({ waitForLeaders: true, topics: missing.map((config) => ({ ...config, numPartitions: partitions, replicationFactor: replicas })) })
+    if (missing.length > 0)
+      await admin.createTopics({ waitForLeaders: true, topics: missing.map((config) => ({ ...config, numPartitions: partitions, replicationFactor: replicas })) })
   } finally {
     await admin.disconnect()
   }

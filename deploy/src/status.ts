@@ -44,13 +44,21 @@ export async function status(home: Home): Promise<Status> {
   const processes = await Promise.all(
     pids.map(async ({ name, pid }) => {
       const url = stack.health[name]
-      const state = url === undefined ? 'running' : await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) }).then((answer) => (answer.ok ? 'ready' : 'not ready'), () => 'not answering')
+      const state =
+        url === undefined
+          ? 'running'
+          : await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
+              (answer) => (answer.ok ? 'ready' : 'not ready'),
+              () => 'not answering',
+            )
       return { name, pid, state, rssBytes: process.platform === 'linux' ? residentBytes(pid) : 0 }
     }),
   )
   const pool = openPool(stack.environment['DATABASE_URL'] ?? '', 'status', 1)
   try {
-    const { rows } = await pool.query<{ task: string; alias: string; version: string }>('select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc')
+    const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
+      'select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc',
+    )
     return { ready: processes.every(({ state }) => state === 'ready' || state === 'running'), endpoints: stack.endpoints, processes, models: rows }
   } finally {
     await pool.end()
@@ -60,5 +68,11 @@ export async function status(home: Home): Promise<Status> {
 export function showStatus(found: Status): string {
   const rows = found.processes.map(({ name, pid, state, rssBytes }) => `  ${name.padEnd(12)} ${String(pid).padStart(8)}  ${state.padEnd(14)} ${showBytes(rssBytes)}`)
   const models = found.models.map(({ task, alias, version }) => `  ${task}: version ${version} is ${alias}`)
-  return [found.ready ? 'frameloop is ready' : 'frameloop is not ready', ...rows, ...(models.length > 0 ? ['models', ...models] : []), 'endpoints', ...Object.entries(found.endpoints).map(([name, url]) => `  ${name.padEnd(14)} ${url}`)].join('\n')
+  return [
+    found.ready ? 'frameloop is ready' : 'frameloop is not ready',
+    ...rows,
+    ...(models.length > 0 ? ['models', ...models] : []),
+    'endpoints',
+    ...Object.entries(found.endpoints).map(([name, url]) => `  ${name.padEnd(14)} ${url}`),
+  ].join('\n')
 }

@@ -60,7 +60,11 @@ export class Supervisor {
   }
 
   get processes(): readonly { readonly name: string; readonly pid: number; readonly state: string }[] {
-    return this.#running.map(({ program, child, ready }) => ({ name: program.name, pid: child.pid ?? 0, state: child.exitCode !== null || child.signalCode !== null ? 'restarting' : ready ? 'ready' : 'starting' }))
+    return this.#running.map(({ program, child, ready }) => ({
+      name: program.name,
+      pid: child.pid ?? 0,
+      state: child.exitCode !== null || child.signalCode !== null ? 'restarting' : ready ? 'ready' : 'starting',
+    }))
   }
 
   /** Starts a program and waits until it can do its work. Throws `PART_NOT_READY`. */

@@ -99,15 +99,28 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
       await start(database.program)
       await ensureDatabases(database.urlOf('postgres'), ['frameloop', 'registry', 'mlflow'])
     }
-    const registry = own['SCHEMA_REGISTRY_URL'] ? undefined : start(registryProgram(port('registry'), port('registryManagement'), registryDatabase(database?.urlOf('registry') ?? databaseUrl)))
-    const mlflow = own['MLFLOW_TRACKING_URI'] ? undefined : start(mlflowProgram(port('mlflow'), database?.urlOf('mlflow') ?? databaseUrl, { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }))
+    const registry = own['SCHEMA_REGISTRY_URL']
+      ? undefined
+      : start(registryProgram(port('registry'), port('registryManagement'), registryDatabase(database?.urlOf('registry') ?? databaseUrl)))
+    const mlflow = own['MLFLOW_TRACKING_URI']
+      ? undefined
+      : start(
+          mlflowProgram(port('mlflow'), database?.urlOf('mlflow') ?? databaseUrl, { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }),
+        )
     await Promise.all([migrate(databaseUrl, log), registry])
     return { mlflow }
   })()
   const kafka = own['KAFKA_BROKERS'] ? undefined : prepareKafka(home, port('kafka'), port('kafkaController')).then(start)
   const objects = (async () => {
     if (!own['S3_ENDPOINT']) {
-      await start(s3Program(home, { s3: port('s3'), master: port('s3Master'), volume: port('s3Volume'), filer: port('s3Filer'), admin: port('s3Admin'), metrics: port('s3Metrics') }, { cloud: cloudIdentity, edge: edgeIdentity }, bucketName(bucketPrefix, 'raw')))
+      await start(
+        s3Program(
+          home,
+          { s3: port('s3'), master: port('s3Master'), volume: port('s3Volume'), filer: port('s3Filer'), admin: port('s3Admin'), metrics: port('s3Metrics') },
+          { cloud: cloudIdentity, edge: edgeIdentity },
+          bucketName(bucketPrefix, 'raw'),
+        ),
+      )
     }
     await provisionBuckets(store, bucketPrefix)
   })()
@@ -117,8 +130,21 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   store.close()
 
   const common = { KAFKA_BROKERS: brokers, SCHEMA_REGISTRY_URL: registryUrl, S3_ENDPOINT: s3Endpoint, BUCKET_PREFIX: bucketPrefix }
-  const cloud = { ...common, DATABASE_URL: databaseUrl, AWS_ACCESS_KEY_ID: cloudIdentity.accessKeyId, AWS_SECRET_ACCESS_KEY: cloudIdentity.secretAccessKey, MLFLOW_TRACKING_URI: mlflowUrl }
-  const edge = { ...common, AWS_ACCESS_KEY_ID: edgeIdentity.accessKeyId, AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey, AGENT_ID: 'agent-1', SPOOL_FOLDER: home.path('spool'), CAMERAS: JSON.stringify(options.cameras) }
+  const cloud = {
+    ...common,
+    DATABASE_URL: databaseUrl,
+    AWS_ACCESS_KEY_ID: cloudIdentity.accessKeyId,
+    AWS_SECRET_ACCESS_KEY: cloudIdentity.secretAccessKey,
+    MLFLOW_TRACKING_URI: mlflowUrl,
+  }
+  const edge = {
+    ...common,
+    AWS_ACCESS_KEY_ID: edgeIdentity.accessKeyId,
+    AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey,
+    AGENT_ID: 'agent-1',
+    SPOOL_FOLDER: home.path('spool'),
+    CAMERAS: JSON.stringify(options.cameras),
+  }
   const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${port(`process-${name}`)}`]))
   const processOf = (name: string, file: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
     name,

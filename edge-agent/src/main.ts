@@ -34,11 +34,20 @@ await runProcess('agent', AgentSettings, async ({ config, log, metrics, lifetime
   })
 
   // the cloud may be away for days: capturing does not wait for it
-  const connected = retry(() => producer.connect(), { backoff: { first: 500, cap: 10_000 }, isTransient: () => true, onRetry: (thrown, attempt) => attempt === 1 && log.warn({ err: thrown }, 'Kafka is not there yet') }, lifetime.signal)
+  const connected = retry(
+    () => producer.connect(),
+    { backoff: { first: 500, cap: 10_000 }, isTransient: () => true, onRetry: (thrown, attempt) => attempt === 1 && log.warn({ err: thrown }, 'Kafka is not there yet') },
+    lifetime.signal,
+  )
   connected.catch(() => {})
   lifetime.run('uploader', (signal) => runUploader(spool, store, identity, config.uploadConcurrency, log, signal), fail)
   lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, log, signal)), fail)
   lifetime.run('reporter', (signal) => connected.then(() => runReporter(cameras, spool, producer, codec, identity, log, signal)), fail)
-  for (const camera of cameras) lifetime.run(`camera ${camera.settings.cameraId}`, (signal) => capture(camera, { spool, log, metrics, ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }, ofCapture, signal), fail)
+  for (const camera of cameras)
+    lifetime.run(
+      `camera ${camera.settings.cameraId}`,
+      (signal) => capture(camera, { spool, log, metrics, ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }, ofCapture, signal),
+      fail,
+    )
   await openHealth({ name: 'agent', metrics, notReady: () => ({}), routes: openSimulatorControl(cameras, log) }, config, lifetime)
 })

@@ -30,14 +30,30 @@ export async function runReporter(cameras: readonly Camera[], spool: Spool, prod
       cameras: [
         ...cameras.map((camera) => {
           const counter = counters.find(({ cameraId, epoch }) => cameraId === camera.settings.cameraId && epoch === camera.epoch)
-          return { cameraId: camera.settings.cameraId, epoch: camera.epoch, highestSeq: counter?.highestSeq ?? 0, forgottenSeq: counter?.forgottenSeq ?? 0, state: camera.state, message: camera.message, framesPerSecond: Math.round(camera.framesPerSecond * 10) / 10, lastFrameAt: camera.lastFrameAt, sourceKind: camera.source.kind }
+          return {
+            cameraId: camera.settings.cameraId,
+            epoch: camera.epoch,
+            highestSeq: counter?.highestSeq ?? 0,
+            forgottenSeq: counter?.forgottenSeq ?? 0,
+            state: camera.state,
+            message: camera.message,
+            framesPerSecond: Math.round(camera.framesPerSecond * 10) / 10,
+            lastFrameAt: camera.lastFrameAt,
+            sourceKind: camera.source.kind,
+          }
         }),
-        ...counters.filter(({ epoch }) => !current.has(epoch)).map((counter) => ({ ...counter, state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '' })),
+        ...counters
+          .filter(({ epoch }) => !current.has(epoch))
+          .map((counter) => ({ ...counter, state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '' })),
       ],
     }
     try {
       const value = await codec.encode(topics.agentsReported.name, 'AgentReported', report)
-      await producer.send({ topic: topics.agentsReported.name, acks: -1, messages: [{ key: identity.agentId, value, headers: headersOf({ id: identity.agentId, time: now, type: 'AgentReported', source: identity.agentId, traceparent: '' }) }] })
+      await producer.send({
+        topic: topics.agentsReported.name,
+        acks: -1,
+        messages: [{ key: identity.agentId, value, headers: headersOf({ id: identity.agentId, time: now, type: 'AgentReported', source: identity.agentId, traceparent: '' }) }],
+      })
       for (const counter of ended) spool.forgetEpoch(counter)
       failing = false
     } catch (thrown) {

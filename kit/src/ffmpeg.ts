@@ -29,12 +29,16 @@ export function startFfmpeg(program: string, args: readonly string[], signal: Ab
     child.kill('SIGKILL')
   }
   signal.addEventListener('abort', stop, { once: true })
-  ended.then(() => signal.removeEventListener('abort', stop))
+  void ended.then(() => signal.removeEventListener('abort', stop))
   return { jpegs: jpegsOf(child.stdout), said: () => redact(lines.trim()), stop, ended }
 }
 
 /** Runs ffprobe to its end and gives what it printed. */
-export async function runFfprobe(program: string, args: readonly string[], signal: AbortSignal): Promise<{ readonly code: number | null; readonly out: string; readonly said: string }> {
+export async function runFfprobe(
+  program: string,
+  args: readonly string[],
+  signal: AbortSignal,
+): Promise<{ readonly code: number | null; readonly out: string; readonly said: string }> {
   const child = spawn(program, ['-v', 'error', ...args], { stdio: ['ignore', 'pipe', 'pipe'], signal })
   let out = ''
   let said = ''

@@ -45,7 +45,9 @@ async function healthAnswer(path: string, health: Health): Promise<Answer | unde
 }
 
 function portTaken(thrown: unknown, host: string, port: number): unknown {
-  return (thrown as NodeJS.ErrnoException).code === 'EADDRINUSE' ? new Fault('PORT_TAKEN', `Port ${port} on ${host} is taken by another program (setting PORT)`, { host, port }, thrown) : thrown
+  return (thrown as NodeJS.ErrnoException).code === 'EADDRINUSE'
+    ? new Fault('PORT_TAKEN', `Port ${port} on ${host} is taken by another program (setting PORT)`, { host, port }, thrown)
+    : thrown
 }
 
 /** The three health routes on a bare server, for processes without an API. Returns the port. */
@@ -139,7 +141,10 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
   for (const path of ['/healthz', '/readyz', '/metrics']) {
     app.get(path, { schema: { hide: true } }, async (_, reply) => {
       const answer = await healthAnswer(path, health)
-      return reply.code(answer?.status ?? 404).type(answer?.type ?? 'text/plain').send(answer?.body)
+      return reply
+        .code(answer?.status ?? 404)
+        .type(answer?.type ?? 'text/plain')
+        .send(answer?.body)
     })
   }
   app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger())

@@ -130,7 +130,9 @@ export function openObjectStore(settings: StoreSettings): ObjectStore {
     async *list(bucket, prefix, signal) {
       let token: string | undefined
       do {
-        const page = await call(`listing ${bucket}`, () => client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: prefix, ...(token ? { ContinuationToken: token } : {}) }), signal ? { abortSignal: signal } : {}))
+        const page = await call(`listing ${bucket}`, () =>
+          client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: prefix, ...(token ? { ContinuationToken: token } : {}) }), signal ? { abortSignal: signal } : {}),
+        )
         for (const entry of page.Contents ?? []) if (entry.Key) yield { key: entry.Key, bytes: entry.Size ?? 0 }
         token = page.NextContinuationToken
       } while (token)

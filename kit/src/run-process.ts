@@ -44,7 +44,7 @@ export async function runProcess<Schema extends TObject>(name: string, settings:
       process.exit(code || 1)
     }, closingLimit)
     forced.unref()
-    lifetime.close().then((failures) => {
+    void lifetime.close().then((failures) => {
       for (const err of failures) log.error({ err }, 'closing failed')
       log.info({ code }, 'process stopped')
       process.exit(code)

@@ -3,10 +3,10 @@
  * A record is read with the schema it was written with and resolved into ours (Avro 1.11, "Schema Resolution").
  */
 import { readFileSync } from 'node:fs'
-import avro from 'avsc'
 import { Fault, toError } from '@frameloop/kit/fault'
-import { schemaFiles } from './events.ts'
+import avro from 'avsc'
 import type { Events } from './events.ts'
+import { schemaFiles } from './events.ts'
 import type { SchemaRegistry } from './registry.ts'
 import { type EventName, subjectOf } from './topics.ts'
 
@@ -56,7 +56,7 @@ export function openCodec(registry: SchemaRegistry): Codec {
   const resolvers = new Map<string, Promise<{ readonly writer: avro.Type; readonly resolver: avro.Resolver | undefined }>>()
   const remember = <Key, Value>(map: Map<Key, Promise<Value>>, key: Key, make: () => Promise<Value>): Promise<Value> => {
     const known = map.get(key)
-    if (known) return known
+    if (known !== undefined) return known
     const made = make()
     map.set(key, made)
     made.catch(() => map.delete(key))
@@ -85,7 +85,8 @@ export function openCodec(registry: SchemaRegistry): Codec {
     },
     async decode<Name extends EventName>(event: Name, bytes: Uint8Array): Promise<Events[Name]> {
       const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-      if (buffer.length < headerBytes || buffer[0] !== 0) throw new Fault('RECORD_MALFORMED', 'The value does not begin with the magic byte 0x00 and a schema id', { length: buffer.length })
+      if (buffer.length < headerBytes || buffer[0] !== 0)
+        throw new Fault('RECORD_MALFORMED', 'The value does not begin with the magic byte 0x00 and a schema id', { length: buffer.length })
       const id = buffer.readInt32BE(1)
       const { resolver } = await resolverOf(event, id)
       try {

@@ -17,7 +17,11 @@ const frameNamespace = 'b8a4d0de-0a54-4c0f-8a55-52cf7d6b2e02'
 
 /** RFC 9562, 5.5: SHA-1 over namespace and name. */
 export function uuidV5(namespace: string, name: Uint8Array): string {
-  const digest = createHash('sha1').update(Buffer.from(namespace.replaceAll('-', ''), 'hex')).update(name).digest().subarray(0, 16)
+  const digest = createHash('sha1')
+    .update(Buffer.from(namespace.replaceAll('-', ''), 'hex'))
+    .update(name)
+    .digest()
+    .subarray(0, 16)
   digest[6] = ((digest[6] ?? 0) & 0x0f) | 0x50
   digest[8] = ((digest[8] ?? 0) & 0x3f) | 0x80
   const hex = digest.toString('hex')

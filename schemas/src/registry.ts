@@ -36,8 +36,10 @@ export function openRegistry(baseUrl: string): SchemaRegistry {
     async register(subject, schema) {
       const { status, body } = await call(`/subjects/${encodeURIComponent(subject)}/versions`, { method: 'POST', body: JSON.stringify({ schema }) })
       const id = (body as { id?: number }).id
-      if (status === 409) throw new Fault('SCHEMA_INCOMPATIBLE', `The registry refuses this schema for ${subject}: ${(body as RegistryError).message ?? 'it is incompatible'}`, { subject })
-      if (status !== 200 || id === undefined) throw new Fault('REGISTRY_UNAVAILABLE', `The registry answered ${status} to a registration of ${subject}: ${(body as RegistryError).message ?? ''}`, { subject, status })
+      if (status === 409)
+        throw new Fault('SCHEMA_INCOMPATIBLE', `The registry refuses this schema for ${subject}: ${(body as RegistryError).message ?? 'it is incompatible'}`, { subject })
+      if (status !== 200 || id === undefined)
+        throw new Fault('REGISTRY_UNAVAILABLE', `The registry answered ${status} to a registration of ${subject}: ${(body as RegistryError).message ?? ''}`, { subject, status })
       return id
     },
     async schemaOf(id) {

@@ -38,7 +38,14 @@ export const topics = {
 export const allTopics: readonly Topic[] = Object.values(topics)
 
 /** Topics that stages consume, and so the ones that have dead letters. */
-export const consumedTopics: readonly Topic[] = [topics.mediaCaptured, topics.mediaBackfill, topics.mediaLost, topics.mediaValidated, topics.framesExtracted, topics.featuresPrepared]
+export const consumedTopics: readonly Topic[] = [
+  topics.mediaCaptured,
+  topics.mediaBackfill,
+  topics.mediaLost,
+  topics.mediaValidated,
+  topics.framesExtracted,
+  topics.featuresPrepared,
+]
 
 export function deadLetterTopic(topicName: string): string {
   return `${topicName}.dead-letters`

@@ -50,9 +50,17 @@ export async function probeClip(bytes: Uint8Array, tools: ClipTools, signal: Abo
   if (!format) throw new Fault('CLIP_UNREADABLE', 'The bytes are no MP4, Matroska or AVI file')
   return withFile(bytes, async (path) => {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(timeLimit)])
-    const probe = await runFfprobe(tools.ffprobe, ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'format=format_name,duration:stream=width,height:packet=pts_time', '-of', 'json', path], limit)
+    const probe = await runFfprobe(
+      tools.ffprobe,
+      ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'format=format_name,duration:stream=width,height:packet=pts_time', '-of', 'json', path],
+      limit,
+    )
     if (probe.code !== 0) throw new Fault('CLIP_UNREADABLE', `The clip cannot be read: ${probe.said.split('\n')[0]}`)
-    const found = JSON.parse(probe.out) as { packets?: { pts_time?: string }[]; streams?: { width?: number; height?: number }[]; format?: { format_name?: string; duration?: string } }
+    const found = JSON.parse(probe.out) as {
+      packets?: { pts_time?: string }[]
+      streams?: { width?: number; height?: number }[]
+      format?: { format_name?: string; duration?: string }
+    }
     const times = (found.packets ?? [])
       .map(({ pts_time }) => Number.parseFloat(pts_time ?? ''))
       .filter(Number.isFinite)
@@ -61,7 +69,13 @@ export async function probeClip(bytes: Uint8Array, tools: ClipTools, signal: Abo
     const container = containers[found.format?.format_name ?? '']
     if (!container || !stream?.width || times.length === 0) throw new Fault('CLIP_UNREADABLE', 'The clip holds no video in MP4, Matroska or AVI')
     const first = times[0] ?? 0
-    return { format: container, width: stream.width, height: stream.height ?? 0, durationUs: Math.round(Number.parseFloat(found.format?.duration ?? '0') * 1e6), times: times.map((time) => Math.round((time - first) * 1e6)) }
+    return {
+      format: container,
+      width: stream.width,
+      height: stream.height ?? 0,
+      durationUs: Math.round(Number.parseFloat(found.format?.duration ?? '0') * 1e6),
+      times: times.map((time) => Math.round((time - first) * 1e6)),
+    }
   })
 }
 
@@ -83,7 +97,31 @@ export async function extractFrames(bytes: Uint8Array, indexes: readonly number[
   return withFile(bytes, async (path) => {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(timeLimit)])
     const select = indexes.map((index) => `eq(n\\,${index})`).join('+')
-    const ffmpeg = startFfmpeg(tools.ffmpeg, ['-protocol_whitelist', 'file,pipe', '-i', path, '-map', '0:v:0', '-vf', `select=${select}`, '-fps_mode', 'passthrough', '-threads', '1', '-flags', '+bitexact', '-q:v', '2', '-f', 'mpjpeg', '-'], limit)
+    const ffmpeg = startFfmpeg(
+      tools.ffmpeg,
+      [
+        '-protocol_whitelist',
+        'file,pipe',
+        '-i',
+        path,
+        '-map',
+        '0:v:0',
+        '-vf',
+        `select=${select}`,
+        '-fps_mode',
+        'passthrough',
+        '-threads',
+        '1',
+        '-flags',
+        '+bitexact',
+        '-q:v',
+        '2',
+        '-f',
+        'mpjpeg',
+        '-',
+      ],
+      limit,
+    )
     const jpegs: Buffer[] = []
     for await (const jpeg of ffmpeg.jpegs) jpegs.push(jpeg)
     await ffmpeg.ended

@@ -1,7 +1,8 @@
 /** The chain's settings: one object for all of its processes. */
-import Type from 'typebox'
+
 import { databaseSettings, kafkaSettings, objectStoreSettings, processSettings } from '@frameloop/kit/config'
 import { namePattern } from '@frameloop/schemas/ids'
+import Type from 'typebox'
 
 export const ChainSettings = Type.Object({
   ...processSettings,

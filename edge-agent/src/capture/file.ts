@@ -6,9 +6,9 @@ import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
-import type { Us } from '@frameloop/kit/units'
 import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { jpegSize } from '@frameloop/kit/mpjpeg'
+import type { Us } from '@frameloop/kit/units'
 import type { Source } from './source.ts'
 
 export interface FileSettings {
@@ -35,11 +35,34 @@ export function fileSource(settings: FileSettings): Source {
     async *frames(context, signal) {
       if (!existsSync(settings.path)) throw new Fault('SOURCE_UNREADABLE', `There is no file ${settings.path}`, { path: settings.path })
       context.report('connecting', `reading ${sourceName}`)
-      const probe = await runFfprobe(context.ffprobe, ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'packet=pts_time', '-of', 'csv=p=0', settings.path], signal)
+      const probe = await runFfprobe(
+        context.ffprobe,
+        ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'packet=pts_time', '-of', 'csv=p=0', settings.path],
+        signal,
+      )
       const offsets = offsetsOf(probe.out)
-      if (probe.code !== 0 || offsets.length === 0) throw new Fault('SOURCE_UNREADABLE', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`, { path: settings.path })
+      if (probe.code !== 0 || offsets.length === 0)
+        throw new Fault('SOURCE_UNREADABLE', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`, { path: settings.path })
       const step = offsets.length > 1 ? ((offsets.at(-1) ?? 0) - (offsets[0] ?? 0)) / (offsets.length - 1) : 40_000
-      const args = ['-protocol_whitelist', 'file,pipe', '-i', settings.path, '-map', '0:v:0', '-fps_mode', 'passthrough', '-threads', '1', '-flags', '+bitexact', '-q:v', '3', '-f', 'mpjpeg', '-']
+      const args = [
+        '-protocol_whitelist',
+        'file,pipe',
+        '-i',
+        settings.path,
+        '-map',
+        '0:v:0',
+        '-fps_mode',
+        'passthrough',
+        '-threads',
+        '1',
+        '-flags',
+        '+bitexact',
+        '-q:v',
+        '3',
+        '-f',
+        'mpjpeg',
+        '-',
+      ]
       do {
         const ffmpeg = startFfmpeg(context.ffmpeg, args, signal)
         const passStart = Date.now()
@@ -49,7 +72,16 @@ export function fileSource(settings: FileSettings): Source {
           const due = passStart + mediaOffsetUs / 1000
           if (settings.realTime && due > Date.now()) await sleep(due - Date.now(), undefined, { signal })
           context.report('streaming', '')
-          yield { bytes, extension: 'jpg', kind: 'image', capturedAt: settings.realTime ? Date.now() : Math.round(due), mediaOffsetUs, ...jpegSize(bytes), sourceName, newPass: index === 0 }
+          yield {
+            bytes,
+            extension: 'jpg',
+            kind: 'image',
+            capturedAt: settings.realTime ? Date.now() : Math.round(due),
+            mediaOffsetUs,
+            ...jpegSize(bytes),
+            sourceName,
+            newPass: index === 0,
+          }
           index += 1
         }
         await ffmpeg.ended

@@ -1,5 +1,5 @@
 /** A folder of pictures as a camera: what is there in the order of names, then what arrives. */
-import { readFile, readdir, stat } from 'node:fs/promises'
+import { readdir, readFile, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
@@ -39,7 +39,14 @@ export function folderSource(settings: { readonly path: string; readonly framesP
           seen.add(name)
           const bytes = await readFile(path)
           context.report('streaming', '')
-          yield { bytes, ...kind, capturedAt: Math.round(about.mtimeMs), ...(kind.extension === 'jpg' ? jpegSize(bytes) : { width: 0, height: 0 }), sourceName: name, newPass: first }
+          yield {
+            bytes,
+            ...kind,
+            capturedAt: Math.round(about.mtimeMs),
+            ...(kind.extension === 'jpg' ? jpegSize(bytes) : { width: 0, height: 0 }),
+            sourceName: name,
+            newPass: first,
+          }
           first = false
           await sleep(1000 / settings.framesPerSecond, undefined, { signal })
         }

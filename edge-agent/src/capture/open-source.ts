@@ -39,6 +39,10 @@ export function openSource(camera: CameraSettings): Source {
     case 'rtsps':
       return rtspSource({ address: camera.address, framesPerSecond: camera.framesPerSecond ?? 5 })
     default:
-      throw new Fault('SOURCE_UNREADABLE', `No source understands the address ${redact(camera.address)} of camera ${camera.cameraId}; it begins with simulator:, file:, folder:, rtsp: or rtsps:`, { cameraId: camera.cameraId })
+      throw new Fault(
+        'SOURCE_UNREADABLE',
+        `No source understands the address ${redact(camera.address)} of camera ${camera.cameraId}; it begins with simulator:, file:, folder:, rtsp: or rtsps:`,
+        { cameraId: camera.cameraId },
+      )
   }
 }

@@ -5,10 +5,10 @@
  *   connecting → refused (401, 403, 404): asks again only every `refusedPause`, so that no account is locked
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { redact } from '@frameloop/kit/log'
-import { backoffPause } from '@frameloop/kit/retry'
 import { startFfmpeg } from '@frameloop/kit/ffmpeg'
+import { redact } from '@frameloop/kit/log'
 import { jpegSize } from '@frameloop/kit/mpjpeg'
+import { backoffPause } from '@frameloop/kit/retry'
 import type { CameraState, Source } from './source.ts'
 
 const stallLimit = 5_000
@@ -35,7 +35,26 @@ export function rtspSource(settings: { readonly address: string; readonly frames
       while (!signal.aborted) {
         context.report('connecting', sourceName)
         // the short analysis brings the first picture after 0.7 s instead of 3 s (measured)
-        const args = ['-rtsp_transport', 'tcp', '-timeout', '5000000', '-analyzeduration', '500000', '-probesize', '65536', '-i', settings.address, '-an', '-vf', `fps=${settings.framesPerSecond}`, '-q:v', '3', '-f', 'mpjpeg', '-']
+        const args = [
+          '-rtsp_transport',
+          'tcp',
+          '-timeout',
+          '5000000',
+          '-analyzeduration',
+          '500000',
+          '-probesize',
+          '65536',
+          '-i',
+          settings.address,
+          '-an',
+          '-vf',
+          `fps=${settings.framesPerSecond}`,
+          '-q:v',
+          '3',
+          '-f',
+          'mpjpeg',
+          '-',
+        ]
         const ffmpeg = startFfmpeg(context.ffmpeg, args, signal)
         let stalled = false
         const stall = () => {

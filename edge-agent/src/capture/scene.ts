@@ -190,7 +190,18 @@ export function paintScene(seed: number, t: number, change: SceneChange): Uint8A
         thing.kind satisfies never
     }
   }
-  if (change === 'rain') for (let drop = 0; drop < 260; drop += 1) fill(unit(seed, drop, t, 20) * sceneWidth, unit(seed, drop, t, 21) * sceneHeight, unit(seed, drop, t, 20) * sceneWidth + 2, unit(seed, drop, t, 21) * sceneHeight + 18, 190, 195, 205, 0.5)
+  if (change === 'rain')
+    for (let drop = 0; drop < 260; drop += 1)
+      fill(
+        unit(seed, drop, t, 20) * sceneWidth,
+        unit(seed, drop, t, 21) * sceneHeight,
+        unit(seed, drop, t, 20) * sceneWidth + 2,
+        unit(seed, drop, t, 21) * sceneHeight + 18,
+        190,
+        195,
+        205,
+        0.5,
+      )
   const source = change === 'blurred' ? blur(picture, 5) : picture
   const out = new Uint8Array(picture.length)
   let noise = hash(seed, t, 99) || 1

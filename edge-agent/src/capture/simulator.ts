@@ -1,7 +1,7 @@
 /** The simulated street as a camera. Scene time runs from a fixed origin, so a restart goes on and never shows old moments as new ones. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import sharp from 'sharp'
 import type { EpochMs } from '@frameloop/kit/units'
+import sharp from 'sharp'
 import { paintScene, type SceneChange, sceneHeight, sceneWidth } from './scene.ts'
 import type { Source } from './source.ts'
 
@@ -37,7 +37,17 @@ export function simulatorSource(settings: SimulatorSettings): SimulatorSource {
           .jpeg({ quality: 80 })
           .toBuffer()
         context.report('streaming', now === 'day' ? 'simulated' : `simulated, ${now}`)
-        yield { bytes, extension: 'jpg', kind: 'image', capturedAt: Math.round(due), mediaOffsetUs: sceneMs * 1000, width: sceneWidth, height: sceneHeight, sourceName: `simulator seed ${settings.seed}`, newPass: first }
+        yield {
+          bytes,
+          extension: 'jpg',
+          kind: 'image',
+          capturedAt: Math.round(due),
+          mediaOffsetUs: sceneMs * 1000,
+          width: sceneWidth,
+          height: sceneHeight,
+          sourceName: `simulator seed ${settings.seed}`,
+          newPass: first,
+        }
         first = false
         // a machine that cannot paint in time skips moments instead of falling behind
         tick = Math.max(tick + 1, Math.floor((Date.now() - settings.origin) / interval))

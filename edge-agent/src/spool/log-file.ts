@@ -3,8 +3,9 @@
  *   magic u16 | kind u8 | 0 u8 | head length u32 | body length u32 | crc32 u32 over kind, lengths, head and body | head (JSON) | body
  * all big-endian. A record whose CRC does not match at the end of the file is a torn write and is cut off.
  */
-import type { Bytes } from '@frameloop/kit/units'
+
 import { crc32 } from 'node:zlib'
+import type { Bytes } from '@frameloop/kit/units'
 
 const magic = 0xf1a7
 export const recordHeaderBytes = 16

@@ -12,7 +12,22 @@
  *     before the frame it belongs to.
  * S6  Every segment begins with the counters of all epochs still of interest: the highest seq survives its frames.
  */
-import { closeSync, existsSync, fdatasync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, read, statSync, truncateSync, unlinkSync, writeFileSync, writev } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fdatasync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  read,
+  readdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+  writev,
+} from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { Fault, toError } from '@frameloop/kit/fault'
@@ -175,7 +190,12 @@ export class Spool {
 
   /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
   async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
-    const evicted = chooseEvictions([...(this.#usedBytes + bytes.byteLength > this.#settings.capacity ? this.#entries.values() : [])], this.#usedBytes, bytes.byteLength, this.#settings.capacity)
+    const evicted = chooseEvictions(
+      [...(this.#usedBytes + bytes.byteLength > this.#settings.capacity ? this.#entries.values() : [])],
+      this.#usedBytes,
+      bytes.byteLength,
+      this.#settings.capacity,
+    )
     for (const entry of evicted) this.#lose(entry, 'evicted')
     if (this.#usedBytes + bytes.byteLength > this.#settings.capacity) {
       throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${this.#settings.capacity} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
@@ -249,7 +269,7 @@ export class Spool {
   }
 
   async close(): Promise<void> {
-    while (this.#flushing) await this.#flushing
+    while (this.#flushing !== undefined) await this.#flushing
     if (this.#file >= 0) closeSync(this.#file)
     for (const reader of this.#readers.values()) closeSync(reader)
     unlinkSync(join(this.#settings.folder, 'lock'))
@@ -292,7 +312,9 @@ export class Spool {
 
   #recover(): void {
     const { folder } = this.#settings
-    const segments = readdirSync(folder).filter((name) => /^\d{8}\.log$/.test(name)).sort()
+    const segments = readdirSync(folder)
+      .filter((name) => /^\d{8}\.log$/.test(name))
+      .sort()
     segments.forEach((name, at) => {
       const number = Number.parseInt(name, 10)
       const path = join(folder, name)

@@ -1,10 +1,11 @@
 /** Spool → S3: the oldest frames first, several at a time, each exactly once under its own key. */
-import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
+
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '@frameloop/kit/log'
+import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Entry, FrameHead, Spool } from '../spool/spool.ts'
 
 export interface Identity {
@@ -16,7 +17,11 @@ export interface Identity {
 /** Where a frame belongs in the object store; computed, never stored. */
 export function placeOf(identity: Identity, head: FrameHead): { readonly mediaId: string; readonly bucket: string; readonly key: string } {
   const mediaId = mediaIdOf(identity.agentId, head.cameraId, head.epoch, head.seq)
-  return { mediaId, bucket: bucketName(identity.bucketPrefix, 'raw'), key: rawKey({ siteId: identity.siteId, cameraId: head.cameraId, mediaId, capturedAt: head.capturedAt, extension: head.extension }) }
+  return {
+    mediaId,
+    bucket: bucketName(identity.bucketPrefix, 'raw'),
+    key: rawKey({ siteId: identity.siteId, cameraId: head.cameraId, mediaId, capturedAt: head.capturedAt, extension: head.extension }),
+  }
 }
 
 export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, concurrency: number, log: Log, signal: AbortSignal): Promise<void> {
@@ -33,7 +38,16 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
           contentType: contentTypeOf(head.extension),
           sha256: head.sha256,
           // the whole identity rides on the object, so that what a broker lost can be announced again
-          metadata: { 'media-id': mediaId, 'agent-id': identity.agentId, 'site-id': identity.siteId, 'camera-id': head.cameraId, epoch: head.epoch, seq: String(head.seq), 'captured-at': String(head.capturedAt), ...(head.mediaOffsetUs === null ? {} : { 'media-offset-us': String(head.mediaOffsetUs) }) },
+          metadata: {
+            'media-id': mediaId,
+            'agent-id': identity.agentId,
+            'site-id': identity.siteId,
+            'camera-id': head.cameraId,
+            epoch: head.epoch,
+            seq: String(head.seq),
+            'captured-at': String(head.capturedAt),
+            ...(head.mediaOffsetUs === null ? {} : { 'media-offset-us': String(head.mediaOffsetUs) }),
+          },
         },
         signal,
       )

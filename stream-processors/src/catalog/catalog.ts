@@ -14,7 +14,19 @@ import { BusConsumer } from '../chain/kafka-bus.ts'
 import { nextOffsets, type StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { addRows, mergeByKey, noRows, type Rows } from './rows.ts'
-import { insertDeadLetters, insertHops, insertLosses, moveOffsets, selectOffsets, updateMediaExtracted, upsertCaptures, upsertFeatures, upsertFrames, upsertMedia, upsertPredictions } from './sql.ts'
+import {
+  insertDeadLetters,
+  insertHops,
+  insertLosses,
+  moveOffsets,
+  selectOffsets,
+  updateMediaExtracted,
+  upsertCaptures,
+  upsertFeatures,
+  upsertFrames,
+  upsertMedia,
+  upsertPredictions,
+} from './sql.ts'
 
 const batchLimit = 500
 const name = 'catalog'

@@ -45,26 +45,70 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
     case topics.mediaBackfill.name: {
       const event = await codec.decode('MediaCaptured', record.value)
       hop(event.mediaId)
-      rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.captured, reason: '', format: '', parameters: { sourceName: event.sourceName, contentType: event.object.contentType, versionId: event.object.versionId }, trace_id: traceIdOf(record.headers['traceparent']) })
+      rows.media.push({
+        ...mediaRow(event),
+        status_rank: mediaRanks.captured,
+        reason: '',
+        format: '',
+        parameters: { sourceName: event.sourceName, contentType: event.object.contentType, versionId: event.object.versionId },
+        trace_id: traceIdOf(record.headers['traceparent']),
+      })
       return
     }
     case topics.mediaValidated.name: {
       const event = await codec.decode('MediaValidated', record.value)
       hop(event.mediaId)
-      rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.validated, reason: '', format: event.format, parameters: { validate: { version: event.stageVersion, brightness: event.brightness, sharpness: event.sharpness, durationUs: event.durationUs } }, trace_id: traceIdOf(record.headers['traceparent']) })
+      rows.media.push({
+        ...mediaRow(event),
+        status_rank: mediaRanks.validated,
+        reason: '',
+        format: event.format,
+        parameters: { validate: { version: event.stageVersion, brightness: event.brightness, sharpness: event.sharpness, durationUs: event.durationUs } },
+        trace_id: traceIdOf(record.headers['traceparent']),
+      })
       return
     }
     case topics.framesExtracted.name: {
       const event = await codec.decode('FrameExtracted', record.value)
       hop(event.frameId)
-      rows.frames.push({ ...frameRow(event), frame_index: event.index, status_rank: frameRanks.extracted, reason: '', bucket: event.object.bucket, object_key: event.object.key, object_sha256: event.object.sha256, width: event.width, height: event.height, parameters: { extract: { version: event.stageVersion, ptsUs: event.ptsUs } } })
-      rows.mediaExtracted.push({ media_id: event.mediaId, site_id: event.siteId, camera_id: event.cameraId, epoch: event.epoch, seq: event.seq, captured_at: iso(event.frameAt), frame_count: event.frameCount })
+      rows.frames.push({
+        ...frameRow(event),
+        frame_index: event.index,
+        status_rank: frameRanks.extracted,
+        reason: '',
+        bucket: event.object.bucket,
+        object_key: event.object.key,
+        object_sha256: event.object.sha256,
+        width: event.width,
+        height: event.height,
+        parameters: { extract: { version: event.stageVersion, ptsUs: event.ptsUs } },
+      })
+      rows.mediaExtracted.push({
+        media_id: event.mediaId,
+        site_id: event.siteId,
+        camera_id: event.cameraId,
+        epoch: event.epoch,
+        seq: event.seq,
+        captured_at: iso(event.frameAt),
+        frame_count: event.frameCount,
+      })
       return
     }
     case topics.featuresPrepared.name: {
       const event = await codec.decode('FeaturesPrepared', record.value)
       hop(event.frameId)
-      rows.frames.push({ ...frameRow(event), frame_index: 0, status_rank: frameRanks.prepared, reason: '', bucket: '', object_key: '', object_sha256: '', width: event.pictureWidth, height: event.pictureHeight, parameters: { features: { version: event.stageVersion } } })
+      rows.frames.push({
+        ...frameRow(event),
+        frame_index: 0,
+        status_rank: frameRanks.prepared,
+        reason: '',
+        bucket: '',
+        object_key: '',
+        object_sha256: '',
+        width: event.pictureWidth,
+        height: event.pictureHeight,
+        parameters: { features: { version: event.stageVersion } },
+      })
       rows.features.push({
         frame_id: event.frameId,
         preprocessing: event.preprocessing,
@@ -108,13 +152,33 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
     }
     case topics.mediaLost.name: {
       const event = await codec.decode('MediaLost', record.value)
-      rows.losses.push({ camera_id: event.cameraId, epoch: event.epoch, seq_from: event.seqFrom, seq_to: event.seqTo, agent_id: event.agentId, reason: event.reason, lost_at: iso(event.lostAt) })
+      rows.losses.push({
+        camera_id: event.cameraId,
+        epoch: event.epoch,
+        seq_from: event.seqFrom,
+        seq_to: event.seqTo,
+        agent_id: event.agentId,
+        reason: event.reason,
+        lost_at: iso(event.lostAt),
+      })
       return
     }
     case topics.agentsReported.name: {
       const event = await codec.decode('AgentReported', record.value)
       for (const camera of event.cameras) {
-        rows.captures.push({ camera_id: camera.cameraId, epoch: camera.epoch, agent_id: event.agentId, highest_seq: camera.highestSeq, forgotten_seq: camera.forgottenSeq, state: camera.state, message: camera.message, source_kind: camera.sourceKind, frames_per_second: camera.framesPerSecond, last_frame_at: camera.lastFrameAt > 0 ? iso(camera.lastFrameAt) : null, reported_at: iso(event.reportedAt) })
+        rows.captures.push({
+          camera_id: camera.cameraId,
+          epoch: camera.epoch,
+          agent_id: event.agentId,
+          highest_seq: camera.highestSeq,
+          forgotten_seq: camera.forgottenSeq,
+          state: camera.state,
+          message: camera.message,
+          source_kind: camera.sourceKind,
+          frames_per_second: camera.framesPerSecond,
+          last_frame_at: camera.lastFrameAt > 0 ? iso(camera.lastFrameAt) : null,
+          reported_at: iso(event.reportedAt),
+        })
       }
       return
     }
@@ -163,8 +227,24 @@ function mediaRow(event: AnyMedia): Row {
   }
 }
 
-function frameRow(event: { readonly frameId: string; readonly mediaId: string; readonly cameraId: string; readonly epoch: string; readonly seq: number; readonly frameAt: EpochMs; readonly mediaOffsetUs: number | null }): Row {
-  return { frame_id: event.frameId, media_id: event.mediaId, camera_id: event.cameraId, epoch: event.epoch, seq: event.seq, frame_at: iso(event.frameAt), media_offset_us: event.mediaOffsetUs }
+function frameRow(event: {
+  readonly frameId: string
+  readonly mediaId: string
+  readonly cameraId: string
+  readonly epoch: string
+  readonly seq: number
+  readonly frameAt: EpochMs
+  readonly mediaOffsetUs: number | null
+}): Row {
+  return {
+    frame_id: event.frameId,
+    media_id: event.mediaId,
+    camera_id: event.cameraId,
+    epoch: event.epoch,
+    seq: event.seq,
+    frame_at: iso(event.frameAt),
+    media_offset_us: event.mediaOffsetUs,
+  }
 }
 
 /** A dead letter marks the media or frame it is about as rejected, when its value can still be read. */
@@ -179,7 +259,18 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
       const event = await codec.decode('FrameExtracted', record.value)
       subject = event.frameId
       cameraId = event.cameraId
-      rows.frames.push({ ...frameRow(event), frame_index: event.index, status_rank: frameRanks.rejected, reason, bucket: event.object.bucket, object_key: event.object.key, object_sha256: event.object.sha256, width: event.width, height: event.height, parameters: {} })
+      rows.frames.push({
+        ...frameRow(event),
+        frame_index: event.index,
+        status_rank: frameRanks.rejected,
+        reason,
+        bucket: event.object.bucket,
+        object_key: event.object.key,
+        object_sha256: event.object.sha256,
+        width: event.width,
+        height: event.height,
+        parameters: {},
+      })
     } else if (origin === topics.mediaCaptured.name || origin === topics.mediaBackfill.name) {
       const event = await codec.decode('MediaCaptured', record.value)
       subject = event.mediaId

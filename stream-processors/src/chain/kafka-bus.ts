@@ -4,10 +4,11 @@
  * B2  A batch comes as soon as the topics run dry; it never waits to be full (end-of-partition events see to that).
  * B3  The producer is idempotent; a configuration that says otherwise does not start.
  */
-import rdkafka from 'node-rdkafka'
+
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { Ms } from '@frameloop/kit/units'
+import rdkafka from 'node-rdkafka'
 import type { BusRecord } from './stage.ts'
 
 export interface TopicPartition {
@@ -190,7 +191,9 @@ export class BusConsumer {
 
   /** Where the group stands for good in what is assigned. */
   async committed(): Promise<Position[]> {
-    const found = await called<readonly { topic: string; partition: number; offset?: number }[]>('asking for committed offsets', 20_000, (done) => this.#client.committed([...this.#assigned], 15_000, done))
+    const found = await called<readonly { topic: string; partition: number; offset?: number }[]>('asking for committed offsets', 20_000, (done) =>
+      this.#client.committed([...this.#assigned], 15_000, done),
+    )
     return found.map(({ topic, partition, offset }) => ({ topic, partition, offset: offset === undefined || offset < 0 ? beginning : offset }))
   }
 
@@ -301,7 +304,15 @@ export async function* readRanges(brokers: string, name: string, ranges: readonl
   const open = new Map(ranges.filter((range) => range.until > range.from).map((range) => [`${range.topic} ${range.partition}`, range]))
   if (open.size === 0) return
   const client = new rdkafka.KafkaConsumer(
-    { ...shared(brokers, name), 'group.id': name, 'enable.auto.commit': false, 'enable.partition.eof': true, 'isolation.level': 'read_committed', 'fetch.wait.max.ms': 50, 'fetch.queue.backoff.ms': 10 },
+    {
+      ...shared(brokers, name),
+      'group.id': name,
+      'enable.auto.commit': false,
+      'enable.partition.eof': true,
+      'isolation.level': 'read_committed',
+      'fetch.wait.max.ms': 50,
+      'fetch.queue.backoff.ms': 10,
+    },
     { 'auto.offset.reset': 'earliest' },
   )
   await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))

@@ -1,6 +1,7 @@
 /** A stage's memory: per key a small JSON value, kept in a compacted topic whose partitions match the stage's input. */
-import { boundsOf, type Produced, readRanges, type TopicPartition } from './kafka-bus.ts'
+
 import { stateTopic } from '@frameloop/schemas/topics'
+import { boundsOf, type Produced, readRanges, type TopicPartition } from './kafka-bus.ts'
 
 export class Memory {
   readonly #byPartition = new Map<number, Map<string, unknown>>()

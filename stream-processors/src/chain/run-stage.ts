@@ -117,7 +117,11 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         if (tried >= missingTries) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
         return { record, outcome: { kind: 'retry', cause: thrown } }
       }
-      if (code === 'REGISTRY_UNAVAILABLE' || code === 'OBJECT_STORE_UNAVAILABLE' || (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))) {
+      if (
+        code === 'REGISTRY_UNAVAILABLE' ||
+        code === 'OBJECT_STORE_UNAVAILABLE' ||
+        (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))
+      ) {
         return { record, outcome: { kind: 'retry', cause: thrown } }
       }
       log.error({ err: thrown, topic: record.topic, partition: record.partition, offset: record.offset }, 'stage failed on a record')
@@ -133,7 +137,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (outcome.kind !== 'emit' || !outcome.puts) return item
       try {
         for (const put of outcome.puts) {
-          await tools.store.putOnce({ bucket: bucketName(tools.bucketPrefix, put.role), key: put.key, body: put.body, sha256: put.sha256, contentType: put.contentType, metadata: put.metadata }, signal)
+          await tools.store.putOnce(
+            { bucket: bucketName(tools.bucketPrefix, put.role), key: put.key, body: put.body, sha256: put.sha256, contentType: put.contentType, metadata: put.metadata },
+            signal,
+          )
         }
         return item
       } catch (thrown) {
@@ -148,11 +155,24 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (outcome.kind === 'reject') {
         metrics.rejected.inc({ stage: stage.name, reason: outcome.reason })
         log.warn({ topic: record.topic, partition: record.partition, offset: record.offset, reason: outcome.reason, detail: outcome.message }, 'record rejected')
-        produced.push(deadLetterOf(record, { stage: stage.name, stageVersion: stage.version, reason: outcome.reason, message: outcome.message, attempts: attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1 }))
+        produced.push(
+          deadLetterOf(record, {
+            stage: stage.name,
+            stageVersion: stage.version,
+            reason: outcome.reason,
+            message: outcome.message,
+            attempts: attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1,
+          }),
+        )
       } else if (outcome.kind === 'emit') {
         const traceparent = childTraceparent(record.headers['traceparent'])
         for (const { topic, event, key, id, time } of outcome.outputs) {
-          produced.push({ topic: topic.name, key, value: await tools.codec.encode(topic.name, topic.event, event), headers: headersOf({ id, time, type: topic.event, source: stage.name, traceparent }) })
+          produced.push({
+            topic: topic.name,
+            key,
+            value: await tools.codec.encode(topic.name, topic.event, event),
+            headers: headersOf({ id, time, type: topic.event, source: stage.name, traceparent }),
+          })
           metrics.emitted.inc({ stage: stage.name, topic: topic.name })
         }
       }
@@ -239,7 +259,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         const { settled, waiting } = cutAtWaiting(await putObjects(decided, signal))
         // an object that cannot be stored now takes back what was remembered after it: simplest is to begin this batch again
         const putsWait = settled.length < decided.length
-        if (putsWait && memory) throw waiting[0] ? new Fault('OBJECT_STORE_UNAVAILABLE', 'An object could not be stored yet') : new Fault('INTERNAL', 'A record got lost between two steps')
+        if (putsWait && memory)
+          throw waiting[0] ? new Fault('OBJECT_STORE_UNAVAILABLE', 'An object could not be stored yet') : new Fault('INTERNAL', 'A record got lost between two steps')
         const blocked = [...first.waiting, ...waiting]
         if (settled.length > 0) {
           const produced = [...(await outputsOf(settled)), ...latestPerKey(remembered)]

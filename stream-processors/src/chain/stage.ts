@@ -25,7 +25,9 @@ export interface Incoming<Name extends EventName> {
 }
 
 /** Something to publish. */
-export type Output = { [Name in EventName]: { readonly topic: Topic<Name>; readonly event: Events[Name]; readonly key: string; readonly id: string; readonly time: EpochMs } }[EventName]
+export type Output = {
+  [Name in EventName]: { readonly topic: Topic<Name>; readonly event: Events[Name]; readonly key: string; readonly id: string; readonly time: EpochMs }
+}[EventName]
 
 /** Something to store before anything is published. */
 export interface ObjectToPut {

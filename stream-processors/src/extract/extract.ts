@@ -27,7 +27,18 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
   const common = { ...originOf(event), motion: event.motion, extractedAt: context.now(), stageVersion: version }
   if (event.kind === 'image') {
     const frameId = frameIdOf(event.mediaId, 0)
-    const frame = { ...common, frameId, frameAt: event.capturedAt, mediaOffsetUs: event.mediaOffsetUs, index: 0, frameCount: 1, ptsUs: 0, object: event.object, width: event.width, height: event.height }
+    const frame = {
+      ...common,
+      frameId,
+      frameAt: event.capturedAt,
+      mediaOffsetUs: event.mediaOffsetUs,
+      index: 0,
+      frameCount: 1,
+      ptsUs: 0,
+      object: event.object,
+      width: event.width,
+      height: event.height,
+    }
     return { kind: 'emit', outputs: [{ topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: event.capturedAt, event: frame }] }
   }
   const bytes = await context.fetch(event.object)
@@ -44,7 +55,18 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
       const sha256 = sha256Hex(jpeg)
       puts.push({ role: 'processed', key, body: jpeg, sha256, contentType: 'image/jpeg', metadata: { 'frame-id': frameId, 'media-id': event.mediaId } })
       const object = { bucket: bucketName(settings.bucketPrefix, 'processed'), key, sha256, bytes: jpeg.length, versionId: '', contentType: 'image/jpeg' }
-      const frame = { ...common, frameId, frameAt, mediaOffsetUs: (event.mediaOffsetUs ?? 0) + ptsUs, index, frameCount: jpegs.length, ptsUs, object, width: event.width, height: event.height }
+      const frame = {
+        ...common,
+        frameId,
+        frameAt,
+        mediaOffsetUs: (event.mediaOffsetUs ?? 0) + ptsUs,
+        index,
+        frameCount: jpegs.length,
+        ptsUs,
+        object,
+        width: event.width,
+        height: event.height,
+      }
       return { topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: frameAt, event: frame }
     })
     return { kind: 'emit', outputs, puts }

@@ -6,7 +6,7 @@ import { bucketName, processedKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import type { ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
 import { decodePicture, type Picture } from '../picture/decode-picture.ts'
-import { neededSize, type Preprocessing, preprocessingDigest, prepareZone } from './prepare.ts'
+import { neededSize, type Preprocessing, prepareZone, preprocessingDigest } from './prepare.ts'
 import type { TaskZone, ZoneDirectory } from './zones.ts'
 
 const version = '1'
@@ -14,7 +14,9 @@ const version = '1'
 const inlineLimit = 60 * 1024
 
 /** Zones by preprocessing; a zone that several tasks ask about is prepared once. */
-export function groupZones(zones: readonly TaskZone[]): { readonly preprocessing: Preprocessing; readonly digest: string; readonly zones: readonly { readonly shape: TaskZone['shape']; readonly tasks: readonly string[] }[] }[] {
+export function groupZones(
+  zones: readonly TaskZone[],
+): { readonly preprocessing: Preprocessing; readonly digest: string; readonly zones: readonly { readonly shape: TaskZone['shape']; readonly tasks: readonly string[] }[] }[] {
   const groups = new Map<string, { preprocessing: Preprocessing; zones: Map<string, { shape: TaskZone['shape']; tasks: string[] }> }>()
   for (const { shape, task, preprocessing } of zones) {
     const digest = preprocessingDigest(preprocessing)
@@ -81,5 +83,11 @@ async function prepare(event: FrameExtracted, zones: readonly TaskZone[], bucket
 }
 
 export function featuresStage(directory: ZoneDirectory, bucketPrefix: string): Stage<'FrameExtracted'> {
-  return { name: 'features', version, inputs: [topics.framesExtracted], outputs: [topics.featuresPrepared], work: ({ event }, context) => prepare(event, directory.of(event.cameraId), bucketPrefix, context) }
+  return {
+    name: 'features',
+    version,
+    inputs: [topics.framesExtracted],
+    outputs: [topics.featuresPrepared],
+    work: ({ event }, context) => prepare(event, directory.of(event.cameraId), bucketPrefix, context),
+  }
 }

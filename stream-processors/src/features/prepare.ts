@@ -26,7 +26,10 @@ const decoderVersion = 'libjpeg-turbo islow, fancy upsampling, scaled to at leas
 
 /** 16 hex digits that name a preprocessing for good. */
 export function preprocessingDigest({ width, height }: Preprocessing): string {
-  return createHash('sha256').update(JSON.stringify([codeVersion, decoderVersion, 'rgb', width, height])).digest('hex').slice(0, 16)
+  return createHash('sha256')
+    .update(JSON.stringify([codeVersion, decoderVersion, 'rgb', width, height]))
+    .digest('hex')
+    .slice(0, 16)
 }
 
 /** The zone on a picture of another size, in whole pixels and inside the picture. */

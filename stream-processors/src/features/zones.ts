@@ -38,13 +38,19 @@ export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
   const zones = new Map<string, TaskZone[]>()
   for (const row of rows) {
     const list = zones.get(row.camera_id) ?? []
-    list.push({ shape: { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height }, task: row.task, preprocessing: row.preprocessing })
+    list.push({
+      shape: { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height },
+      task: row.task,
+      preprocessing: row.preprocessing,
+    })
     zones.set(row.camera_id, list)
   }
   return zones
 }
 
-const wholePicture: readonly TaskZone[] = [{ shape: { zone: 'full', x: 0, y: 0, width: 1, height: 1, pictureWidth: 1, pictureHeight: 1 }, task: '', preprocessing: { width: 64, height: 64 } }]
+const wholePicture: readonly TaskZone[] = [
+  { shape: { zone: 'full', x: 0, y: 0, width: 1, height: 1, pictureWidth: 1, pictureHeight: 1 }, task: '', preprocessing: { width: 64, height: 64 } },
+]
 
 export function openZoneDirectory(pool: Pool, log: Log, refresh: Ms): ZoneDirectory & { readonly run: (signal: AbortSignal) => Promise<void> } {
   let zones: Map<string, TaskZone[]> | undefined

@@ -63,7 +63,14 @@ let sums = new Float32Array(0)
  * Uint8Array [*, pictureWidth, 3] → Uint8Array [height, width, 3] of the rectangle `crop`. Written into `out` when given.
  * 0.18 ms for 192x192 → 64x64 on the 2-core reference machine.
  */
-export function areaResize(rgb: Uint8Array, pictureWidth: number, crop: Rectangle, width: number, height: number, out: Uint8Array = new Uint8Array(width * height * 3)): Uint8Array {
+export function areaResize(
+  rgb: Uint8Array,
+  pictureWidth: number,
+  crop: Rectangle,
+  width: number,
+  height: number,
+  out: Uint8Array = new Uint8Array(width * height * 3),
+): Uint8Array {
   const across = axisOf(crop.width, width)
   const down = axisOf(crop.height, height)
   const line = width * 3

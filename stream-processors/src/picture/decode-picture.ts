@@ -1,6 +1,7 @@
 /** Bytes → pixels, for validation, features, training and serving alike. JPEG goes the quick way, everything else through sharp. */
-import sharp from 'sharp'
+
 import { Fault, toError } from '@frameloop/kit/fault'
+import sharp from 'sharp'
 import { jpegDecoder, type Scale } from './jpeg-decoder.ts'
 import { readJpegHeader } from './jpeg-header.ts'
 
@@ -53,7 +54,8 @@ export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = 
   const header = format === 'jpeg' ? readJpegHeader(bytes) : undefined
   if (format === 'jpeg' && !header) throw new Fault('PICTURE_UNREADABLE', 'The JPEG has no readable header')
   if (header) {
-    if (header.width * header.height > pixelLimit) throw new Fault('PICTURE_TOO_LARGE', `The picture says it is ${header.width}x${header.height}, more than ${pixelLimit / 1e6} million pixels`)
+    if (header.width * header.height > pixelLimit)
+      throw new Fault('PICTURE_TOO_LARGE', `The picture says it is ${header.width}x${header.height}, more than ${pixelLimit / 1e6} million pixels`)
     if (header.width === 0 || header.height === 0) throw new Fault('PICTURE_UNREADABLE', 'The JPEG says it has no size')
     const plain = header.bitsPerSample === 8 && header.process <= 2 && header.orientation === 1 && (header.components === 1 || header.components === 3)
     if (plain) {
@@ -63,7 +65,12 @@ export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = 
     }
   }
   try {
-    const { data, info } = await sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true }).autoOrient().flatten({ background: '#000' }).toColourspace('srgb').raw().toBuffer({ resolveWithObject: true })
+    const { data, info } = await sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })
+      .autoOrient()
+      .flatten({ background: '#000' })
+      .toColourspace('srgb')
+      .raw()
+      .toBuffer({ resolveWithObject: true })
     const rgb = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
     return { width: info.width, height: info.height, rgb, scale: 1, fullWidth: info.width, fullHeight: info.height }
   } catch (thrown) {

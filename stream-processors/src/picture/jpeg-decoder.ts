@@ -6,8 +6,8 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import koffi from 'koffi'
 import { Fault } from '@frameloop/kit/fault'
+import koffi from 'koffi'
 import type { JpegHeader } from './jpeg-header.ts'
 
 /** 1/1, 1/2, 1/4 or 1/8. */

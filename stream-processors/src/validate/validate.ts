@@ -29,7 +29,8 @@ async function measurePicture(bytes: Buffer): Promise<Measured> {
 
 async function validate(event: MediaCaptured, tools: ClipTools, context: StageContext): Promise<Outcome> {
   const bytes = await context.fetch(event.object)
-  if (bytes.length !== event.object.bytes) return { kind: 'reject', reason: 'SIZE_MISMATCH', message: `The object holds ${bytes.length} bytes, ${event.object.bytes} were announced` }
+  if (bytes.length !== event.object.bytes)
+    return { kind: 'reject', reason: 'SIZE_MISMATCH', message: `The object holds ${bytes.length} bytes, ${event.object.bytes} were announced` }
   const sha256 = sha256Hex(bytes)
   if (sha256 !== event.object.sha256) return { kind: 'reject', reason: 'DIGEST_MISMATCH', message: `The object hashes to ${sha256}, ${event.object.sha256} was announced` }
   let measured: Measured
@@ -43,7 +44,12 @@ async function validate(event: MediaCaptured, tools: ClipTools, context: StageCo
     throw thrown
   }
   const now = context.now()
-  return { kind: 'emit', outputs: [{ topic: topics.mediaValidated, key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: { ...event, ...measured, validatedAt: now, stageVersion: version } }] }
+  return {
+    kind: 'emit',
+    outputs: [
+      { topic: topics.mediaValidated, key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: { ...event, ...measured, validatedAt: now, stageVersion: version } },
+    ],
+  }
 }
 
 export function validateStage(tools: ClipTools): Stage<'MediaCaptured'> {

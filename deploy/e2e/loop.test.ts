@@ -1,0 +1,197 @@
+/** A frame's way through the real stack, and what disturbs it. */
+import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { AvroDeserializer, AvroSerializer, SchemaRegistryClient, SerdeType } from '@confluentinc/schemaregistry'
+import { openKafka, type Producer } from '@frameloop/kit/kafka'
+import { openLog } from '@frameloop/kit/log'
+import { openObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import { openPool, type Pool } from '@frameloop/kit/postgres'
+import { until } from '@frameloop/kit/retry'
+import { openCodec } from '@frameloop/schemas/codec'
+import { mediaIdOf } from '@frameloop/schemas/ids'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { root } from '../src/home.ts'
+import type { Status } from '../src/status.ts'
+import type { StackState } from '../src/up.ts'
+
+const run = promisify(execFile)
+const home = inject('home')
+const state = JSON.parse(readFileSync(join(home, 'stack.json'), 'utf8')) as StackState
+const env = (name: string): string => state.environment[name] ?? ''
+const frameloop = async (...args: string[]): Promise<string> =>
+  (await run(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], { env: { ...process.env, FRAMELOOP_HOME: home }, maxBuffer: 16_000_000 })).stdout
+
+let pool: Pool
+let producer: Producer
+const store = openObjectStore({ s3Endpoint: env('S3_ENDPOINT'), s3Region: 'us-east-1', awsAccessKeyId: env('AWS_ACCESS_KEY_ID'), awsSecretAccessKey: env('AWS_SECRET_ACCESS_KEY') })
+const codec = openCodec(openRegistry(env('SCHEMA_REGISTRY_URL')))
+
+beforeAll(async () => {
+  pool = openPool(env('DATABASE_URL'), 'test', 2)
+  producer = openKafka(env('KAFKA_BROKERS'), 'test', openLog('test', 'error')).producer()
+  await producer.connect()
+})
+afterAll(async () => {
+  await producer.disconnect()
+  await pool.end()
+  store.close()
+})
+
+const one = async <Row extends object>(text: string, values: readonly unknown[] = []): Promise<Row | undefined> => (await pool.query<Row>(text, [...values])).rows[0]
+const soon = async <Answer>(ask: () => Promise<Answer | undefined>, within = 30_000): Promise<Answer> => {
+  const answer = await until(ask, within, 200)
+  if (answer === undefined) throw new Error(`nothing came within ${within} ms`)
+  return answer
+}
+
+const noTime = { seq: 0 }
+/** A picture announced as an agent would, from the bytes given. */
+async function announce(bytes: Buffer, changes: Readonly<Record<string, unknown>> = {}): Promise<string> {
+  noTime.seq += 1
+  const epoch = 'f'.repeat(32)
+  const mediaId = mediaIdOf('test', 'test-camera', epoch, noTime.seq)
+  const key = `raw/test/${mediaId}.jpg`
+  await store.putOnce({ bucket: 'frameloop-raw', key, body: bytes, contentType: 'image/jpeg' })
+  const object = { bucket: 'frameloop-raw', key, sha256: sha256Hex(bytes), bytes: bytes.length, versionId: '', contentType: 'image/jpeg', ...changes }
+  const event = {
+    siteId: 'test',
+    cameraId: 'test-camera',
+    mediaId,
+    epoch,
+    seq: noTime.seq,
+    lane: 'live',
+    source: 'camera',
+    kind: 'image',
+    agentId: 'test',
+    capturedAt: Date.now(),
+    mediaOffsetUs: null,
+    object,
+    width: 0,
+    height: 0,
+    motion: null,
+    sourceName: '',
+  }
+  await producer.send({ topic: 'media.captured', messages: [{ key: 'test-camera', value: await codec.encode('media.captured', 'MediaCaptured', event) }] })
+  return mediaId
+}
+const stateOf = (mediaId: string, rank: number) =>
+  soon(async () => one<{ status_rank: number; reason: string }>('select status_rank, reason from media where media_id = $1 and status_rank = $2', [mediaId, rank]))
+
+test('a frame of the simulated camera goes all the way, and follow lists every step', async () => {
+  const frame = await soon(async () => one<{ frame_id: string }>("select frame_id from features where camera_id = 'street' limit 1"))
+  const way = await soon(async () => {
+    const text = await frameloop('follow', frame.frame_id)
+    return text.includes('media.captured') && text.includes('features.prepared') ? text : undefined
+  })
+  for (const step of ['media.captured', 'media.validated', 'frames.extracted', 'features.prepared'])
+    expect(way).toMatch(new RegExp(`${step.replace('.', '\\.')} +partition \\d+ +offset \\d+`))
+  expect(way).toContain('s3://frameloop-raw/raw/')
+  expect(way).toContain('s3://frameloop-processed/processed/')
+  expect(way).toContain('"sharpness"')
+})
+
+test('status tells what runs, with addresses that carry no password', async () => {
+  const text = await frameloop('status', '--json')
+  const status = JSON.parse(text) as Status
+  expect(status.ready).toBe(true)
+  expect(status.processes.map(({ name }) => name)).toEqual(
+    expect.arrayContaining(['postgres', 'kafka', 'registry', 's3', 'mlflow', 'agent', 'validate', 'extract', 'features', 'catalog']),
+  )
+  expect(text).not.toContain(new URL(env('DATABASE_URL')).password)
+  expect(status.endpoints['schemaRegistry']).toMatch(/\/apis\/ccompat\/v7$/)
+})
+
+test('the thin registry client and the Confluent client read each other', async () => {
+  const client = new SchemaRegistryClient({ baseURLs: [env('SCHEMA_REGISTRY_URL')] })
+  const loss = { siteId: 's', cameraId: 'c', epoch: 'e', seqFrom: 1, seqTo: 2, agentId: 'a', reason: 'evicted', lostAt: 5 }
+  const theirs = new AvroSerializer(client, SerdeType.VALUE, { useLatestVersion: true })
+  expect(await codec.decode('MediaLost', await theirs.serialize('media.lost', loss))).toEqual(loss)
+  const ours = await codec.encode('media.lost', 'MediaLost', loss)
+  expect(await new AvroDeserializer(client, SerdeType.VALUE, {}).deserialize('media.lost', ours)).toMatchObject(loss)
+})
+
+test('an incompatible schema is refused by the registry', async () => {
+  const registry = openRegistry(env('SCHEMA_REGISTRY_URL'))
+  const broken = JSON.stringify({ type: 'record', name: 'MediaLost', namespace: 'dev.frameloop', fields: [{ name: 'siteId', type: 'long' }] })
+  await expect(registry.register('media.lost-value', broken)).rejects.toMatchObject({ code: 'SCHEMA_INCOMPATIBLE' })
+})
+
+test('a text file named .jpg becomes a dead letter that says so, and the stage goes on', async () => {
+  const mediaId = await announce(Buffer.from('this is no picture'))
+  expect(await stateOf(mediaId, 3)).toMatchObject({ reason: 'PICTURE_UNREADABLE' })
+  expect(await frameloop('follow', mediaId)).toContain('no JPEG, PNG or WebP')
+})
+
+test('content that is not what was announced is refused', async () => {
+  const bytes = Buffer.from('some bytes')
+  expect(await stateOf(await announce(bytes, { sha256: '0'.repeat(64) }), 3)).toMatchObject({ reason: 'DIGEST_MISMATCH' })
+  expect(await stateOf(await announce(bytes, { bytes: 3 }), 3)).toMatchObject({ reason: 'SIZE_MISMATCH' })
+})
+
+test('a record of an unknown schema and a record that is no Avro become dead letters with their bytes unchanged', async () => {
+  const unknown = Buffer.from([0, 0x7f, 0, 0, 1, 1, 2, 3])
+  await producer.send({
+    topic: 'media.captured',
+    messages: [
+      { key: 'rubbish', value: unknown },
+      { key: 'rubbish', value: 'hello' },
+    ],
+  })
+  const found = await soon(async () => {
+    const { rows } = await pool.query<{ reason: string }>("select reason from dead_letters where camera_id = 'rubbish' order by record_offset")
+    return rows.length === 2 ? rows : undefined
+  })
+  expect(found.map(({ reason }) => reason)).toEqual(['SCHEMA_UNKNOWN', 'RECORD_MALFORMED'])
+})
+
+test('an announcement that comes twice leaves one row and one record behind', async () => {
+  const picture = await store.get(
+    'frameloop-raw',
+    (await soon(async () => one<{ object_key: string }>("select object_key from media where camera_id = 'street' limit 1"))).object_key,
+  )
+  const mediaId = await announce(picture)
+  await stateOf(mediaId, 4)
+  noTime.seq -= 1
+  expect(await announce(picture)).toBe(mediaId)
+  await stateOf(await announce(picture), 4)
+  const hops = await one<{ captured: number; validated: number }>(
+    "select count(*) filter (where topic = 'media.captured') as captured, count(*) filter (where topic = 'media.validated') as validated from hops where subject_id = $1",
+    [mediaId],
+  )
+  expect(hops).toEqual({ captured: 2, validated: 1 })
+})
+
+test.each(['validate', 'extract', 'features', 'catalog', 'agent', 's3', 'postgres', 'kafka'])(
+  '%s is back within 15 s of a kill -9, and every frame captured is accounted for',
+  async (name) => {
+    const before = (JSON.parse(await frameloop('status', '--json')) as Status).processes.find((process) => process.name === name)
+    if (!before) throw new Error(`${name} does not run`)
+    process.kill(before.pid, 'SIGKILL')
+    const since = Date.now()
+    await soon(async () => {
+      const found = await frameloop('status', '--json').then(
+        (text) => JSON.parse(text) as Status,
+        () => undefined,
+      )
+      const now = found?.processes.find((process) => process.name === name)
+      return found?.ready && now && now.pid !== before.pid ? true : undefined
+    }, 60_000)
+    const mark = new Date(Date.now())
+    // frames captured after it came back arrive: the whole chain works again
+    await soon(async () => one("select 1 as ok from features where camera_id = 'street' and frame_at > $1 limit 1", [mark]), 60_000)
+    process.stdout.write(`${name}: frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after the kill\n`)
+    const open = await soon(async () => {
+      const row = await one<{ missing: number }>(
+        `select coalesce(sum(c.highest_seq - (select count(*) from media m where m.camera_id = c.camera_id and m.epoch = c.epoch and m.status_rank >= 2 and m.seq <= c.highest_seq)
+        - (select coalesce(sum(l.seq_to - l.seq_from + 1), 0) from losses l where l.camera_id = c.camera_id and l.epoch = c.epoch)), 0)::int as missing
+       from captures c where c.camera_id = 'street' and c.reported_at < now() - interval '3 seconds' or c.state = 'ended'`,
+      )
+      return row?.missing === 0 ? row : undefined
+    }, 60_000)
+    expect(open.missing).toBe(0)
+    expect(await one('select media_id from media group by camera_id, epoch, seq, media_id having count(*) > 1')).toBeUndefined()
+  },
+)

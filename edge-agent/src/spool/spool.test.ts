@@ -1,0 +1,126 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openLog } from '@frameloop/kit/log'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { chooseEvictions } from './budget.ts'
+import { type FrameHead, Spool } from './spool.ts'
+
+const log = openLog('test', 'silent')
+let folder = ''
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'frameloop-spool-'))
+})
+afterEach(() => rmSync(folder, { recursive: true, force: true }))
+
+const open = (capacity = 1_000_000): Promise<Spool> => Spool.open({ folder, capacity, segmentBytes: 4_000 }, log)
+const aHead = (seq: number, cameraId = 'door'): FrameHead => ({
+  cameraId,
+  epoch: 'e',
+  seq,
+  kind: 'image',
+  extension: 'jpg',
+  capturedAt: 1_000 + seq,
+  mediaOffsetUs: null,
+  width: 1,
+  height: 1,
+  sourceName: '',
+  sha256: '',
+  traceparent: '',
+})
+const bytes = (seq: number): Buffer => Buffer.alloc(1_000, seq)
+const seqs = (spool: Spool): number[] => [...spool.entries].map(({ seq }) => seq)
+
+test('S1, S2: what was acknowledged is there after a crash, with its bytes', async () => {
+  const spool = await open()
+  for (let seq = 1; seq <= 5; seq += 1) await spool.append(aHead(seq), bytes(seq))
+  // no close: the process is gone
+  rmSync(join(folder, 'lock'))
+  const again = await open()
+  expect(seqs(again)).toEqual([1, 2, 3, 4, 5])
+  for (const entry of again.entries) expect((await again.read(entry)).equals(bytes(entry.seq))).toBe(true)
+  await again.close()
+})
+
+test('S2: a write torn at any byte loses nothing that was acknowledged before it', async () => {
+  const spool = await open()
+  await spool.append(aHead(1), bytes(1))
+  const [segment] = readdirSync(folder).filter((name) => name.endsWith('.log'))
+  const file = join(folder, segment ?? '')
+  const first = readFileSync(file).length
+  await spool.append(aHead(2), bytes(2))
+  const whole = readFileSync(file)
+  await spool.close()
+  for (let cut = first; cut < whole.length; cut += 37) {
+    for (const name of readdirSync(folder)) rmSync(join(folder, name))
+    writeFileSync(file, whole)
+    truncateSync(file, cut)
+    const again = await open()
+    expect(seqs(again), `cut at ${cut}`).toEqual([1])
+    await again.close()
+  }
+})
+
+test('S2: a flipped bit costs one record and the rest is delivered', async () => {
+  const spool = await open()
+  for (let seq = 1; seq <= 3; seq += 1) await spool.append(aHead(seq), bytes(seq))
+  const [segment] = readdirSync(folder).filter((name) => name.endsWith('.log'))
+  const file = join(folder, segment ?? '')
+  await spool.close()
+  const content = readFileSync(file)
+  const at = content.indexOf(bytes(2).subarray(0, 100)) + 50
+  content[at] = (content[at] ?? 0) ^ 1
+  writeFileSync(file, content)
+  const again = await open()
+  expect(seqs(again)).toEqual([1, 3])
+  await again.close()
+})
+
+test('S3, S5: a frame leaves only after both acknowledgements, and then its segment goes too', async () => {
+  const spool = await open()
+  const entries = []
+  for (let seq = 1; seq <= 12; seq += 1) entries.push(await spool.append(aHead(seq), bytes(seq)))
+  const before = readdirSync(folder).length
+  for (const entry of entries) await spool.markStored(entry, 'v')
+  expect(seqs(spool)).toHaveLength(12)
+  await spool.markAnnounced(entries)
+  expect(seqs(spool)).toEqual([])
+  expect(readdirSync(folder).length).toBeLessThan(before)
+  await spool.close()
+  const again = await open()
+  expect(seqs(again)).toEqual([])
+  expect(again.counters).toMatchObject([{ cameraId: 'door', epoch: 'e', highestSeq: 12 }])
+  await again.close()
+})
+
+test('what was stored but not announced is announced after a restart, without a second upload', async () => {
+  const spool = await open()
+  const entry = await spool.append(aHead(1), bytes(1))
+  await spool.markStored(entry, 'version-7')
+  await spool.close()
+  const again = await open()
+  expect([...again.entries][0]?.stored).toEqual({ versionId: 'version-7' })
+  await again.close()
+})
+
+test('a second agent on the same spool is refused', async () => {
+  const spool = await open()
+  // the lock names a living process that is not the one that asks
+  const ticks = readFileSync('/proc/1/stat', 'utf8').split(') ')[1]?.split(' ')[19]
+  writeFileSync(join(folder, 'lock'), `1 ${ticks}`)
+  await expect(open()).rejects.toMatchObject({ code: 'SPOOL_LOCKED' })
+  await spool.close()
+})
+
+test('a full spool gives up its oldest frames, tells of each, and keeps the newest of every camera', async () => {
+  const spool = await open(5_500)
+  await spool.append(aHead(1, 'yard'), bytes(1))
+  for (let seq = 1; seq <= 8; seq += 1) await spool.append(aHead(seq), bytes(seq))
+  expect([...spool.entries].map(({ cameraId, seq }) => `${cameraId} ${seq}`)).toEqual(['yard 1', 'door 5', 'door 6', 'door 7', 'door 8'])
+  expect(spool.losses.map(({ seqFrom, reason }) => `${seqFrom} ${reason}`)).toEqual(['1 evicted', '2 evicted', '3 evicted', '4 evicted'])
+  await spool.close()
+})
+
+test('nothing is evicted while there is room', () => {
+  expect(chooseEvictions([{ cameraId: 'a', seq: 1, bytes: 10, busy: false }], 10, 10, 20)).toEqual([])
+})
