@@ -1,0 +1,124 @@
+/** The truth about zones: stored once, never overwritten, only superseded; each new label is told on labels.recorded. */
+import { randomUUID } from 'node:crypto'
+import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
+import { topics } from '@frameloop/schemas/topics'
+import { enqueue } from '../outbox.ts'
+
+export interface NewLabel {
+  readonly cameraId: string
+  readonly zone: string
+  readonly task: string
+  readonly label: string
+  /** Exactly one of the three says what is labelled. */
+  readonly frameId?: string
+  readonly mediaOffsetMs?: number
+  readonly frameAt?: string
+}
+
+export interface Rejected {
+  /** Position in the request. */
+  readonly index: number
+  readonly message: string
+}
+
+export interface Stored {
+  readonly stored: number
+  readonly unchanged: number
+  readonly superseded: number
+  readonly rejected: readonly Rejected[]
+}
+
+/** Why a label cannot be stored, or undefined: pure. */
+export function refuseLabel(label: NewLabel, zones: ReadonlySet<string>, frames: ReadonlySet<string>): string | undefined {
+  const named = [label.frameId, label.mediaOffsetMs, label.frameAt].filter((value) => value !== undefined)
+  if (named.length !== 1) return 'a label names exactly one of frame_id, media_offset_ms and frame_at'
+  if (label.label.trim() === '') return 'the label is empty'
+  if (!zones.has(`${label.cameraId} ${label.zone} ${label.task}`)) return `task ${label.task} has no zone ${label.zone} on camera ${label.cameraId}`
+  if (label.frameId !== undefined && !frames.has(label.frameId)) return `no frame ${label.frameId} is known`
+  if (label.frameAt !== undefined && Number.isNaN(Date.parse(label.frameAt))) return `${label.frameAt} is no time; times look like 2026-11-24T10:00:00.000Z`
+  return undefined
+}
+
+async function knownZones(sql: Sql): Promise<Set<string>> {
+  const { rows } = await sql.query<{ key: string }>("select camera_id || ' ' || zone || ' ' || task as key from zones")
+  return new Set(rows.map(({ key }) => key))
+}
+
+async function knownFrames(sql: Sql, ids: readonly string[]): Promise<Set<string>> {
+  if (ids.length === 0) return new Set()
+  const { rows } = await sql.query<{ frame_id: string }>('select frame_id::text from frames where frame_id::text = any($1)', [ids])
+  return new Set(rows.map(({ frame_id }) => frame_id))
+}
+
+/** Stores what can be stored, tells what cannot and why. The same label again changes nothing. */
+export async function storeLabels(pool: Pool, labels: readonly NewLabel[], source: string, recordedAt: Date): Promise<Stored> {
+  return inTransaction(pool, async (client) => {
+    // one writer of labels at a time: two importers must not both supersede the same row
+    await client.query("select pg_advisory_xact_lock(hashtext('frameloop.labels'))")
+    const zones = await knownZones(client)
+    const frames = await knownFrames(client, labels.flatMap(({ frameId }) => (frameId ? [frameId] : [])))
+    const rejected: Rejected[] = []
+    const accepted = labels.flatMap((label, index) => {
+      const message = refuseLabel(label, zones, frames)
+      if (message === undefined) return [label]
+      rejected.push({ index, message })
+      return []
+    })
+    let stored = 0
+    let superseded = 0
+    for (const label of accepted) {
+      const offset = label.mediaOffsetMs === undefined ? null : Math.round(label.mediaOffsetMs * 1000)
+      const values = [label.cameraId, label.zone, label.task, label.frameId ?? null, offset, label.frameAt ?? null]
+      const { rows } = await client.query<{ label_id: string; label: string }>(
+        'select label_id, label from labels where camera_id = $1 and zone = $2 and task = $3 and frame_id is not distinct from $4::uuid and media_offset_us is not distinct from $5::bigint and frame_at is not distinct from $6::timestamptz and superseded_at is null',
+        values,
+      )
+      const before = rows[0]
+      if (before?.label === label.label) continue
+      if (before) {
+        await client.query('update labels set superseded_at = $2 where label_id = $1', [before.label_id, recordedAt])
+        superseded += 1
+      }
+      const labelId = randomUUID()
+      await client.query('insert into labels (label_id, camera_id, zone, task, frame_id, media_offset_us, frame_at, label, source, recorded_at) values ($7, $1, $2, $3, $4, $5, $6, $8, $9, $10)', [...values, labelId, label.label, source, recordedAt])
+      await enqueue(client, topics.labelsRecorded, label.cameraId, labelId, {
+        labelId,
+        cameraId: label.cameraId,
+        zone: label.zone,
+        task: label.task,
+        label: label.label,
+        frameId: label.frameId ?? null,
+        mediaOffsetUs: offset,
+        frameAt: label.frameAt === undefined ? null : Date.parse(label.frameAt),
+        source,
+        recordedAt: recordedAt.getTime(),
+      })
+      stored += 1
+    }
+    return { stored, superseded, unchanged: accepted.length - stored, rejected }
+  })
+}
+
+export interface NewZone {
+  readonly zone: string
+  readonly x: number
+  readonly y: number
+  readonly width: number
+  readonly height: number
+  readonly pictureWidth: number
+  readonly pictureHeight: number
+}
+
+/** Sets the zones of a camera for a task; the task is made when it is new. Zones not named stay as they are. */
+export async function putZones(pool: Pool, cameraId: string, task: string, zones: readonly NewZone[]): Promise<void> {
+  await inTransaction(pool, async (client) => {
+    await client.query('insert into tasks (task) values ($1) on conflict do nothing', [task])
+    for (const zone of zones) {
+      await client.query(
+        `insert into zones (camera_id, zone, task, x, y, width, height, picture_width, picture_height) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         on conflict (camera_id, zone, task) do update set x = excluded.x, y = excluded.y, width = excluded.width, height = excluded.height, picture_width = excluded.picture_width, picture_height = excluded.picture_height`,
+        [cameraId, zone.zone, task, zone.x, zone.y, zone.width, zone.height, zone.pictureWidth, zone.pictureHeight],
+      )
+    }
+  })
+}

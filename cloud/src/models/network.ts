@@ -1,0 +1,78 @@
+/**
+ * The network and what goes into it, declared once for training and serving.
+ * A model judges how a zone differs from what it usually looks like: 4 * |pixel - reference| with the median of the
+ * training crops as reference (chosen by measurement, `docs/decisions/0003`).
+ */
+import tf from '@tensorflow/tfjs-node'
+
+/** Per `camera zone`: Uint8Array [height, width, 3], the median of the training crops. */
+export type References = ReadonlyMap<string, Uint8Array>
+
+export function referenceKey(cameraId: string, zone: string): string {
+  return `${cameraId} ${zone}`
+}
+
+/** Medians of each pixel and channel over the crops. */
+export function medianPicture(crops: readonly Uint8Array[]): Uint8Array {
+  const length = crops[0]?.length ?? 0
+  const out = new Uint8Array(length)
+  const counts = new Uint32Array(256)
+  const half = crops.length / 2
+  for (let at = 0; at < length; at += 1) {
+    counts.fill(0)
+    for (const crop of crops) {
+      const value = crop[at] ?? 0
+      counts[value] = (counts[value] ?? 0) + 1
+    }
+    let seen = 0
+    let value = 0
+    while (value < 255) {
+      seen += counts[value] ?? 0
+      if (seen >= half) break
+      value += 1
+    }
+    out[at] = value
+  }
+  return out
+}
+
+const contrast = 4
+
+export interface Augmentation {
+  readonly gain: number
+  readonly bias: number
+  readonly flip: boolean
+}
+
+const plain: Augmentation = { gain: 1, bias: 0, flip: false }
+
+/** Writes one example, Float32 [height, width, 3], at `offset` of `out`. A zone without a reference is compared with black. */
+export function writeInput(out: Float32Array, offset: number, crop: Uint8Array, reference: Uint8Array | undefined, width: number, augmentation: Augmentation = plain): void {
+  const { gain, bias, flip } = augmentation
+  const line = width * 3
+  for (let at = 0; at < crop.length; at += 1) {
+    const value = ((crop[at] as number) / 255 - 0.5) * gain + 0.5 + bias
+    const difference = contrast * Math.abs(value - (reference ? (reference[at] as number) / 255 : 0))
+    if (!flip) out[offset + at] = difference
+    else {
+      const inLine = at % line
+      const channel = inLine % 3
+      out[offset + at - inLine + (line - 3 - (inLine - channel)) + channel] = difference
+    }
+  }
+}
+
+/** About 10,000 weights: three strided convolutions, global maximum and mean, one dense layer of logits. */
+export function buildNetwork(width: number, height: number, classes: number, seed: number): tf.LayersModel {
+  let next = seed * 1_000
+  const input = tf.input({ shape: [height, width, 3] })
+  let layer: tf.SymbolicTensor = input
+  for (const filters of [12, 24, 32]) {
+    next += 1
+    layer = tf.layers.conv2d({ filters, kernelSize: 3, strides: 2, padding: 'same', kernelInitializer: tf.initializers.heNormal({ seed: next }) }).apply(layer) as tf.SymbolicTensor
+    layer = tf.layers.activation({ activation: 'relu' }).apply(layer) as tf.SymbolicTensor
+  }
+  const pooled = [tf.layers.globalMaxPooling2d({}).apply(layer), tf.layers.globalAveragePooling2d({}).apply(layer)] as tf.SymbolicTensor[]
+  const output = tf.layers.dense({ units: classes, kernelInitializer: tf.initializers.glorotNormal({ seed: next + 1 }) }).apply(tf.layers.concatenate().apply(pooled)) as tf.SymbolicTensor
+  return tf.model({ inputs: input, outputs: output })
+}

@@ -1,0 +1,40 @@
+/** May this version replace that one? A decision, and the record of it. */
+import type { Sql } from '@frameloop/kit/postgres'
+import { topics } from '@frameloop/schemas/topics'
+import { enqueue } from '../outbox.ts'
+import type { Evaluation } from '../train/evaluate.ts'
+
+export interface Verdict {
+  readonly promote: boolean
+  readonly reason: string
+}
+
+const percent = (value: number): string => `${(value * 100).toFixed(1)} %`
+
+/** On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record. */
+export function mayReplace(challenger: Evaluation, champion: Evaluation | undefined, force: boolean): Verdict {
+  if (force) return { promote: true, reason: 'forced by whoever asked for the run' }
+  if (challenger.n === 0) return champion ? { promote: false, reason: 'no zone could be judged: too few passages' } : { promote: true, reason: 'the first model; no zone could be judged: too few passages' }
+  const score = percent(challenger.balancedAccuracy)
+  if (!champion) return { promote: true, reason: `the first model, ${score} balanced accuracy on ${challenger.n} held-out examples` }
+  const before = percent(champion.balancedAccuracy)
+  if (challenger.balancedAccuracy >= champion.balancedAccuracy) return { promote: true, reason: `${score} balanced accuracy against ${before} of the champion on the same ${challenger.n} held-out examples` }
+  return { promote: false, reason: `${score} balanced accuracy does not reach the champion's ${before} on the same ${challenger.n} held-out examples` }
+}
+
+export interface ModelVersion {
+  readonly task: string
+  readonly version: string
+  readonly modelName: string
+  readonly runId: string
+  readonly digest: string
+  readonly artifactPath: string
+  readonly preprocessing: string
+  readonly datasetDigest: string
+}
+
+/** Writes the promotion and tells models.changed, in the caller's transaction. */
+export async function recordPromotion(sql: Sql, model: ModelVersion, alias: string, decidedBy: string, reason: string): Promise<void> {
+  await sql.query('insert into promotions (task, alias, version, decided_by, reason) values ($1, $2, $3, $4, $5)', [model.task, alias, model.version, decidedBy, reason])
+  await enqueue(sql, topics.modelsChanged, `${model.task}:${alias}`, `${model.modelName}-${model.version}`, { ...model, alias, decidedBy, reason, changedAt: Date.now() })
+}

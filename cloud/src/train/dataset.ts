@@ -1,0 +1,130 @@
+/**
+ * Labels and the stream → a dataset: an immutable manifest of offset ranges, object digests and labels as of a time.
+ * D1  Labels outside the range asked for are never read: changing them changes nothing.
+ * D2  Each (picture, zone) is in it once, however often the footage was played.
+ * D3  Equal frames and labels give an equal manifest and so an equal digest, whenever it is built.
+ */
+import { sha256Hex } from '@frameloop/kit/object-store'
+import type { Pool } from '@frameloop/kit/postgres'
+import type { EpochMs, Us } from '@frameloop/kit/units'
+import type { Codec } from '@frameloop/schemas/codec'
+import { type Range, readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
+
+export interface DatasetQuery {
+  readonly task: string
+  readonly cameraId: string | null
+  /** Media offsets, from (inclusive) until (exclusive). */
+  readonly fromOffsetUs: Us | null
+  readonly untilOffsetUs: Us | null
+  readonly fromTime: EpochMs | null
+  readonly untilTime: EpochMs | null
+}
+
+export interface Example {
+  readonly frameId: string
+  readonly cameraId: string
+  readonly zone: string
+  readonly label: string
+  /** Media offset in ms where there is one, else capture time. */
+  readonly at: number
+  readonly pictureSha256: string
+  /** Uint8Array [height, width, 3]. */
+  readonly pixels: Uint8Array
+}
+
+export interface Dataset {
+  readonly digest: string
+  readonly manifest: string
+  readonly examples: readonly Example[]
+  readonly classes: readonly string[]
+  readonly preprocessing: string
+  readonly width: number
+  readonly height: number
+  readonly cutAt: EpochMs
+}
+
+interface Row {
+  readonly frame_id: string
+  readonly camera_id: string
+  readonly zone: string
+  readonly label: string
+  readonly media_offset_us: number | null
+  readonly frame_at: Date
+  readonly picture_sha256: string
+  readonly preprocessing: string
+  readonly topic: string
+  readonly partition: number
+  readonly record_offset: number
+}
+
+/** Features that a current label speaks of, by frame, by media offset or by capture time. */
+const selectLabelled = `
+  select f.frame_id, f.camera_id, l.zone, l.label, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset
+  from labels l
+  join features f on f.camera_id = l.camera_id
+    and ((l.frame_id is not null and f.frame_id = l.frame_id)
+      or (l.media_offset_us is not null and f.media_offset_us = l.media_offset_us)
+      or (l.frame_at is not null and f.frame_at = l.frame_at))
+  where l.task = $1 and l.superseded_at is null
+    and ($2::text is null or l.camera_id = $2)
+    and ($3::bigint is null or f.media_offset_us >= $3) and ($4::bigint is null or f.media_offset_us < $4)
+    and ($5::timestamptz is null or f.frame_at >= $5) and ($6::timestamptz is null or f.frame_at < $6)
+  order by f.camera_id, l.zone, f.picture_sha256, f.frame_at, f.frame_id`
+
+/** The labelled frames that have been prepared. An empty dataset is returned as it is. */
+export async function buildDataset(pool: Pool, brokers: string, codec: Codec, query: DatasetQuery, signal: AbortSignal): Promise<Dataset> {
+  const time = (at: EpochMs | null): Date | null => (at === null ? null : new Date(at))
+  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)])
+  // D2: the first of equal pictures stands for all of them
+  const once = new Map<string, Row>()
+  for (const row of rows) {
+    const key = `${row.camera_id} ${row.zone} ${row.picture_sha256}`
+    if (!once.has(key)) once.set(key, row)
+  }
+  const wanted = new Map<string, Row[]>()
+  const ranges = new Map<string, Range>()
+  for (const row of once.values()) {
+    wanted.set(`${row.frame_id} ${row.preprocessing}`, [...(wanted.get(`${row.frame_id} ${row.preprocessing}`) ?? []), row])
+    const key = `${row.topic} ${row.partition}`
+    const range = ranges.get(key)
+    ranges.set(key, { topic: row.topic, partition: row.partition, from: Math.min(range?.from ?? row.record_offset, row.record_offset), until: Math.max(range?.until ?? 0, row.record_offset + 1) })
+  }
+  const examples: Example[] = []
+  let preprocessing = ''
+  let shape: readonly number[] = [64, 64, 3]
+  for await (const record of readRanges(brokers, 'frameloop.train.replay', [...ranges.values()], signal)) {
+    const event = await codec.decode('FeaturesPrepared', record.value)
+    const rowsOf = wanted.get(`${event.frameId} ${event.preprocessing}`)
+    if (!rowsOf || !event.pixels) continue
+    for (const row of rowsOf) {
+      const zone = event.zones.find((one) => one.zone === row.zone)
+      if (!zone) continue
+      preprocessing = event.preprocessing
+      shape = zone.shape
+      const size = zone.shape.reduce((product, side) => product * side, 1)
+      examples.push({
+        frameId: row.frame_id,
+        cameraId: row.camera_id,
+        zone: row.zone,
+        label: row.label,
+        at: row.media_offset_us === null ? row.frame_at.getTime() : row.media_offset_us / 1000,
+        pictureSha256: row.picture_sha256,
+        pixels: new Uint8Array(event.pixels.subarray(zone.offset, zone.offset + size)),
+      })
+    }
+    wanted.delete(`${event.frameId} ${event.preprocessing}`)
+  }
+  examples.sort((a, b) => compare(a.cameraId, b.cameraId) || compare(a.zone, b.zone) || a.at - b.at || compare(a.frameId, b.frameId))
+  const classes = [...new Set(examples.map(({ label }) => label))].sort()
+  const used = new Set(examples.map(({ frameId }) => frameId))
+  const cutAt = [...once.values()].filter((row) => used.has(row.frame_id)).reduce((latest, row) => Math.max(latest, row.frame_at.getTime()), 0)
+  const content = { task: query.task, preprocessing, classes, items: examples.map(({ cameraId, zone, at, label, pictureSha256, pixels }) => [cameraId, zone, at, label, pictureSha256, sha256Hex(pixels)]) }
+  // D3: where the frames lie on the bus is told beside, and is no part of the digest
+  const digest = sha256Hex(Buffer.from(JSON.stringify(content)))
+  const manifest = JSON.stringify({ digest, ...content, ranges: [...ranges.values()], frames: examples.map(({ frameId }) => frameId), cutAt: new Date(cutAt).toISOString(), query })
+  return { digest, manifest, examples, classes, preprocessing, height: shape[0] ?? 64, width: shape[1] ?? 64, cutAt }
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}

@@ -1,0 +1,120 @@
+/** The training loop, in a worker thread: TensorFlow blocks the thread that calls it. Fixed epochs, cosine rate, balanced draws. */
+import { parentPort, workerData } from 'node:worker_threads'
+import tf from '@tensorflow/tfjs-node'
+import { type ModelFiles, readModel, writeModel } from '../models/model-files.ts'
+import { digestOf } from '../models/model-files.ts'
+import { buildNetwork, medianPicture, referenceKey, writeInput } from '../models/network.ts'
+import { evaluate, type Evaluation, type Judged } from './evaluate.ts'
+import type { Example } from './dataset.ts'
+
+export interface FitJob {
+  readonly task: string
+  readonly examples: readonly Example[]
+  readonly train: readonly number[]
+  readonly heldOut: readonly number[]
+  readonly classes: readonly string[]
+  readonly width: number
+  readonly height: number
+  readonly preprocessing: string
+  readonly datasetDigest: string
+  readonly cutAt: string
+  readonly seed: number
+  readonly epochs: number
+  /** Files of the present champion, judged on the same held-out examples. */
+  readonly champion?: { readonly files: ModelFiles; readonly digest: string }
+}
+
+export type FitMessage =
+  | { readonly kind: 'epoch'; readonly epoch: number; readonly loss: number }
+  | { readonly kind: 'done'; readonly files: ModelFiles; readonly digest: string; readonly evaluation: Evaluation; readonly championEvaluation?: Evaluation }
+
+export const hyperparameters = { batch: 32, rate: 0.003, epochs: 20, gain: 0.1, bias: 0.06 } as const
+
+/** mulberry32 (T. Ettinger, 2017): equal seeds draw equal numbers on every machine. */
+export function randomOf(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = state
+    t = Math.imul(t ^ (t >>> 15), t | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<void> {
+  const random = randomOf(job.seed)
+  const size = job.width * job.height * 3
+  const crops = new Map<string, Uint8Array[]>()
+  const groups = new Map<string, number[]>()
+  for (const index of job.train) {
+    const example = job.examples[index] as Example
+    const key = referenceKey(example.cameraId, example.zone)
+    crops.set(key, [...(crops.get(key) ?? []), example.pixels])
+    const group = `${key} ${example.label}`
+    groups.set(group, [...(groups.get(group) ?? []), index])
+  }
+  const references = new Map([...crops].map(([key, list]) => [key, medianPicture(list)]))
+  const model = buildNetwork(job.width, job.height, job.classes.length, job.seed)
+  const { batch, rate, gain, bias } = hyperparameters
+  const steps = Math.ceil(job.train.length / batch)
+  const total = steps * job.epochs
+  const optimizer = tf.train.adam(rate)
+  const drawFrom = [...groups.keys()].sort().map((key) => groups.get(key) as number[])
+  const jitter = (around: number): number => (random() * 2 - 1) * around
+  let draw = 0
+  for (let epoch = 1; epoch <= job.epochs; epoch += 1) {
+    let loss = 0
+    for (let step = 0; step < steps; step += 1) {
+      const input = new Float32Array(batch * size)
+      const labels = new Int32Array(batch)
+      for (let at = 0; at < batch; at += 1, draw += 1) {
+        const group = drawFrom[draw % drawFrom.length] as number[]
+        const example = job.examples[group[Math.floor(random() * group.length)] as number] as Example
+        writeInput(input, at * size, example.pixels, references.get(referenceKey(example.cameraId, example.zone)), job.width, { gain: 1 + jitter(gain), bias: jitter(bias), flip: random() < 0.5 })
+        labels[at] = job.classes.indexOf(example.label)
+      }
+      const done = (epoch - 1) * steps + step
+      // warm up over the first epoch, then half a cosine (Loshchilov & Hutter, ICLR 2017)
+      ;(optimizer as unknown as { learningRate: number }).learningRate = rate * Math.min(1, (done + 1) / steps) * (0.5 + 0.5 * Math.cos((Math.PI * done) / total))
+      const cost = tf.tidy(() => {
+        const x = tf.tensor4d(input, [batch, job.height, job.width, 3])
+        const y = tf.oneHot(tf.tensor1d(labels, 'int32'), job.classes.length)
+        return optimizer.minimize(() => tf.losses.softmaxCrossEntropy(y, model.apply(x, { training: true }) as tf.Tensor2D) as tf.Scalar, true) as tf.Scalar
+      })
+      loss += cost.dataSync()[0] ?? 0
+      cost.dispose()
+    }
+    tell({ kind: 'epoch', epoch, loss: loss / steps })
+  }
+  const files = await writeModel(model, references, { task: job.task, classes: job.classes, width: job.width, height: job.height, preprocessing: job.preprocessing, seed: job.seed, datasetDigest: job.datasetDigest, cutAt: job.cutAt })
+  const digest = digestOf(files)
+  // judged as it will be served: read back from its files
+  const evaluation = await judge(files, digest, job)
+  const championEvaluation = job.champion ? await judge(job.champion.files, job.champion.digest, job).catch(() => undefined) : undefined
+  tell({ kind: 'done', files, digest, evaluation, ...(championEvaluation ? { championEvaluation } : {}) })
+}
+
+async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Evaluation> {
+  const predictor = await readModel(new Map([...files].map(([name, bytes]) => [name, Buffer.from(bytes)])), digest)
+  try {
+    const judged: Judged[] = []
+    for (let from = 0; from < job.heldOut.length; from += 64) {
+      const part = job.heldOut.slice(from, from + 64).map((index) => job.examples[index] as Example)
+      const scores = predictor.predict(part.map(({ cameraId, zone, pixels }) => ({ referenceKey: referenceKey(cameraId, zone), pixels })))
+      part.forEach(({ cameraId, zone, label }, at) => {
+        const row = scores[at] ?? []
+        judged.push({ zone: `${cameraId} ${zone}`, truth: label, answer: predictor.meta.classes[row.indexOf(Math.max(...row))] ?? '' })
+      })
+    }
+    return evaluate(judged)
+  } finally {
+    predictor.dispose()
+  }
+}
+
+if (parentPort) {
+  const port = parentPort
+  await tf.ready()
+  await fit(workerData as FitJob, (message) => port.postMessage(message))
+}

@@ -1,0 +1,62 @@
+/** Starts the trainer: takes requests out of training_runs, one at a time. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault, rootMessage } from '@frameloop/kit/fault'
+import { openHealth } from '@frameloop/kit/http'
+import { openKafka } from '@frameloop/kit/kafka'
+import { openObjectStore } from '@frameloop/kit/object-store'
+import { inTransaction, openPool, type Pool, pingDatabase } from '@frameloop/kit/postgres'
+import { runProcess } from '@frameloop/kit/run-process'
+import { openCodec } from '@frameloop/schemas/codec'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { topics } from '@frameloop/schemas/topics'
+import { CloudSettings } from '../config.ts'
+import { openMlflow } from '../models/mlflow.ts'
+import { enqueue, runOutbox } from '../outbox.ts'
+import { runTraining, type TrainingRequest } from './run-training.ts'
+
+/** The oldest request; one that a crash left half done is taken again. */
+async function claim(pool: Pool): Promise<TrainingRequest | undefined> {
+  const { rows } = await pool.query<TrainingRequest>(
+    `update training_runs set state = 'preparing', started_at = now(), epoch = 0 where request_id = (select request_id from training_runs where state in ('requested', 'interrupted') order by requested_at limit 1 for update skip locked)
+     returning request_id, task, cause, requested_by, camera_id, from_offset_us, until_offset_us, from_time, until_time, seed, force_promote`,
+  )
+  return rows[0]
+}
+
+await runProcess('train', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
+  const pool = lifetime.own('pool', openPool(config.databaseUrl, 'train'), (open) => open.end())
+  const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
+  const codec = openCodec(openRegistry(config.schemaRegistryUrl))
+  const producer = openKafka(config.kafkaBrokers, 'train', log).producer()
+  await producer.connect()
+  lifetime.own('producer', producer, (open) => open.disconnect())
+  lifetime.run('outbox', (signal) => runOutbox(pool, producer, codec, log, signal), fail)
+  const tools = { pool, brokers: config.kafkaBrokers, codec, store, bucketPrefix: config.bucketPrefix, mlflow: openMlflow(config.mlflowTrackingUri), log }
+  await pool.query("update training_runs set state = 'interrupted' where state in ('preparing', 'training')")
+  lifetime.run(
+    'trainer',
+    async (signal) => {
+      while (!signal.aborted) {
+        const request = await claim(pool).catch(() => undefined)
+        if (!request) {
+          await sleep(500, undefined, { signal }).catch(() => {})
+          continue
+        }
+        log.info({ requestId: request.request_id, task: request.task, cause: request.cause }, 'training started')
+        try {
+          await runTraining(request, tools, signal)
+        } catch (thrown) {
+          if (signal.aborted) return
+          const reason = thrown instanceof Fault ? `${thrown.code}: ${thrown.message}` : rootMessage(thrown)
+          log.error({ err: thrown, requestId: request.request_id }, 'training failed')
+          await inTransaction(pool, async (client) => {
+            await client.query("update training_runs set state = 'failed', reason = $2, ended_at = now() where request_id = $1", [request.request_id, reason])
+            await enqueue(client, topics.trainingEnded, request.task, request.request_id, { requestId: request.request_id, task: request.task, runId: '', version: '', state: 'failed', promoted: false, reason, datasetDigest: '', balancedAccuracy: 0, endedAt: Date.now() })
+          }).catch((failure: unknown) => log.error({ err: failure }, 'failure not recorded'))
+        }
+      }
+    },
+    fail,
+  )
+  await openHealth({ name: 'train', metrics, notReady: () => pingDatabase(pool).then(() => ({}), () => ({ postgres: 'does not answer' })) }, config, lifetime)
+})

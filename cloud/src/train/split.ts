@@ -1,0 +1,101 @@
+/**
+ * Which examples are held out: whole passages, never neighbouring frames of what was trained on.
+ * A passage is a run of one label of one zone without a gap of two seconds; long ones are cut into chunks of four.
+ *   1 chunk of a label: none can be held out, the zone is not judged; 2 or 3: the smallest; more: every fourth from the end.
+ * Training examples of the zone within two seconds of a held-out chunk are dropped.
+ */
+import type { Ms } from '@frameloop/kit/units'
+
+export interface Placed {
+  readonly cameraId: string
+  readonly zone: string
+  readonly label: string
+  /** Media offset where there is one, else capture time. */
+  readonly at: Ms
+}
+
+export interface Split {
+  /** Indexes into the examples. */
+  readonly train: readonly number[]
+  readonly heldOut: readonly number[]
+  /** `camera zone` of zones whose every class is in both parts. */
+  readonly judged: readonly string[]
+  readonly notJudged: readonly string[]
+}
+
+const gap: Ms = 2_000
+const chunkLength: Ms = 4_000
+/** Fewer frames than this prove nothing. */
+const smallestChunk = 5
+
+interface Chunk {
+  readonly label: string
+  readonly members: readonly number[]
+  readonly from: Ms
+  readonly to: Ms
+}
+
+function chunksOf(examples: readonly Placed[], members: readonly number[]): Chunk[] {
+  const sorted = [...members].sort((a, b) => (examples[a]?.at ?? 0) - (examples[b]?.at ?? 0))
+  const runs: number[][] = []
+  for (const index of sorted) {
+    const run = runs.at(-1)
+    const last = run ? examples[run.at(-1) ?? -1] : undefined
+    const now = examples[index]
+    if (run && last && now && last.label === now.label && now.at - last.at <= gap) run.push(index)
+    else runs.push([index])
+  }
+  const chunks: Chunk[] = []
+  for (const run of runs) {
+    const at = (index: number | undefined): Ms => examples[index ?? -1]?.at ?? 0
+    const length = at(run.at(-1)) - at(run[0])
+    const pieces = Math.max(1, Math.ceil(length / chunkLength))
+    const size = Math.ceil(run.length / pieces)
+    for (let start = 0; start < run.length; start += size) {
+      const piece = run.slice(start, start + size)
+      chunks.push({ label: examples[piece[0] ?? -1]?.label ?? '', members: piece, from: at(piece[0]), to: at(piece.at(-1)) })
+    }
+  }
+  return chunks
+}
+
+function chooseHeldOut(chunks: readonly Chunk[]): Chunk[] {
+  const usable = chunks.filter(({ members }) => members.length >= smallestChunk)
+  if (usable.length < 2) return []
+  if (usable.length < 4) return [[...usable].sort((a, b) => a.members.length - b.members.length)[0] as Chunk]
+  return [...usable].reverse().filter((_, at) => at % 4 === 0)
+}
+
+/** Pure and without chance: equal examples give equal parts. */
+export function splitByPassage(examples: readonly Placed[]): Split {
+  const zones = new Map<string, number[]>()
+  examples.forEach(({ cameraId, zone }, index) => {
+    const key = `${cameraId} ${zone}`
+    zones.set(key, [...(zones.get(key) ?? []), index])
+  })
+  const train: number[] = []
+  const heldOut: number[] = []
+  const judged: string[] = []
+  const notJudged: string[] = []
+  for (const [zone, members] of [...zones].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const chunks = chunksOf(examples, members)
+    const labels = [...new Set(chunks.map(({ label }) => label))].sort()
+    const held = labels.map((label) => chooseHeldOut(chunks.filter((chunk) => chunk.label === label)))
+    if (labels.length < 2 || held.some((list) => list.length === 0)) {
+      train.push(...members)
+      notJudged.push(zone)
+      continue
+    }
+    judged.push(zone)
+    const apart = held.flat()
+    const inside = new Set(apart.flatMap((chunk) => chunk.members))
+    heldOut.push(...inside)
+    for (const index of members) {
+      const at = examples[index]?.at ?? 0
+      const near = apart.some(({ from, to }) => at > from - gap && at < to + gap)
+      if (!inside.has(index) && !near) train.push(index)
+    }
+  }
+  const ascending = (a: number, b: number): number => a - b
+  return { train: train.sort(ascending), heldOut: heldOut.sort(ascending), judged, notJudged }
+}
