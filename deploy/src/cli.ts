@@ -9,6 +9,9 @@ import { showMs } from '@frameloop/kit/units'
 import { isName } from '@frameloop/schemas/ids'
 import { Command } from 'commander'
 import { follow, showWay } from './follow.ts'
+import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
+import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
+import { exportPredictions, listModels, showModels, train, type TrainFlags } from './learning.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
@@ -32,14 +35,19 @@ function simulatedCamera(home: Home): CameraOption {
   const known = readState<{ origin: number; seed: number }>(home, 'simulator.json')
   const scene = known ?? { origin: Date.now(), seed: 7 }
   if (!known) writeState(home, 'simulator.json', scene)
-  return { cameraId: 'street', address: `simulator:?seed=${scene.seed}&origin=${scene.origin}`, framesPerSecond: 5 }
+  return { cameraId: simulatedId, address: `simulator:?seed=${scene.seed}&origin=${scene.origin}`, framesPerSecond: 5 }
 }
 
 interface UpFlags {
   readonly camera: readonly string[]
   readonly footage?: string
+  readonly zones?: string
+  readonly labels?: string
+  readonly task: string
   readonly demo: boolean
 }
+
+const simulatedId = 'street'
 
 function camerasOf(home: Home, flags: UpFlags): CameraOption[] {
   const cameras: CameraOption[] = flags.camera.map((text, at) => {
@@ -75,12 +83,50 @@ async function runUp(flags: UpFlags): Promise<void> {
   process.on('SIGINT', stop)
   process.on('SIGTERM', stop)
   process.on('SIGHUP', stop)
-  const stack = await up(home, { cameras: camerasOf(home, flags), say: (text) => print(`[up] ${text}`) })
+  const say = (text: string): void => print(`[up] ${text}`)
+  const cameras = camerasOf(home, flags)
+  // files are read before anything is started: a wrong one is told at once
+  const zones = flags.zones ? parseZones(readNamed(flags.zones)) : undefined
+  const labels = flags.labels ? parseLabels(readNamed(flags.labels)) : undefined
+  const labelled = cameras.at(-1)?.cameraId ?? ''
+  const isSimulated = labelled === simulatedId && !flags.zones
+  const zoneSets = zones ? [{ cameraId: labelled, task: flags.task, zones }] : isSimulated ? [{ cameraId: simulatedId, task: flags.task, zones: simulatedZones }] : []
+  const stack = await up(home, { cameras, zones: zoneSets, say })
+  const { endpoints, environment } = stack.state
+  const pool = openPool(environment['DATABASE_URL'] ?? '', 'up', 2)
+  const demo = { pool, labelsUrl: endpoints['labels'] ?? '', cameraId: labelled, task: flags.task, say }
+  const loops: Promise<void>[] = []
+  if (isSimulated) loops.push(runSimulatorTruth(demo, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, controller.signal))
+  if (labels) {
+    const imported = await importLabels(demo.labelsUrl, labels, { cameraId: labelled, task: flags.task, source: flags.labels ?? '' }, () => {})
+    say(`labels: ${showImported(imported)}`)
+    loops.push(trainWhenPrepared(demo, labels, controller.signal))
+  }
   print(`[up] ready after ${showMs(Date.now() - since)}. Stop with Ctrl-C.`)
   while (!controller.signal.aborted) await sleep(3_600_000, undefined, { signal: controller.signal }).catch(() => {})
   print('[up] stopping …')
+  await Promise.all(loops)
+  await pool.end()
   await stack.supervisor.stop()
   print('[up] stopped')
+}
+
+function showImported(imported: Imported): string {
+  const { stored, unchanged, superseded, rejected } = imported
+  return `${stored} stored (${superseded} of them replace earlier ones), ${unchanged} unchanged, ${rejected.length} refused`
+}
+
+async function runImport(file: string, flags: { readonly camera: string; readonly task: string; readonly asOf?: string }): Promise<void> {
+  const labels = parseLabels(readNamed(file))
+  const url = process.env['LABELS_URL'] ?? needStack(openHome()).endpoints['labels'] ?? ''
+  const progress = (done: number): void => {
+    if (process.stdout.isTTY) process.stdout.write(`\r${done} of ${labels.length} labels sent`)
+  }
+  const imported = await importLabels(url, labels, { cameraId: flags.camera, task: flags.task, source: file, ...(flags.asOf ? { asOf: flags.asOf } : {}) }, progress)
+  if (process.stdout.isTTY) process.stdout.write('\r')
+  print(showImported(imported))
+  if (imported.rejected.length === 0) return
+  throw new Fault('LABELS_INVALID', `${imported.rejected.length} labels were refused:\n  ${imported.rejected.slice(0, 20).map(({ line, message }) => `line ${line}: ${message}`).join('\n  ')}`)
 }
 
 async function runDown(): Promise<void> {
@@ -120,6 +166,9 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('start the stack and all processes; runs until Ctrl-C')
     .option('--camera <[NAME=]ADDRESS>', 'a camera: rtsp://…, file:PATH, folder:PATH, simulator:?seed=N (repeatable)', (value: string, all: string[]) => [...all, value], [])
     .option('--footage <FILE>', 'a video file, played in real time and looped; the camera is named after it')
+    .option('--zones <FILE>', 'zones of the camera, JSON')
+    .option('--labels <FILE>', 'labels of the camera, CSV; training begins by itself when the labelled range has been prepared')
+    .option('--task <NAME>', 'the question asked of the zones', 'occupancy')
     .option('--no-demo', 'without a camera given, start none instead of the simulated one')
     .action(runUp)
   program.command('down').description('stop what `up` started').action(runDown)
@@ -141,6 +190,46 @@ export async function main(argv: readonly string[]): Promise<void> {
       const way = await withDatabase(openHome(), (pool) => follow(pool, id))
       print(json ? JSON.stringify(way, null, 2) : showWay(way))
     })
+  const labels = program.command('labels').description('the truth about zones')
+  labels
+    .command('import')
+    .description('store labels from a CSV file; lines already stored are recognised')
+    .argument('<FILE>', 'columns media_offset_ms (or frame_id, or frame_at), zone, label')
+    .requiredOption('--camera <ID>', 'the camera')
+    .requiredOption('--task <NAME>', 'the question the labels answer')
+    .option('--as-of <TIME>', 'recorded time, for example 2026-11-24T10:00:00Z')
+    .action(runImport)
+  program
+    .command('train')
+    .description('train a model on labelled frames; prints the run')
+    .argument('<TASK>', 'the task')
+    .option('--camera <ID>', 'only this camera')
+    .option('--from-offset-ms <N>', 'media offset, inclusive', Number)
+    .option('--until-offset-ms <N>', 'media offset, exclusive', Number)
+    .option('--from <TIME>', 'capture time, inclusive')
+    .option('--to <TIME>', 'capture time, exclusive')
+    .option('--seed <N>', 'seed of weights and draws', Number, 1)
+    .option('--wait', 'first wait until the range is prepared, then until the run has ended')
+    .option('--promote', 'promote the result whatever its figures, on record')
+    .option('--json', 'for programs')
+    .action(async (task: string, flags: TrainFlags) => withDatabase(openHome(), (pool) => train(pool, task, flags, print)))
+  const models = program.command('models').description('versions and who serves')
+  models
+    .command('list')
+    .description('all versions with their held-out figures')
+    .option('--json', 'for programs')
+    .action(async ({ json }: { json?: boolean }) => {
+      const found = await withDatabase(openHome(), listModels)
+      print(json ? JSON.stringify(found, null, 2) : showModels(found))
+    })
+  const predictions = program.command('predictions').description('answers')
+  predictions
+    .command('export')
+    .description('answers of a camera, oldest first')
+    .requiredOption('--camera <ID>', 'the camera')
+    .option('--task <NAME>', 'only this task')
+    .option('--csv', 'comma separated (the default)')
+    .action(async (flags: { camera: string; task?: string }) => withDatabase(openHome(), (pool) => exportPredictions(pool, flags, process.stdout)))
   program
     .command('doctor')
     .description('what frameloop needs of this machine, and what is missing')

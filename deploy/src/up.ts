@@ -13,6 +13,7 @@ import { openObjectStore } from '@frameloop/kit/object-store'
 import { showMs } from '@frameloop/kit/units'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import { choosePorts, type Home, isSameProcess, readState, root, startTicks, writeState } from './home.ts'
+import { putZoneFile, type ZoneEntry } from './label-file.ts'
 import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
 import { migrate, provisionBuckets, provisionSchemas, provisionTopics } from './provision.ts'
@@ -26,6 +27,8 @@ export interface CameraOption {
 
 export interface UpOptions {
   readonly cameras: readonly CameraOption[]
+  /** Zones to set before the first frame is captured. */
+  readonly zones: readonly { readonly cameraId: string; readonly task: string; readonly zones: readonly ZoneEntry[] }[]
   readonly say: (text: string) => void
 }
 
@@ -53,7 +56,7 @@ export function needStack(home: Home): StackState {
 
 const bucketPrefix = 'frameloop'
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
-const processNames = ['agent', 'validate', 'extract', 'features', 'catalog'] as const
+const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve'] as const
 
 export interface RunningStack {
   readonly state: StackState
@@ -156,15 +159,21 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   })
   say('processes:')
   const stage = (name: string): Program => processOf(name, 'stream-processors/src/main.ts', [name], cloud)
-  const needed = [stage('validate'), stage('extract'), stage('features'), stage('catalog')]
-  if (options.cameras.length > 0) needed.push(processOf('agent', 'edge-agent/src/main.ts', [], edge))
-  await Promise.all([...needed.map(start), mlflow])
+  const ofCloud = (name: string): Program => processOf(name, `cloud/src/${name}/main.ts`, [], cloud)
+  // zones must be known before the first frame is prepared
+  const zones = start(ofCloud('labels')).then(async () => {
+    for (const { cameraId, task, zones: list } of options.zones) await putZoneFile(health['labels'] ?? '', cameraId, task, list)
+    await start(stage('features'))
+  })
+  const others = ['validate', 'extract', 'catalog'].map(stage)
+  const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'edge-agent/src/main.ts', [], edge))) : undefined
+  await Promise.all([...others.map(start), zones, agent, start(ofCloud('serve')), mlflow?.then(() => start(ofCloud('train')))])
 
   const withoutCredentials = (url: string): string => url.replace(/\/\/[^@/]*@/, '//')
   const state: StackState = {
     supervisor: { pid: process.pid, ticks: startTicks(process.pid) },
     startedAt: new Date().toISOString(),
-    endpoints: { kafka: brokers, schemaRegistry: registryUrl, s3: s3Endpoint, postgres: withoutCredentials(databaseUrl), mlflow: mlflowUrl },
+    endpoints: { kafka: brokers, schemaRegistry: registryUrl, s3: s3Endpoint, postgres: withoutCredentials(databaseUrl), mlflow: mlflowUrl, labels: health['labels'] ?? '', serve: health['serve'] ?? '' },
     environment: cloud,
     health,
   }

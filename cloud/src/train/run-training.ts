@@ -139,7 +139,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       ]
     })
     await mlflow.log(run.runId, {}, [...curve, { key: 'balanced_accuracy', value: evaluation.balancedAccuracy }, { key: 'accuracy', value: evaluation.accuracy }, ...zoneMetrics])
-    const stored = new Map([...done.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
+    const stored = new Map<string, Buffer>([...done.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
     stored.set('MLmodel', mlmodelFile(run.runId, dataset.width, dataset.height, dataset.classes.length))
     await mlflow.putFiles(run.artifactUri, 'model', stored)
     await mlflow.putFiles(run.artifactUri, 'dataset', new Map([['manifest.json', Buffer.from(dataset.manifest)], ['evaluation.json', Buffer.from(JSON.stringify(evaluation, null, 2))]]))

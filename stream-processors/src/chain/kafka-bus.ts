@@ -359,3 +359,23 @@ export async function boundsOf(brokers: string, name: string, topic: string): Pr
     await called('closing a reader', 10_000, (done) => client.disconnect(done)).catch(() => {})
   }
 }
+
+/** Every record of a topic from now on, all partitions, no group: for feeds. The consumer is told of each record in turn. */
+export async function tail(brokers: string, name: string, topic: string, from: 'end' | 'beginning', onRecord: (record: BusRecord) => Promise<void> | void, signal: AbortSignal): Promise<void> {
+  const bounds = await boundsOf(brokers, name, topic)
+  const client = new rdkafka.KafkaConsumer(
+    { ...shared(brokers, name), 'group.id': name, 'enable.auto.commit': false, 'isolation.level': 'read_committed', 'enable.partition.eof': true, 'fetch.wait.max.ms': 50, 'fetch.queue.backoff.ms': 10 },
+    { 'auto.offset.reset': 'earliest' },
+  )
+  await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))
+  try {
+    client.setDefaultConsumeTimeout(200)
+    client.assign(bounds.map(({ partition, from: low, until }) => ({ topic, partition, offset: from === 'end' ? until : low })) as rdkafka.TopicPartition[])
+    while (!signal.aborted) {
+      const messages = await called<rdkafka.Message[]>('reading', 60_000, (done) => client.consume(200, done)).catch(() => [])
+      for (const message of messages) await onRecord(toRecord(message))
+    }
+  } finally {
+    await called('closing a reader', 10_000, (done) => client.disconnect(done)).catch(() => {})
+  }
+}

@@ -1,0 +1,59 @@
+/** features.prepared → predictions.made: every zone that a task asks about, answered by the task's champion. A stage of the chain like the others. */
+import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
+import { topics } from '@frameloop/schemas/topics'
+import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
+import { referenceKey } from '../models/network.ts'
+import type { ModelSlots } from '../models/model-slots.ts'
+import type { Batcher } from './batcher.ts'
+
+const version = '1'
+
+async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batcher, context: StageContext): Promise<Outcome> {
+  const packed = event.pixels ?? (await context.fetch(event.object))
+  const asked = event.zones.flatMap((zone) => zone.tasks.flatMap((task) => {
+    const slot = slots.of(task)
+    // a model answers only what was prepared the way it was trained
+    return slot && slot.change.preprocessing === event.preprocessing ? [{ zone, task, slot }] : []
+  }))
+  const outputs = await Promise.all(
+    asked.map(async ({ zone, task, slot }): Promise<Output> => {
+      const size = zone.shape.reduce((product, side) => product * side, 1)
+      const pixels = packed.subarray(zone.offset, zone.offset + size)
+      const { scores, predictMs } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(event.cameraId, zone.zone), pixels })
+      const { classes } = slot.predictor.meta
+      const confidence = Math.max(...scores)
+      const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = event
+      const made: PredictionMade = {
+        ...{ siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs },
+        zone: zone.zone,
+        task,
+        picture: event.picture,
+        modelName: slot.change.modelName,
+        modelVersion: slot.change.version,
+        modelDigest: slot.change.digest,
+        alias: slot.change.alias,
+        preprocessing: event.preprocessing,
+        classes: [...classes],
+        scores,
+        answer: classes[scores.indexOf(confidence)] ?? '',
+        confidence,
+        capturedAt: frameAt,
+        preparedAt: event.preparedAt,
+        answeredAt: context.now(),
+        predictMs,
+        x: zone.x,
+        y: zone.y,
+        width: zone.width,
+        height: zone.height,
+        pictureWidth: event.pictureWidth,
+        pictureHeight: event.pictureHeight,
+      }
+      return { topic: topics.predictionsMade, key: cameraId, id: frameId, time: frameAt, event: made }
+    }),
+  )
+  return { kind: 'emit', outputs }
+}
+
+export function liveStage(slots: ModelSlots, batcher: Batcher): Stage<'FeaturesPrepared'> {
+  return { name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade], work: ({ event }, context) => answer(event, slots, batcher, context) }
+}

@@ -1,0 +1,150 @@
+/** `train`, `models list`, `predictions export`. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { requestTraining } from '@frameloop/cloud/train/request'
+import { Fault } from '@frameloop/kit/fault'
+import type { Pool } from '@frameloop/kit/postgres'
+
+export interface TrainFlags {
+  readonly camera?: string
+  readonly fromOffsetMs?: number
+  readonly untilOffsetMs?: number
+  readonly from?: string
+  readonly to?: string
+  readonly seed: number
+  readonly wait?: boolean
+  readonly promote?: boolean
+  readonly json?: boolean
+}
+
+interface RunRow {
+  readonly state: string
+  readonly epoch: number
+  readonly epochs: number
+  readonly loss: number | null
+  readonly run_id: string
+  readonly version: string
+  readonly promoted: boolean
+  readonly reason: string
+  readonly dataset_digest: string
+}
+
+function timeOf(text: string | undefined, name: string): number | null {
+  if (text === undefined) return null
+  const at = Date.parse(text)
+  if (Number.isNaN(at)) throw new Fault('REQUEST_INVALID', `${name} ${text} is no time; times look like 2026-11-24T10:00:00Z`)
+  return at
+}
+
+const preparedLimit = 180_000
+const runLimit = 900_000
+
+/** Waits until every labelled offset of the range has features; says how far it is. */
+async function waitForRange(pool: Pool, task: string, flags: TrainFlags, say: (text: string) => void): Promise<void> {
+  const from = flags.fromOffsetMs === undefined ? null : Math.round(flags.fromOffsetMs * 1000)
+  const until = flags.untilOffsetMs === undefined ? null : Math.round(flags.untilOffsetMs * 1000)
+  const deadline = Date.now() + preparedLimit
+  for (let told = 0; ; ) {
+    const { rows } = await pool.query<{ labelled: number; prepared: number }>(
+      `select count(*)::int as labelled, count(*) filter (where exists (select 1 from features f where f.camera_id = l.camera_id and f.media_offset_us = l.media_offset_us))::int as prepared
+       from (select distinct camera_id, media_offset_us from labels where task = $1 and superseded_at is null and media_offset_us is not null and ($2::text is null or camera_id = $2)
+         and ($3::bigint is null or media_offset_us >= $3) and ($4::bigint is null or media_offset_us < $4)) l`,
+      [task, flags.camera ?? null, from, until],
+    )
+    const { labelled = 0, prepared = 0 } = rows[0] ?? {}
+    if (prepared >= labelled) return
+    if (Date.now() > deadline) throw new Fault('TIMED_OUT', `Only ${prepared} of ${labelled} labelled frames of the range have been prepared after ${preparedLimit / 1000} s`)
+    if (Date.now() - told > 5_000) {
+      told = Date.now()
+      say(`waiting for the range: ${prepared} of ${labelled} labelled frames prepared`)
+    }
+    await sleep(500)
+  }
+}
+
+export async function train(pool: Pool, task: string, flags: TrainFlags, print: (text: string) => void): Promise<void> {
+  const { rowCount } = await pool.query('select 1 from tasks where task = $1', [task])
+  if (!rowCount) throw new Fault('TASK_UNKNOWN', `There is no task ${task}`)
+  const say = (text: string): void => {
+    if (!flags.json) print(text)
+  }
+  if (flags.wait) await waitForRange(pool, task, flags, say)
+  const offset = (ms: number | undefined): number | null => (ms === undefined ? null : Math.round(ms * 1000))
+  const requestId = await requestTraining(pool, {
+    task,
+    cameraId: flags.camera ?? null,
+    fromOffsetUs: offset(flags.fromOffsetMs),
+    untilOffsetUs: offset(flags.untilOffsetMs),
+    fromTime: timeOf(flags.from, '--from'),
+    untilTime: timeOf(flags.to, '--to'),
+    cause: 'manual',
+    requestedBy: 'command line',
+    seed: flags.seed,
+    promote: flags.promote ?? false,
+    evidence: {},
+  })
+  if (!flags.wait) {
+    print(flags.json ? JSON.stringify({ request: requestId }) : `requested as ${requestId}; follow it on the page or with --wait`)
+    return
+  }
+  const deadline = Date.now() + runLimit
+  for (let told = 0; ; ) {
+    const { rows } = await pool.query<RunRow>('select state, epoch, epochs, loss, run_id, version, promoted, reason, dataset_digest from training_runs where request_id = $1', [requestId])
+    const row = rows[0]
+    if (row?.state === 'failed') throw new Fault('RUN_FAILED', `The training run failed: ${row.reason}`)
+    if (row?.state === 'succeeded') {
+      const { run_id: run, version, promoted, reason, dataset_digest: dataset } = row
+      print(flags.json ? JSON.stringify({ run, version, promoted, reason, dataset }) : `version ${version} (MLflow run ${run}, dataset ${dataset.slice(0, 12)}…) ${promoted ? 'is champion now' : 'was not promoted'}: ${reason}`)
+      return
+    }
+    if (Date.now() > deadline) throw new Fault('TIMED_OUT', `The run did not end within ${runLimit / 60_000} minutes`)
+    if (row && Date.now() - told > 3_000) {
+      told = Date.now()
+      say(row.state === 'training' && row.epochs > 0 ? `training: epoch ${row.epoch} of ${row.epochs}${row.loss === null ? '' : `, loss ${row.loss.toFixed(4)}`}` : `${row.state} …`)
+    }
+    await sleep(300)
+  }
+}
+
+export interface ListedModel {
+  readonly task: string
+  readonly version: string
+  readonly alias: string
+  readonly created_at: Date
+  readonly metrics: { readonly balancedAccuracy?: number; readonly n?: number }
+  readonly dataset_digest: string
+  readonly run_id: string
+}
+
+export async function listModels(pool: Pool): Promise<ListedModel[]> {
+  const { rows } = await pool.query<ListedModel>(
+    `with serving as (select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc)
+     select m.task, m.version, coalesce(string_agg(s.alias, ', '), '') as alias, m.created_at, m.metrics, m.dataset_digest, m.run_id
+     from model_versions m left join serving s on s.task = m.task and s.version = m.version
+     group by m.task, m.version order by m.task, m.created_at`,
+  )
+  return rows
+}
+
+export function showModels(models: readonly ListedModel[]): string {
+  if (models.length === 0) return 'No model has been trained yet.'
+  return models
+    .map(({ task, version, alias, created_at, metrics, dataset_digest, run_id }) => `${task} version ${version.padEnd(3)} ${alias.padEnd(10)} balanced accuracy ${((metrics.balancedAccuracy ?? 0) * 100).toFixed(1)} % of ${metrics.n ?? 0} held out  ${created_at.toISOString()}  run ${run_id}  dataset ${dataset_digest.slice(0, 12)}`)
+    .join('\n')
+}
+
+export async function exportPredictions(pool: Pool, flags: { readonly camera: string; readonly task?: string }, out: NodeJS.WritableStream): Promise<void> {
+  out.write('frame_id,camera_id,zone,task,media_offset_ms,frame_at,answered_at,answer,confidence,model_version\n')
+  let after: [Date, string, string, string] = [new Date(0), '00000000-0000-0000-0000-000000000000', '', '']
+  for (;;) {
+    const { rows } = await pool.query<{ frame_id: string; camera_id: string; zone: string; task: string; media_offset_us: number | null; frame_at: Date; answered_at: Date; answer: string; confidence: number; model_version: string }>(
+      `select frame_id, camera_id, zone, task, media_offset_us, frame_at, answered_at, answer, confidence, model_version from predictions
+       where camera_id = $1 and ($2::text is null or task = $2) and (answered_at, frame_id, zone, model_version) > ($3::timestamptz, $4::uuid, $5, $6)
+       order by answered_at, frame_id, zone, model_version limit 5000`,
+      [flags.camera, flags.task ?? null, ...after],
+    )
+    for (const row of rows) out.write(`${[row.frame_id, row.camera_id, row.zone, row.task, row.media_offset_us === null ? '' : row.media_offset_us / 1000, row.frame_at.toISOString(), row.answered_at.toISOString(), row.answer, row.confidence, row.model_version].join(',')}\n`)
+    const last = rows.at(-1)
+    if (!last) return
+    after = [last.answered_at, last.frame_id, last.zone, last.model_version]
+  }
+}
