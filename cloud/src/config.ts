@@ -1,7 +1,8 @@
 /** Settings of the cloud's processes. */
-import Type from 'typebox'
+
 import { databaseSettings, kafkaSettings, objectStoreSettings, processSettings } from '@frameloop/kit/config'
 import { namePattern } from '@frameloop/schemas/ids'
+import Type from 'typebox'
 
 export const CloudSettings = Type.Object({
   ...processSettings,

@@ -31,7 +31,11 @@ function started(child: ChildProcess, until: RegExp): Promise<string> {
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const home = mkdtempSync(join(tmpdir(), 'frameloop-e2e-'))
   chmodSync(home, 0o755)
-  const child = spawn(process.execPath, [command, 'up'], { env: { ...process.env, FRAMELOOP_HOME: home }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(
+    process.execPath,
+    [command, 'up', '--demo', '--footage', join(root, '.frameloop/tools/footage/vtest.avi'), '--zones', join(root, 'deploy/e2e/footage/vtest-zones.json'), '--task', 'pedestrians'],
+    { env: { ...process.env, FRAMELOOP_HOME: home }, stdio: ['ignore', 'pipe', 'pipe'] },
+  )
   const printed = await started(child, /ready after [^\n]*Stop with/)
   process.stdout.write(printed.replace(/^(?!\[up\]).*\n/gm, ''))
   project.provide('home', home)

@@ -8,11 +8,11 @@ import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { showMs } from '@frameloop/kit/units'
 import { isName } from '@frameloop/schemas/ids'
 import { Command } from 'commander'
-import { follow, showWay } from './follow.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
-import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
-import { exportPredictions, listModels, showModels, train, type TrainFlags } from './learning.ts'
+import { follow, showWay } from './follow.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
+import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
+import { exportPredictions, listModels, showModels, type TrainFlags, train } from './learning.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
 
@@ -44,10 +44,11 @@ interface UpFlags {
   readonly zones?: string
   readonly labels?: string
   readonly task: string
-  readonly demo: boolean
+  readonly demo?: boolean
 }
 
 const simulatedId = 'street'
+const simulatedTask = 'occupancy'
 
 function camerasOf(home: Home, flags: UpFlags): CameraOption[] {
   const cameras: CameraOption[] = flags.camera.map((text, at) => {
@@ -61,7 +62,7 @@ function camerasOf(home: Home, flags: UpFlags): CameraOption[] {
     if (!isName(cameraId)) throw new Fault('SOURCE_UNREADABLE', `A camera is named after its file, and ${cameraId} is no name: letters, digits, dots, dashes and underscores only`)
     cameras.push({ cameraId, address: `file:${encodeURI(path)}?loop=true` })
   }
-  if (cameras.length === 0 && flags.demo) cameras.push(simulatedCamera(home))
+  if (flags.demo ?? cameras.length === 0) cameras.unshift(simulatedCamera(home))
   return cameras
 }
 
@@ -89,14 +90,18 @@ async function runUp(flags: UpFlags): Promise<void> {
   const zones = flags.zones ? parseZones(readNamed(flags.zones)) : undefined
   const labels = flags.labels ? parseLabels(readNamed(flags.labels)) : undefined
   const labelled = cameras.at(-1)?.cameraId ?? ''
-  const isSimulated = labelled === simulatedId && !flags.zones
-  const zoneSets = zones ? [{ cameraId: labelled, task: flags.task, zones }] : isSimulated ? [{ cameraId: simulatedId, task: flags.task, zones: simulatedZones }] : []
+  const isSimulated = cameras[0]?.cameraId === simulatedId && cameras[0].address.startsWith('simulator:')
+  const zoneSets = [
+    ...(zones ? [{ cameraId: labelled, task: flags.task, zones }] : []),
+    ...(isSimulated ? [{ cameraId: simulatedId, task: simulatedTask, zones: simulatedZones }] : []),
+  ]
   const stack = await up(home, { cameras, zones: zoneSets, say })
   const { endpoints, environment } = stack.state
   const pool = openPool(environment['DATABASE_URL'] ?? '', 'up', 2)
   const demo = { pool, labelsUrl: endpoints['labels'] ?? '', cameraId: labelled, task: flags.task, say }
   const loops: Promise<void>[] = []
-  if (isSimulated) loops.push(runSimulatorTruth(demo, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, controller.signal))
+  if (isSimulated)
+    loops.push(runSimulatorTruth({ ...demo, cameraId: simulatedId, task: simulatedTask }, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, controller.signal))
   if (labels) {
     const imported = await importLabels(demo.labelsUrl, labels, { cameraId: labelled, task: flags.task, source: flags.labels ?? '' }, () => {})
     say(`labels: ${showImported(imported)}`)
@@ -126,7 +131,13 @@ async function runImport(file: string, flags: { readonly camera: string; readonl
   if (process.stdout.isTTY) process.stdout.write('\r')
   print(showImported(imported))
   if (imported.rejected.length === 0) return
-  throw new Fault('LABELS_INVALID', `${imported.rejected.length} labels were refused:\n  ${imported.rejected.slice(0, 20).map(({ line, message }) => `line ${line}: ${message}`).join('\n  ')}`)
+  throw new Fault(
+    'LABELS_INVALID',
+    `${imported.rejected.length} labels were refused:\n  ${imported.rejected
+      .slice(0, 20)
+      .map(({ line, message }) => `line ${line}: ${message}`)
+      .join('\n  ')}`,
+  )
 }
 
 async function runDown(): Promise<void> {
@@ -169,7 +180,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--zones <FILE>', 'zones of the camera, JSON')
     .option('--labels <FILE>', 'labels of the camera, CSV; training begins by itself when the labelled range has been prepared')
     .option('--task <NAME>', 'the question asked of the zones', 'occupancy')
-    .option('--no-demo', 'without a camera given, start none instead of the simulated one')
+    .option('--demo', 'the simulated camera beside the ones given; it is the default when none is given')
+    .option('--no-demo', 'no simulated camera')
     .action(runUp)
   program.command('down').description('stop what `up` started').action(runDown)
   program

@@ -28,9 +28,25 @@ async function hasChampion(pool: Pool, task: string): Promise<boolean> {
 }
 
 async function askOnce(demo: Demo, cause: 'simulator' | 'footage', range: { readonly from: number | null; readonly until: number | null }): Promise<void> {
-  const { rowCount } = await demo.pool.query('select 1 from training_runs where task = $1 and cause = $2 and (from_offset_us is not distinct from $3) limit 1', [demo.task, cause, range.from])
+  const { rowCount } = await demo.pool.query('select 1 from training_runs where task = $1 and cause = $2 and (from_offset_us is not distinct from $3) limit 1', [
+    demo.task,
+    cause,
+    range.from,
+  ])
   if ((rowCount ?? 0) > 0 || (await hasChampion(demo.pool, demo.task))) return
-  await requestTraining(demo.pool, { task: demo.task, cameraId: demo.cameraId, fromOffsetUs: range.from, untilOffsetUs: range.until, fromTime: null, untilTime: null, cause, requestedBy: cause, seed: 1, promote: false, evidence: {} })
+  await requestTraining(demo.pool, {
+    task: demo.task,
+    cameraId: demo.cameraId,
+    fromOffsetUs: range.from,
+    untilOffsetUs: range.until,
+    fromTime: null,
+    untilTime: null,
+    cause,
+    requestedBy: cause,
+    seed: 1,
+    promote: false,
+    evidence: {},
+  })
   demo.say(`training of ${demo.task} requested`)
 }
 
@@ -39,7 +55,10 @@ export async function runSimulatorTruth(demo: Demo, seed: number, signal: AbortS
   let begun: number | undefined
   while (!signal.aborted) {
     try {
-      const { rows } = await demo.pool.query<{ media_offset_us: number }>('select media_offset_us from features where camera_id = $1 and media_offset_us > $2 order by media_offset_us limit 500', [demo.cameraId, since])
+      const { rows } = await demo.pool.query<{ media_offset_us: number }>(
+        'select media_offset_us from features where camera_id = $1 and media_offset_us > $2 order by media_offset_us limit 500',
+        [demo.cameraId, since],
+      )
       const first = await demo.pool.query<{ first: number | null }>('select min(media_offset_us) as first from features where camera_id = $1', [demo.cameraId])
       begun = first.rows[0]?.first ?? begun
       const labels = rows.flatMap(({ media_offset_us }): LabelLine[] => {
@@ -61,7 +80,9 @@ export async function trainWhenPrepared(demo: Demo, labels: readonly LabelLine[]
   const offsets = labels.flatMap(({ mediaOffsetMs }) => (mediaOffsetMs === undefined ? [] : [mediaOffsetMs]))
   const last = Math.max(...offsets)
   while (!signal.aborted) {
-    const prepared = await demo.pool.query<{ last: number | null }>('select max(media_offset_us) as last from features where camera_id = $1', [demo.cameraId]).catch(() => undefined)
+    const prepared = await demo.pool
+      .query<{ last: number | null }>('select max(media_offset_us) as last from features where camera_id = $1', [demo.cameraId])
+      .catch(() => undefined)
     if ((prepared?.rows[0]?.last ?? -1) >= last * 1000) {
       await askOnce(demo, 'footage', { from: 0, until: last * 1000 + 1 }).catch(() => {})
       return

@@ -67,9 +67,11 @@ export function parseZones(text: string): ZoneEntry[] {
     if (typeof entry.zone !== 'string' || !isName(entry.zone)) problems.push(`zone ${at + 1}: "zone" must be a name`)
     for (const field of ['x', 'y', 'width', 'height', 'pictureWidth', 'pictureHeight'] as const) {
       const value = entry[field]
-      if (!Number.isInteger(value) || (value ?? -1) < (field === 'x' || field === 'y' ? 0 : 1)) problems.push(`zone ${entry.zone ?? at + 1}: "${field}" must be a whole number of pixels, it is ${JSON.stringify(value)}`)
+      if (!Number.isInteger(value) || (value ?? -1) < (field === 'x' || field === 'y' ? 0 : 1))
+        problems.push(`zone ${entry.zone ?? at + 1}: "${field}" must be a whole number of pixels, it is ${JSON.stringify(value)}`)
     }
-    if ((entry.x ?? 0) + (entry.width ?? 0) > (entry.pictureWidth ?? 0) || (entry.y ?? 0) + (entry.height ?? 0) > (entry.pictureHeight ?? 0)) problems.push(`zone ${entry.zone ?? at + 1} reaches out of its picture`)
+    if ((entry.x ?? 0) + (entry.width ?? 0) > (entry.pictureWidth ?? 0) || (entry.y ?? 0) + (entry.height ?? 0) > (entry.pictureHeight ?? 0))
+      problems.push(`zone ${entry.zone ?? at + 1} reaches out of its picture`)
     return entry as ZoneEntry
   })
   if (problems.length > 0) throw new Fault('ZONES_INVALID', `The zone file is wrong:\n  ${problems.join('\n  ')}`)
@@ -103,7 +105,12 @@ export interface Imported {
   readonly rejected: readonly { readonly line: number; readonly message: string }[]
 }
 
-export async function importLabels(labelsUrl: string, labels: readonly LabelLine[], where: { readonly cameraId: string; readonly task: string; readonly source: string; readonly asOf?: string }, onProgress: (done: number) => void): Promise<Imported> {
+export async function importLabels(
+  labelsUrl: string,
+  labels: readonly LabelLine[],
+  where: { readonly cameraId: string; readonly task: string; readonly source: string; readonly asOf?: string },
+  onProgress: (done: number) => void,
+): Promise<Imported> {
   let total: Imported = { stored: 0, unchanged: 0, superseded: 0, rejected: [] }
   for (let from = 0; from < labels.length; from += 1_000) {
     const part = labels.slice(from, from + 1_000)

@@ -88,18 +88,26 @@ export async function train(pool: Pool, task: string, flags: TrainFlags, print: 
   }
   const deadline = Date.now() + runLimit
   for (let told = 0; ; ) {
-    const { rows } = await pool.query<RunRow>('select state, epoch, epochs, loss, run_id, version, promoted, reason, dataset_digest from training_runs where request_id = $1', [requestId])
+    const { rows } = await pool.query<RunRow>('select state, epoch, epochs, loss, run_id, version, promoted, reason, dataset_digest from training_runs where request_id = $1', [
+      requestId,
+    ])
     const row = rows[0]
     if (row?.state === 'failed') throw new Fault('RUN_FAILED', `The training run failed: ${row.reason}`)
     if (row?.state === 'succeeded') {
       const { run_id: run, version, promoted, reason, dataset_digest: dataset } = row
-      print(flags.json ? JSON.stringify({ run, version, promoted, reason, dataset }) : `version ${version} (MLflow run ${run}, dataset ${dataset.slice(0, 12)}…) ${promoted ? 'is champion now' : 'was not promoted'}: ${reason}`)
+      print(
+        flags.json
+          ? JSON.stringify({ run, version, promoted, reason, dataset })
+          : `version ${version} (MLflow run ${run}, dataset ${dataset.slice(0, 12)}…) ${promoted ? 'is champion now' : 'was not promoted'}: ${reason}`,
+      )
       return
     }
     if (Date.now() > deadline) throw new Fault('TIMED_OUT', `The run did not end within ${runLimit / 60_000} minutes`)
     if (row && Date.now() - told > 3_000) {
       told = Date.now()
-      say(row.state === 'training' && row.epochs > 0 ? `training: epoch ${row.epoch} of ${row.epochs}${row.loss === null ? '' : `, loss ${row.loss.toFixed(4)}`}` : `${row.state} …`)
+      say(
+        row.state === 'training' && row.epochs > 0 ? `training: epoch ${row.epoch} of ${row.epochs}${row.loss === null ? '' : `, loss ${row.loss.toFixed(4)}`}` : `${row.state} …`,
+      )
     }
     await sleep(300)
   }
@@ -128,7 +136,10 @@ export async function listModels(pool: Pool): Promise<ListedModel[]> {
 export function showModels(models: readonly ListedModel[]): string {
   if (models.length === 0) return 'No model has been trained yet.'
   return models
-    .map(({ task, version, alias, created_at, metrics, dataset_digest, run_id }) => `${task} version ${version.padEnd(3)} ${alias.padEnd(10)} balanced accuracy ${((metrics.balancedAccuracy ?? 0) * 100).toFixed(1)} % of ${metrics.n ?? 0} held out  ${created_at.toISOString()}  run ${run_id}  dataset ${dataset_digest.slice(0, 12)}`)
+    .map(
+      ({ task, version, alias, created_at, metrics, dataset_digest, run_id }) =>
+        `${task} version ${version.padEnd(3)} ${alias.padEnd(10)} balanced accuracy ${((metrics.balancedAccuracy ?? 0) * 100).toFixed(1)} % of ${metrics.n ?? 0} held out  ${created_at.toISOString()}  run ${run_id}  dataset ${dataset_digest.slice(0, 12)}`,
+    )
     .join('\n')
 }
 
@@ -136,13 +147,27 @@ export async function exportPredictions(pool: Pool, flags: { readonly camera: st
   out.write('frame_id,camera_id,zone,task,media_offset_ms,frame_at,answered_at,answer,confidence,model_version\n')
   let after: [Date, string, string, string] = [new Date(0), '00000000-0000-0000-0000-000000000000', '', '']
   for (;;) {
-    const { rows } = await pool.query<{ frame_id: string; camera_id: string; zone: string; task: string; media_offset_us: number | null; frame_at: Date; answered_at: Date; answer: string; confidence: number; model_version: string }>(
+    const { rows } = await pool.query<{
+      frame_id: string
+      camera_id: string
+      zone: string
+      task: string
+      media_offset_us: number | null
+      frame_at: Date
+      answered_at: Date
+      answer: string
+      confidence: number
+      model_version: string
+    }>(
       `select frame_id, camera_id, zone, task, media_offset_us, frame_at, answered_at, answer, confidence, model_version from predictions
        where camera_id = $1 and ($2::text is null or task = $2) and (answered_at, frame_id, zone, model_version) > ($3::timestamptz, $4::uuid, $5, $6)
        order by answered_at, frame_id, zone, model_version limit 5000`,
       [flags.camera, flags.task ?? null, ...after],
     )
-    for (const row of rows) out.write(`${[row.frame_id, row.camera_id, row.zone, row.task, row.media_offset_us === null ? '' : row.media_offset_us / 1000, row.frame_at.toISOString(), row.answered_at.toISOString(), row.answer, row.confidence, row.model_version].join(',')}\n`)
+    for (const row of rows)
+      out.write(
+        `${[row.frame_id, row.camera_id, row.zone, row.task, row.media_offset_us === null ? '' : row.media_offset_us / 1000, row.frame_at.toISOString(), row.answered_at.toISOString(), row.answer, row.confidence, row.model_version].join(',')}\n`,
+      )
     const last = rows.at(-1)
     if (!last) return
     after = [last.answered_at, last.frame_id, last.zone, last.model_version]

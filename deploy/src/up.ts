@@ -173,7 +173,15 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const state: StackState = {
     supervisor: { pid: process.pid, ticks: startTicks(process.pid) },
     startedAt: new Date().toISOString(),
-    endpoints: { kafka: brokers, schemaRegistry: registryUrl, s3: s3Endpoint, postgres: withoutCredentials(databaseUrl), mlflow: mlflowUrl, labels: health['labels'] ?? '', serve: health['serve'] ?? '' },
+    endpoints: {
+      kafka: brokers,
+      schemaRegistry: registryUrl,
+      s3: s3Endpoint,
+      postgres: withoutCredentials(databaseUrl),
+      mlflow: mlflowUrl,
+      labels: health['labels'] ?? '',
+      serve: health['serve'] ?? '',
+    },
     environment: cloud,
     health,
   }

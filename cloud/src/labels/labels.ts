@@ -56,7 +56,10 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
     // one writer of labels at a time: two importers must not both supersede the same row
     await client.query("select pg_advisory_xact_lock(hashtext('frameloop.labels'))")
     const zones = await knownZones(client)
-    const frames = await knownFrames(client, labels.flatMap(({ frameId }) => (frameId ? [frameId] : [])))
+    const frames = await knownFrames(
+      client,
+      labels.flatMap(({ frameId }) => (frameId ? [frameId] : [])),
+    )
     const rejected: Rejected[] = []
     const accepted = labels.flatMap((label, index) => {
       const message = refuseLabel(label, zones, frames)
@@ -80,7 +83,10 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
         superseded += 1
       }
       const labelId = randomUUID()
-      await client.query('insert into labels (label_id, camera_id, zone, task, frame_id, media_offset_us, frame_at, label, source, recorded_at) values ($7, $1, $2, $3, $4, $5, $6, $8, $9, $10)', [...values, labelId, label.label, source, recordedAt])
+      await client.query(
+        'insert into labels (label_id, camera_id, zone, task, frame_id, media_offset_us, frame_at, label, source, recorded_at) values ($7, $1, $2, $3, $4, $5, $6, $8, $9, $10)',
+        [...values, labelId, label.label, source, recordedAt],
+      )
       await enqueue(client, topics.labelsRecorded, label.cameraId, labelId, {
         labelId,
         cameraId: label.cameraId,

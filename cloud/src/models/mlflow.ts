@@ -31,7 +31,8 @@ export function openMlflow(baseUrl: string): Mlflow {
   const api = async <Answer>(path: string, body: unknown, tolerate?: string): Promise<Answer> => {
     const response = await call('POST', `/api/2.0/mlflow/${path}`, JSON.stringify(body))
     const answer = (await response.json().catch(() => ({}))) as { error_code?: string; message?: string }
-    if (!response.ok && answer.error_code !== tolerate) throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to ${path}: ${answer.message ?? ''}`, { path, status: response.status })
+    if (!response.ok && answer.error_code !== tolerate)
+      throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to ${path}: ${answer.message ?? ''}`, { path, status: response.status })
     return answer as Answer
   }
   const artifactPath = (uri: string, folder: string, name: string): string => `/api/2.0/mlflow-artifacts/artifacts/${uri.replace(/^mlflow-artifacts:\/*/, '')}/${folder}/${name}`
@@ -42,12 +43,18 @@ export function openMlflow(baseUrl: string): Mlflow {
       await api('experiments/create', { name: experiment }, 'RESOURCE_ALREADY_EXISTS')
       const found = await call('GET', `/api/2.0/mlflow/experiments/get-by-name?experiment_name=${encodeURIComponent(experiment)}`)
       const { experiment: known } = (await found.json()) as { experiment: { experiment_id: string } }
-      const { run } = await api<{ run: { info: { run_id: string; artifact_uri: string } } }>('runs/create', { experiment_id: known.experiment_id, run_name: name, start_time: now(), tags: list(tags) })
+      const { run } = await api<{ run: { info: { run_id: string; artifact_uri: string } } }>('runs/create', {
+        experiment_id: known.experiment_id,
+        run_name: name,
+        start_time: now(),
+        tags: list(tags),
+      })
       return { runId: run.info.run_id, artifactUri: run.info.artifact_uri }
     },
     async log(runId, params, metrics) {
       const stamped = metrics.filter(({ value }) => Number.isFinite(value)).map(({ key, value, step }) => ({ key, value, step: step ?? 0, timestamp: now() }))
-      for (let at = 0; at === 0 || at < stamped.length; at += 900) await api('runs/log-batch', { run_id: runId, params: at === 0 ? list(params) : [], metrics: stamped.slice(at, at + 900) })
+      for (let at = 0; at === 0 || at < stamped.length; at += 900)
+        await api('runs/log-batch', { run_id: runId, params: at === 0 ? list(params) : [], metrics: stamped.slice(at, at + 900) })
     },
     async putFiles(artifactUri, folder, files) {
       for (const [name, bytes] of files) {
@@ -84,5 +91,7 @@ export const modelFileNames = ['model.json', 'weights.bin', 'references.bin', 'm
 /** Makes MLflow's page show the folder as a model with its signature. */
 export function mlmodelFile(runId: string, width: number, height: number, classes: number): Buffer {
   const tensor = (shape: readonly number[]): string => `'[{"type":"tensor","tensor-spec":{"dtype":"float32","shape":[${shape.join(',')}]}}]'`
-  return Buffer.from(`artifact_path: model\nflavors:\n  tfjs:\n    format: layers-model\n    data: model.json\n    tfjs_version: 4.22.0\nmlflow_version: 3.17.2\nrun_id: ${runId}\nsignature:\n  inputs: ${tensor([-1, height, width, 3])}\n  outputs: ${tensor([-1, classes])}\n`)
+  return Buffer.from(
+    `artifact_path: model\nflavors:\n  tfjs:\n    format: layers-model\n    data: model.json\n    tfjs_version: 4.22.0\nmlflow_version: 3.17.2\nrun_id: ${runId}\nsignature:\n  inputs: ${tensor([-1, height, width, 3])}\n  outputs: ${tensor([-1, classes])}\n`,
+  )
 }

@@ -1,8 +1,8 @@
 /** A model as files: what is stored in MLflow, checked by one digest, and read back by serving and by evaluation. */
 import { createHash } from 'node:crypto'
+import { Fault } from '@frameloop/kit/fault'
 import type { io } from '@tensorflow/tfjs-core'
 import tf from '@tensorflow/tfjs-node'
-import { Fault } from '@frameloop/kit/fault'
 import { buildNetwork, type References, writeInput } from './network.ts'
 
 /** `meta.json` of a model. */
@@ -41,7 +41,13 @@ export async function writeModel(model: tf.LayersModel, references: References, 
   if (!artifacts?.weightData || !artifacts.weightSpecs) throw new Fault('RUN_FAILED', 'The model could not be written')
   const weights = Buffer.from(tf.io.concatenateArrayBuffers(Array.isArray(artifacts.weightData) ? artifacts.weightData : [artifacts.weightData]))
   const keys = [...references.keys()].sort()
-  const topology = { format: 'layers-model', generatedBy: 'frameloop', convertedBy: null, modelTopology: artifacts.modelTopology, weightsManifest: [{ paths: ['weights.bin'], weights: artifacts.weightSpecs }] }
+  const topology = {
+    format: 'layers-model',
+    generatedBy: 'frameloop',
+    convertedBy: null,
+    modelTopology: artifacts.modelTopology,
+    weightsManifest: [{ paths: ['weights.bin'], weights: artifacts.weightSpecs }],
+  }
   return new Map([
     ['model.json', Buffer.from(JSON.stringify(topology))],
     ['weights.bin', weights],
@@ -84,7 +90,7 @@ export async function readModel(files: ModelFiles, digest: string): Promise<Pred
     digest,
     predict(examples) {
       const input = new Float32Array(examples.length * size)
-      examples.forEach(({ referenceKey, pixels }, at) => writeInput(input, at * size, pixels, references.get(referenceKey), meta.width))
+      for (const [at, { referenceKey, pixels }] of examples.entries()) writeInput(input, at * size, pixels, references.get(referenceKey), meta.width)
       const scores = tf.tidy(() => tf.softmax(model.predict(tf.tensor4d(input, [examples.length, meta.height, meta.width, 3])) as tf.Tensor2D).arraySync() as number[][])
       if (scores.some((row) => row.some((score) => !Number.isFinite(score)))) throw new Fault('MODEL_INVALID', 'The model answered with something that is no number')
       return scores

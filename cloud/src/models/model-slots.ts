@@ -56,7 +56,11 @@ export class ModelSlots {
   async #files(change: ModelChanged, signal: AbortSignal): Promise<ModelFiles> {
     const folder = join(this.#cache, change.digest)
     if (modelFileNames.every((name) => existsSync(join(folder, name)))) return new Map(modelFileNames.map((name) => [name, readFileSync(join(folder, name))]))
-    const files = await retry(() => this.#mlflow.getFiles(change.artifactPath, 'model', modelFileNames), { backoff: { first: 300, cap: 5_000 }, attempts: 12, isTransient: () => true }, signal)
+    const files = await retry(
+      () => this.#mlflow.getFiles(change.artifactPath, 'model', modelFileNames),
+      { backoff: { first: 300, cap: 5_000 }, attempts: 12, isTransient: () => true },
+      signal,
+    )
     const part = `${folder}.part-${process.pid}`
     mkdirSync(part, { recursive: true })
     for (const [name, bytes] of files) writeFileSync(join(part, name), bytes)

@@ -73,6 +73,8 @@ export function buildNetwork(width: number, height: number, classes: number, see
     layer = tf.layers.activation({ activation: 'relu' }).apply(layer) as tf.SymbolicTensor
   }
   const pooled = [tf.layers.globalMaxPooling2d({}).apply(layer), tf.layers.globalAveragePooling2d({}).apply(layer)] as tf.SymbolicTensor[]
-  const output = tf.layers.dense({ units: classes, kernelInitializer: tf.initializers.glorotNormal({ seed: next + 1 }) }).apply(tf.layers.concatenate().apply(pooled)) as tf.SymbolicTensor
+  const output = tf.layers
+    .dense({ units: classes, kernelInitializer: tf.initializers.glorotNormal({ seed: next + 1 }) })
+    .apply(tf.layers.concatenate().apply(pooled)) as tf.SymbolicTensor
   return tf.model({ inputs: input, outputs: output })
 }

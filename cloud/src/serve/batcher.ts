@@ -43,7 +43,7 @@ export class Batcher {
       try {
         const scores = predictor.predict(batch.map(({ question }) => question))
         const predictMs = performance.now() - since
-        batch.forEach(({ resolve }, at) => resolve({ scores: scores[at] ?? [], predictMs }))
+        for (const [at, { resolve }] of batch.entries()) resolve({ scores: scores[at] ?? [], predictMs })
       } catch (thrown) {
         for (const { reject } of batch) reject(thrown)
       }

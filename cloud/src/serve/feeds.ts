@@ -3,8 +3,9 @@
  *   client → { "cameras": [..], "zones": [..], "tasks": [..] }   what it wants; an absent list means all
  *   server → one message per answer; for a client that cannot keep up the latest per (camera, zone, task), with `skipped`
  */
-import type { WebSocket } from 'ws'
+
 import type { PredictionMade } from '@frameloop/schemas/events'
+import type { WebSocket } from 'ws'
 
 interface Wish {
   readonly cameras?: readonly string[]
@@ -70,7 +71,14 @@ export class Feeds {
   publish(prediction: PredictionMade, traceId: string, position: { readonly partition: number; readonly offset: number }): void {
     if (this.#readers.size === 0) return
     const { picture, classes, scores, ...rest } = prediction
-    const text = JSON.stringify({ kind: 'prediction', ...rest, scores: classes.map((name, at) => ({ class: name, score: scores[at] })), pictureKey: picture?.key ?? '', traceId, resume: `${position.partition}:${position.offset}` })
+    const text = JSON.stringify({
+      kind: 'prediction',
+      ...rest,
+      scores: classes.map((name, at) => ({ class: name, score: scores[at] })),
+      pictureKey: picture?.key ?? '',
+      traceId,
+      resume: `${position.partition}:${position.offset}`,
+    })
     for (const reader of this.#readers) reader.offer(prediction, text)
   }
 }

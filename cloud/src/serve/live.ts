@@ -2,19 +2,21 @@
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
-import { referenceKey } from '../models/network.ts'
 import type { ModelSlots } from '../models/model-slots.ts'
+import { referenceKey } from '../models/network.ts'
 import type { Batcher } from './batcher.ts'
 
 const version = '1'
 
 async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batcher, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
-  const asked = event.zones.flatMap((zone) => zone.tasks.flatMap((task) => {
-    const slot = slots.of(task)
-    // a model answers only what was prepared the way it was trained
-    return slot && slot.change.preprocessing === event.preprocessing ? [{ zone, task, slot }] : []
-  }))
+  const asked = event.zones.flatMap((zone) =>
+    zone.tasks.flatMap((task) => {
+      const slot = slots.of(task)
+      // a model answers only what was prepared the way it was trained
+      return slot && slot.change.preprocessing === event.preprocessing ? [{ zone, task, slot }] : []
+    }),
+  )
   const outputs = await Promise.all(
     asked.map(async ({ zone, task, slot }): Promise<Output> => {
       const size = zone.shape.reduce((product, side) => product * side, 1)

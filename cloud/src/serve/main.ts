@@ -1,5 +1,5 @@
 /** Starts an inference server: the live stage, feeds, and predictions over HTTP. */
-import Type from 'typebox'
+
 import websocket from '@fastify/websocket'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
@@ -13,9 +13,10 @@ import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
 import { tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
-import { neededSize, preprocessingDigest, prepareZone } from '@frameloop/stream-processors/features/prepare'
+import { neededSize, prepareZone, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { openZoneDirectory } from '@frameloop/stream-processors/features/zones'
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
+import Type from 'typebox'
 import { CloudSettings } from '../config.ts'
 import { openMlflow } from '../models/mlflow.ts'
 import { ModelSlots } from '../models/model-slots.ts'
@@ -34,7 +35,19 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
   const zones = openZoneDirectory(pool, log, 2_000)
   lifetime.run('zones', (signal) => zones.run(signal), fail)
   // the topic is compacted: from its beginning it says who serves now, and goes on saying it
-  lifetime.run('models', (signal) => tail(config.kafkaBrokers, `frameloop.serve.models.${config.instance}`, topics.modelsChanged.name, 'beginning', async (record) => slots.apply(await codec.decode('ModelChanged', record.value), signal), signal), fail)
+  lifetime.run(
+    'models',
+    (signal) =>
+      tail(
+        config.kafkaBrokers,
+        `frameloop.serve.models.${config.instance}`,
+        topics.modelsChanged.name,
+        'beginning',
+        async (record) => slots.apply(await codec.decode('ModelChanged', record.value), signal),
+        signal,
+      ),
+    fail,
+  )
   lifetime.run(
     'feeds',
     (signal) =>
@@ -56,31 +69,50 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
   const app = await openApi({ name: 'serve', metrics, notReady }, { title: 'frameloop inference', bodyLimit: 20_000_000, log })
   await app.register(websocket, { options: { maxPayload: 64 * 1024, perMessageDeflate: false } })
   app.get('/v1/feeds', { websocket: true, schema: { hide: true } }, (socket) => feeds.add(socket))
-  app.get('/v1/models', { schema: { summary: 'Which models serve' } }, () => ({ models: slots.all.map(({ change, predictor }) => ({ ...change, engine: 'tfjs-node', classes: predictor.meta.classes })) }))
+  app.get('/v1/models', { schema: { summary: 'Which models serve' } }, () => ({
+    models: slots.all.map(({ change, predictor }) => ({ ...change, engine: 'tfjs-node', classes: predictor.meta.classes })),
+  }))
   app.addContentTypeParser(['image/jpeg', 'image/png', 'image/webp', 'application/octet-stream'], { parseAs: 'buffer' }, (_, body, done) => done(null, body))
   const Query = Type.Object({ camera: Type.String({ pattern: namePattern, description: 'whose zones are judged' }), task: Type.Optional(Type.String({ pattern: namePattern })) })
-  app.post<{ Body: Buffer; Querystring: { camera: string; task?: string } }>('/v1/predict', { schema: { summary: 'Answers about the zones of a picture', querystring: Query } }, async ({ body, query }) => {
-    if (!Buffer.isBuffer(body) || body.length === 0) throw new Fault('REQUEST_INVALID', 'Send the picture itself as the body, with its content type (image/jpeg, image/png, image/webp)')
-    const asked = zones.of(query.camera).filter(({ task }) => task !== '' && (query.task === undefined || task === query.task))
-    if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${query.camera} has no zones${query.task ? ` for task ${query.task}` : ''}`, { cameraId: query.camera })
-    const traceId = traceIdOf(newTraceparent())
-    const sizes = asked.map(({ shape, preprocessing }) => neededSize([shape], preprocessing))
-    const picture = await decodePicture(body, { atLeast: { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) } })
-    const answers = await Promise.all(
-      asked.map(async ({ shape, task, preprocessing }) => {
-        const slot = slots.of(task)
-        if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
-        const digest = preprocessingDigest(preprocessing)
-        if (slot.change.preprocessing !== digest) throw new Fault('MODEL_INVALID', `The model of task ${task} was trained on preprocessing ${slot.change.preprocessing}, the zones are prepared by ${digest}`)
-        const { pixels, rectangle } = prepareZone(picture, shape, preprocessing)
-        const { scores } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(query.camera, shape.zone), pixels })
-        const confidence = Math.max(...scores)
-        const { classes } = slot.predictor.meta
-        return { zone: shape.zone, task, ...rectangle, answer: classes[scores.indexOf(confidence)], confidence, scores: classes.map((name, at) => ({ class: name, score: scores[at] })), modelName: slot.change.modelName, modelVersion: slot.change.version, modelDigest: slot.change.digest, preprocessing: digest }
-      }),
-    )
-    return { camera: query.camera, traceId, answers }
-  })
+  app.post<{ Body: Buffer; Querystring: { camera: string; task?: string } }>(
+    '/v1/predict',
+    { schema: { summary: 'Answers about the zones of a picture', querystring: Query } },
+    async ({ body, query }) => {
+      if (!Buffer.isBuffer(body) || body.length === 0)
+        throw new Fault('REQUEST_INVALID', 'Send the picture itself as the body, with its content type (image/jpeg, image/png, image/webp)')
+      const asked = zones.of(query.camera).filter(({ task }) => task !== '' && (query.task === undefined || task === query.task))
+      if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${query.camera} has no zones${query.task ? ` for task ${query.task}` : ''}`, { cameraId: query.camera })
+      const traceId = traceIdOf(newTraceparent())
+      const sizes = asked.map(({ shape, preprocessing }) => neededSize([shape], preprocessing))
+      const picture = await decodePicture(body, { atLeast: { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) } })
+      const answers = await Promise.all(
+        asked.map(async ({ shape, task, preprocessing }) => {
+          const slot = slots.of(task)
+          if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
+          const digest = preprocessingDigest(preprocessing)
+          if (slot.change.preprocessing !== digest)
+            throw new Fault('MODEL_INVALID', `The model of task ${task} was trained on preprocessing ${slot.change.preprocessing}, the zones are prepared by ${digest}`)
+          const { pixels, rectangle } = prepareZone(picture, shape, preprocessing)
+          const { scores } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(query.camera, shape.zone), pixels })
+          const confidence = Math.max(...scores)
+          const { classes } = slot.predictor.meta
+          return {
+            zone: shape.zone,
+            task,
+            ...rectangle,
+            answer: classes[scores.indexOf(confidence)],
+            confidence,
+            scores: classes.map((name, at) => ({ class: name, score: scores[at] })),
+            modelName: slot.change.modelName,
+            modelVersion: slot.change.version,
+            modelDigest: slot.change.digest,
+            preprocessing: digest,
+          }
+        }),
+      )
+      return { camera: query.camera, traceId, answers }
+    },
+  )
   lifetime.run('live', (signal) => live.run(signal), fail)
   await listen(app, config, lifetime)
 })

@@ -87,7 +87,12 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, qu
     wanted.set(`${row.frame_id} ${row.preprocessing}`, [...(wanted.get(`${row.frame_id} ${row.preprocessing}`) ?? []), row])
     const key = `${row.topic} ${row.partition}`
     const range = ranges.get(key)
-    ranges.set(key, { topic: row.topic, partition: row.partition, from: Math.min(range?.from ?? row.record_offset, row.record_offset), until: Math.max(range?.until ?? 0, row.record_offset + 1) })
+    ranges.set(key, {
+      topic: row.topic,
+      partition: row.partition,
+      from: Math.min(range?.from ?? row.record_offset, row.record_offset),
+      until: Math.max(range?.until ?? 0, row.record_offset + 1),
+    })
   }
   const examples: Example[] = []
   let preprocessing = ''
@@ -118,7 +123,12 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, qu
   const classes = [...new Set(examples.map(({ label }) => label))].sort()
   const used = new Set(examples.map(({ frameId }) => frameId))
   const cutAt = [...once.values()].filter((row) => used.has(row.frame_id)).reduce((latest, row) => Math.max(latest, row.frame_at.getTime()), 0)
-  const content = { task: query.task, preprocessing, classes, items: examples.map(({ cameraId, zone, at, label, pictureSha256, pixels }) => [cameraId, zone, at, label, pictureSha256, sha256Hex(pixels)]) }
+  const content = {
+    task: query.task,
+    preprocessing,
+    classes,
+    items: examples.map(({ cameraId, zone, at, label, pictureSha256, pixels }) => [cameraId, zone, at, label, pictureSha256, sha256Hex(pixels)]),
+  }
   // D3: where the frames lie on the bus is told beside, and is no part of the digest
   const digest = sha256Hex(Buffer.from(JSON.stringify(content)))
   const manifest = JSON.stringify({ digest, ...content, ranges: [...ranges.values()], frames: examples.map(({ frameId }) => frameId), cutAt: new Date(cutAt).toISOString(), query })

@@ -1,11 +1,10 @@
 /** The training loop, in a worker thread: TensorFlow blocks the thread that calls it. Fixed epochs, cosine rate, balanced draws. */
 import { parentPort, workerData } from 'node:worker_threads'
 import tf from '@tensorflow/tfjs-node'
-import { type ModelFiles, readModel, writeModel } from '../models/model-files.ts'
-import { digestOf } from '../models/model-files.ts'
+import { digestOf, type ModelFiles, readModel, writeModel } from '../models/model-files.ts'
 import { buildNetwork, medianPicture, referenceKey, writeInput } from '../models/network.ts'
-import { evaluate, type Evaluation, type Judged } from './evaluate.ts'
 import type { Example } from './dataset.ts'
+import { type Evaluation, evaluate, type Judged } from './evaluate.ts'
 
 export interface FitJob {
   readonly task: string
@@ -71,7 +70,11 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
       for (let at = 0; at < batch; at += 1, draw += 1) {
         const group = drawFrom[draw % drawFrom.length] as number[]
         const example = job.examples[group[Math.floor(random() * group.length)] as number] as Example
-        writeInput(input, at * size, example.pixels, references.get(referenceKey(example.cameraId, example.zone)), job.width, { gain: 1 + jitter(gain), bias: jitter(bias), flip: random() < 0.5 })
+        writeInput(input, at * size, example.pixels, references.get(referenceKey(example.cameraId, example.zone)), job.width, {
+          gain: 1 + jitter(gain),
+          bias: jitter(bias),
+          flip: random() < 0.5,
+        })
         labels[at] = job.classes.indexOf(example.label)
       }
       const done = (epoch - 1) * steps + step
@@ -87,7 +90,16 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
     }
     tell({ kind: 'epoch', epoch, loss: loss / steps })
   }
-  const files = await writeModel(model, references, { task: job.task, classes: job.classes, width: job.width, height: job.height, preprocessing: job.preprocessing, seed: job.seed, datasetDigest: job.datasetDigest, cutAt: job.cutAt })
+  const files = await writeModel(model, references, {
+    task: job.task,
+    classes: job.classes,
+    width: job.width,
+    height: job.height,
+    preprocessing: job.preprocessing,
+    seed: job.seed,
+    datasetDigest: job.datasetDigest,
+    cutAt: job.cutAt,
+  })
   const digest = digestOf(files)
   // judged as it will be served: read back from its files
   const evaluation = await judge(files, digest, job)

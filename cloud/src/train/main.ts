@@ -51,12 +51,35 @@ await runProcess('train', CloudSettings, async ({ config, log, metrics, lifetime
           log.error({ err: thrown, requestId: request.request_id }, 'training failed')
           await inTransaction(pool, async (client) => {
             await client.query("update training_runs set state = 'failed', reason = $2, ended_at = now() where request_id = $1", [request.request_id, reason])
-            await enqueue(client, topics.trainingEnded, request.task, request.request_id, { requestId: request.request_id, task: request.task, runId: '', version: '', state: 'failed', promoted: false, reason, datasetDigest: '', balancedAccuracy: 0, endedAt: Date.now() })
+            await enqueue(client, topics.trainingEnded, request.task, request.request_id, {
+              requestId: request.request_id,
+              task: request.task,
+              runId: '',
+              version: '',
+              state: 'failed',
+              promoted: false,
+              reason,
+              datasetDigest: '',
+              balancedAccuracy: 0,
+              endedAt: Date.now(),
+            })
           }).catch((failure: unknown) => log.error({ err: failure }, 'failure not recorded'))
         }
       }
     },
     fail,
   )
-  await openHealth({ name: 'train', metrics, notReady: () => pingDatabase(pool).then(() => ({}), () => ({ postgres: 'does not answer' })) }, config, lifetime)
+  await openHealth(
+    {
+      name: 'train',
+      metrics,
+      notReady: () =>
+        pingDatabase(pool).then(
+          () => ({}),
+          () => ({ postgres: 'does not answer' }),
+        ),
+    },
+    config,
+    lifetime,
+  )
 })

@@ -10,10 +10,10 @@ import { topics } from '@frameloop/schemas/topics'
 import type { Mlflow } from '../models/mlflow.ts'
 import { mlmodelFile, modelFileNames } from '../models/mlflow.ts'
 import type { ModelFiles } from '../models/model-files.ts'
-import { mayReplace, type ModelVersion, recordPromotion } from '../models/promote.ts'
+import { type ModelVersion, mayReplace, recordPromotion } from '../models/promote.ts'
 import { enqueue } from '../outbox.ts'
 import { buildDataset } from './dataset.ts'
-import { hyperparameters, type FitJob, type FitMessage } from './fit.ts'
+import { type FitJob, type FitMessage, hyperparameters } from './fit.ts'
 import { splitByPassage } from './split.ts'
 
 export interface TrainingTools {
@@ -62,7 +62,6 @@ function fitInWorker(job: FitJob, onEpoch: (epoch: number, loss: number) => void
   })
 }
 
-
 async function selectChampion(pool: Pool, task: string): Promise<{ version: string; artifact_path: string; digest: string } | undefined> {
   const { rows } = await pool.query<{ version: string; artifact_path: string; digest: string }>(
     "select m.version, m.artifact_path, m.digest from promotions p join model_versions m on m.task = p.task and m.version = p.version where p.task = $1 and p.alias = 'champion' order by p.id desc limit 1",
@@ -77,11 +76,19 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     pool,
     tools.brokers,
     tools.codec,
-    { task: request.task, cameraId: request.camera_id, fromOffsetUs: request.from_offset_us, untilOffsetUs: request.until_offset_us, fromTime: request.from_time?.getTime() ?? null, untilTime: request.until_time?.getTime() ?? null },
+    {
+      task: request.task,
+      cameraId: request.camera_id,
+      fromOffsetUs: request.from_offset_us,
+      untilOffsetUs: request.until_offset_us,
+      fromTime: request.from_time?.getTime() ?? null,
+      untilTime: request.until_time?.getTime() ?? null,
+    },
     signal,
   )
   if (dataset.examples.length === 0) throw new Fault('DATASET_EMPTY', `No labelled frame of task ${request.task} lies in the range asked for`)
-  if (dataset.classes.length < 2) throw new Fault('DATASET_EMPTY', `All ${dataset.examples.length} labelled examples of task ${request.task} say ${dataset.classes[0]}; a model needs at least two classes`)
+  if (dataset.classes.length < 2)
+    throw new Fault('DATASET_EMPTY', `All ${dataset.examples.length} labelled examples of task ${request.task} say ${dataset.classes[0]}; a model needs at least two classes`)
   const split = splitByPassage(dataset.examples)
   const bucket = bucketName(tools.bucketPrefix, 'datasets')
   await tools.store.putOnce({ bucket, key: datasetKey(dataset.digest), body: Buffer.from(dataset.manifest), contentType: 'application/json' }, signal).catch((thrown: unknown) => {
@@ -98,10 +105,33 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     { classes: counts, train: split.train.length, heldOut: split.heldOut.length, judged: split.judged, notJudged: split.notJudged },
     new Date(dataset.cutAt),
   ])
-  const run = await mlflow.startRun(`frameloop/${request.task}`, `${request.task} ${new Date().toISOString()}`, { 'mlflow.user': request.requested_by || request.cause, 'mlflow.source.name': 'frameloop train', cause: request.cause, dataset: dataset.digest })
+  const run = await mlflow.startRun(`frameloop/${request.task}`, `${request.task} ${new Date().toISOString()}`, {
+    'mlflow.user': request.requested_by || request.cause,
+    'mlflow.source.name': 'frameloop train',
+    cause: request.cause,
+    dataset: dataset.digest,
+  })
   try {
-    await mlflow.log(run.runId, { ...Object.fromEntries(Object.entries(hyperparameters).map(([key, value]) => [key, String(value)])), seed: String(request.seed), preprocessing: dataset.preprocessing, dataset: dataset.digest, examples: String(dataset.examples.length), train: String(split.train.length), heldOut: String(split.heldOut.length), notJudged: split.notJudged.join(', ') || 'none' }, [])
-    await pool.query("update training_runs set state = 'training', run_id = $2, dataset_digest = $3, epochs = $4 where request_id = $1", [request.request_id, run.runId, dataset.digest, hyperparameters.epochs])
+    await mlflow.log(
+      run.runId,
+      {
+        ...Object.fromEntries(Object.entries(hyperparameters).map(([key, value]) => [key, String(value)])),
+        seed: String(request.seed),
+        preprocessing: dataset.preprocessing,
+        dataset: dataset.digest,
+        examples: String(dataset.examples.length),
+        train: String(split.train.length),
+        heldOut: String(split.heldOut.length),
+        notJudged: split.notJudged.join(', ') || 'none',
+      },
+      [],
+    )
+    await pool.query("update training_runs set state = 'training', run_id = $2, dataset_digest = $3, epochs = $4 where request_id = $1", [
+      request.request_id,
+      run.runId,
+      dataset.digest,
+      hyperparameters.epochs,
+    ])
     const champion = await selectChampion(pool, request.task)
     const championFiles: ModelFiles | undefined = champion ? await mlflow.getFiles(champion.artifact_path, 'model', modelFileNames).catch(() => undefined) : undefined
     const curve: { key: string; value: number; step: number }[] = []
@@ -123,7 +153,9 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       },
       (epoch, loss) => {
         curve.push({ key: 'loss', value: loss, step: epoch })
-        pool.query('update training_runs set epoch = $2, loss = $3 where request_id = $1', [request.request_id, epoch, loss]).catch((thrown: unknown) => log.warn({ err: thrown }, 'progress not recorded'))
+        pool
+          .query('update training_runs set epoch = $2, loss = $3 where request_id = $1', [request.request_id, epoch, loss])
+          .catch((thrown: unknown) => log.warn({ err: thrown }, 'progress not recorded'))
       },
       signal,
     )
@@ -142,17 +174,57 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     const stored = new Map<string, Buffer>([...done.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
     stored.set('MLmodel', mlmodelFile(run.runId, dataset.width, dataset.height, dataset.classes.length))
     await mlflow.putFiles(run.artifactUri, 'model', stored)
-    await mlflow.putFiles(run.artifactUri, 'dataset', new Map([['manifest.json', Buffer.from(dataset.manifest)], ['evaluation.json', Buffer.from(JSON.stringify(evaluation, null, 2))]]))
+    await mlflow.putFiles(
+      run.artifactUri,
+      'dataset',
+      new Map([
+        ['manifest.json', Buffer.from(dataset.manifest)],
+        ['evaluation.json', Buffer.from(JSON.stringify(evaluation, null, 2))],
+      ]),
+    )
     const modelName = `frameloop-${request.task}`
-    const version = await mlflow.registerVersion(modelName, `${run.artifactUri}/model`, run.runId, { digest: done.digest, dataset: dataset.digest, preprocessing: dataset.preprocessing })
+    const version = await mlflow.registerVersion(modelName, `${run.artifactUri}/model`, run.runId, {
+      digest: done.digest,
+      dataset: dataset.digest,
+      preprocessing: dataset.preprocessing,
+    })
     await mlflow.endRun(run.runId, 'FINISHED')
     const verdict = mayReplace(evaluation, done.championEvaluation, request.force_promote)
-    const model: ModelVersion = { task: request.task, version, modelName, runId: run.runId, digest: done.digest, artifactPath: run.artifactUri, preprocessing: dataset.preprocessing, datasetDigest: dataset.digest }
+    const model: ModelVersion = {
+      task: request.task,
+      version,
+      modelName,
+      runId: run.runId,
+      digest: done.digest,
+      artifactPath: run.artifactUri,
+      preprocessing: dataset.preprocessing,
+      datasetDigest: dataset.digest,
+    }
     await inTransaction(pool, async (client) => {
-      await client.query('insert into model_versions (task, version, model_name, run_id, digest, artifact_path, preprocessing, dataset_digest, cut_at, metrics) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', [request.task, version, modelName, run.runId, done.digest, run.artifactUri, dataset.preprocessing, dataset.digest, new Date(dataset.cutAt), evaluation])
+      await client.query(
+        'insert into model_versions (task, version, model_name, run_id, digest, artifact_path, preprocessing, dataset_digest, cut_at, metrics) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+        [request.task, version, modelName, run.runId, done.digest, run.artifactUri, dataset.preprocessing, dataset.digest, new Date(dataset.cutAt), evaluation],
+      )
       if (verdict.promote) await recordPromotion(client, model, 'champion', request.requested_by || request.cause, verdict.reason)
-      await client.query("update training_runs set state = 'succeeded', version = $2, metrics = $3, promoted = $4, reason = $5, ended_at = now() where request_id = $1", [request.request_id, version, evaluation, verdict.promote, verdict.reason])
-      await enqueue(client, topics.trainingEnded, request.task, request.request_id, { requestId: request.request_id, task: request.task, runId: run.runId, version, state: 'succeeded', promoted: verdict.promote, reason: verdict.reason, datasetDigest: dataset.digest, balancedAccuracy: evaluation.balancedAccuracy, endedAt: Date.now() })
+      await client.query("update training_runs set state = 'succeeded', version = $2, metrics = $3, promoted = $4, reason = $5, ended_at = now() where request_id = $1", [
+        request.request_id,
+        version,
+        evaluation,
+        verdict.promote,
+        verdict.reason,
+      ])
+      await enqueue(client, topics.trainingEnded, request.task, request.request_id, {
+        requestId: request.request_id,
+        task: request.task,
+        runId: run.runId,
+        version,
+        state: 'succeeded',
+        promoted: verdict.promote,
+        reason: verdict.reason,
+        datasetDigest: dataset.digest,
+        balancedAccuracy: evaluation.balancedAccuracy,
+        endedAt: Date.now(),
+      })
     })
     // the promotion log is the truth; the alias follows it
     if (verdict.promote) await mlflow.setAlias(modelName, 'champion', version).catch((thrown: unknown) => log.warn({ err: thrown }, 'alias not set'))

@@ -361,10 +361,25 @@ export async function boundsOf(brokers: string, name: string, topic: string): Pr
 }
 
 /** Every record of a topic from now on, all partitions, no group: for feeds. The consumer is told of each record in turn. */
-export async function tail(brokers: string, name: string, topic: string, from: 'end' | 'beginning', onRecord: (record: BusRecord) => Promise<void> | void, signal: AbortSignal): Promise<void> {
+export async function tail(
+  brokers: string,
+  name: string,
+  topic: string,
+  from: 'end' | 'beginning',
+  onRecord: (record: BusRecord) => Promise<void> | void,
+  signal: AbortSignal,
+): Promise<void> {
   const bounds = await boundsOf(brokers, name, topic)
   const client = new rdkafka.KafkaConsumer(
-    { ...shared(brokers, name), 'group.id': name, 'enable.auto.commit': false, 'isolation.level': 'read_committed', 'enable.partition.eof': true, 'fetch.wait.max.ms': 50, 'fetch.queue.backoff.ms': 10 },
+    {
+      ...shared(brokers, name),
+      'group.id': name,
+      'enable.auto.commit': false,
+      'isolation.level': 'read_committed',
+      'enable.partition.eof': true,
+      'fetch.wait.max.ms': 50,
+      'fetch.queue.backoff.ms': 10,
+    },
     { 'auto.offset.reset': 'earliest' },
   )
   await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))

@@ -1,36 +1,20 @@
 /** A frame's way through the real stack, and what disturbs it. */
-import { execFile } from 'node:child_process'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { AvroDeserializer, AvroSerializer, SchemaRegistryClient, SerdeType } from '@confluentinc/schemaregistry'
 import { openKafka, type Producer } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { openObjectStore, sha256Hex } from '@frameloop/kit/object-store'
-import { openPool, type Pool } from '@frameloop/kit/postgres'
-import { until } from '@frameloop/kit/retry'
 import { openCodec } from '@frameloop/schemas/codec'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { afterAll, beforeAll, expect, inject, test } from 'vitest'
-import { root } from '../src/home.ts'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Status } from '../src/status.ts'
-import type { StackState } from '../src/up.ts'
+import { env, frameloop, one, pool, soon } from './session.ts'
 
-const run = promisify(execFile)
-const home = inject('home')
-const state = JSON.parse(readFileSync(join(home, 'stack.json'), 'utf8')) as StackState
-const env = (name: string): string => state.environment[name] ?? ''
-const frameloop = async (...args: string[]): Promise<string> =>
-  (await run(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], { env: { ...process.env, FRAMELOOP_HOME: home }, maxBuffer: 16_000_000 })).stdout
-
-let pool: Pool
 let producer: Producer
 const store = openObjectStore({ s3Endpoint: env('S3_ENDPOINT'), s3Region: 'us-east-1', awsAccessKeyId: env('AWS_ACCESS_KEY_ID'), awsSecretAccessKey: env('AWS_SECRET_ACCESS_KEY') })
 const codec = openCodec(openRegistry(env('SCHEMA_REGISTRY_URL')))
 
 beforeAll(async () => {
-  pool = openPool(env('DATABASE_URL'), 'test', 2)
   producer = openKafka(env('KAFKA_BROKERS'), 'test', openLog('test', 'error')).producer()
   await producer.connect()
 })
@@ -40,19 +24,12 @@ afterAll(async () => {
   store.close()
 })
 
-const one = async <Row extends object>(text: string, values: readonly unknown[] = []): Promise<Row | undefined> => (await pool.query<Row>(text, [...values])).rows[0]
-const soon = async <Answer>(ask: () => Promise<Answer | undefined>, within = 30_000): Promise<Answer> => {
-  const answer = await until(ask, within, 200)
-  if (answer === undefined) throw new Error(`nothing came within ${within} ms`)
-  return answer
-}
-
-const noTime = { seq: 0 }
+const counter = { seq: 0 }
 /** A picture announced as an agent would, from the bytes given. */
 async function announce(bytes: Buffer, changes: Readonly<Record<string, unknown>> = {}): Promise<string> {
-  noTime.seq += 1
+  counter.seq += 1
   const epoch = 'f'.repeat(32)
-  const mediaId = mediaIdOf('test', 'test-camera', epoch, noTime.seq)
+  const mediaId = mediaIdOf('test', 'test-camera', epoch, counter.seq)
   const key = `raw/test/${mediaId}.jpg`
   await store.putOnce({ bucket: 'frameloop-raw', key, body: bytes, contentType: 'image/jpeg' })
   const object = { bucket: 'frameloop-raw', key, sha256: sha256Hex(bytes), bytes: bytes.length, versionId: '', contentType: 'image/jpeg', ...changes }
@@ -61,7 +38,7 @@ async function announce(bytes: Buffer, changes: Readonly<Record<string, unknown>
     cameraId: 'test-camera',
     mediaId,
     epoch,
-    seq: noTime.seq,
+    seq: counter.seq,
     lane: 'live',
     source: 'camera',
     kind: 'image',
@@ -98,7 +75,7 @@ test('status tells what runs, with addresses that carry no password', async () =
   const status = JSON.parse(text) as Status
   expect(status.ready).toBe(true)
   expect(status.processes.map(({ name }) => name)).toEqual(
-    expect.arrayContaining(['postgres', 'kafka', 'registry', 's3', 'mlflow', 'agent', 'validate', 'extract', 'features', 'catalog']),
+    expect.arrayContaining(['postgres', 'kafka', 'registry', 's3', 'mlflow', 'agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve']),
   )
   expect(text).not.toContain(new URL(env('DATABASE_URL')).password)
   expect(status.endpoints['schemaRegistry']).toMatch(/\/apis\/ccompat\/v7$/)
@@ -107,7 +84,7 @@ test('status tells what runs, with addresses that carry no password', async () =
 test('the thin registry client and the Confluent client read each other', async () => {
   const client = new SchemaRegistryClient({ baseURLs: [env('SCHEMA_REGISTRY_URL')] })
   const loss = { siteId: 's', cameraId: 'c', epoch: 'e', seqFrom: 1, seqTo: 2, agentId: 'a', reason: 'evicted', lostAt: 5 }
-  const theirs = new AvroSerializer(client, SerdeType.VALUE, { useLatestVersion: true })
+  const theirs = new AvroSerializer(client, SerdeType.VALUE, { autoRegisterSchemas: false, useLatestVersion: true })
   expect(await codec.decode('MediaLost', await theirs.serialize('media.lost', loss))).toEqual(loss)
   const ours = await codec.encode('media.lost', 'MediaLost', loss)
   expect(await new AvroDeserializer(client, SerdeType.VALUE, {}).deserialize('media.lost', ours)).toMatchObject(loss)
@@ -154,7 +131,7 @@ test('an announcement that comes twice leaves one row and one record behind', as
   )
   const mediaId = await announce(picture)
   await stateOf(mediaId, 4)
-  noTime.seq -= 1
+  counter.seq -= 1
   expect(await announce(picture)).toBe(mediaId)
   await stateOf(await announce(picture), 4)
   const hops = await one<{ captured: number; validated: number }>(
@@ -164,7 +141,7 @@ test('an announcement that comes twice leaves one row and one record behind', as
   expect(hops).toEqual({ captured: 2, validated: 1 })
 })
 
-test.each(['validate', 'extract', 'features', 'catalog', 'agent', 's3', 'postgres', 'kafka'])(
+test.each(['validate', 'extract', 'features', 'catalog', 'agent', 'labels', 'train', 'serve', 's3', 'postgres', 'kafka'])(
   '%s is back within 15 s of a kill -9, and every frame captured is accounted for',
   async (name) => {
     const before = (JSON.parse(await frameloop('status', '--json')) as Status).processes.find((process) => process.name === name)
