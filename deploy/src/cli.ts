@@ -44,6 +44,7 @@ interface UpFlags {
   readonly zones?: string
   readonly labels?: string
   readonly task: string
+  readonly port?: number
   readonly demo?: boolean
 }
 
@@ -95,7 +96,7 @@ async function runUp(flags: UpFlags): Promise<void> {
     ...(zones ? [{ cameraId: labelled, task: flags.task, zones }] : []),
     ...(isSimulated ? [{ cameraId: simulatedId, task: simulatedTask, zones: simulatedZones }] : []),
   ]
-  const stack = await up(home, { cameras, zones: zoneSets, say })
+  const stack = await up(home, { cameras, zones: zoneSets, ...(flags.port === undefined ? {} : { consolePort: flags.port }), say })
   const { endpoints, environment } = stack.state
   const pool = openPool(environment['DATABASE_URL'] ?? '', 'up', 2)
   const demo = { pool, labelsUrl: endpoints['labels'] ?? '', cameraId: labelled, task: flags.task, say }
@@ -107,7 +108,7 @@ async function runUp(flags: UpFlags): Promise<void> {
     say(`labels: ${showImported(imported)}`)
     loops.push(trainWhenPrepared(demo, labels, controller.signal))
   }
-  print(`[up] ready after ${showMs(Date.now() - since)}. Stop with Ctrl-C.`)
+  print(`[up] ready after ${showMs(Date.now() - since)}: open ${stack.state.console}. Stop with Ctrl-C.`)
   while (!controller.signal.aborted) await sleep(3_600_000, undefined, { signal: controller.signal }).catch(() => {})
   print('[up] stopping …')
   await Promise.all(loops)
@@ -180,6 +181,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--zones <FILE>', 'zones of the camera, JSON')
     .option('--labels <FILE>', 'labels of the camera, CSV; training begins by itself when the labelled range has been prepared')
     .option('--task <NAME>', 'the question asked of the zones', 'occupancy')
+    .option('--port <N>', 'port of the page (4600, or the next free one)', Number)
     .option('--demo', 'the simulated camera beside the ones given; it is the default when none is given')
     .option('--no-demo', 'no simulated camera')
     .action(runUp)

@@ -59,7 +59,7 @@ export async function status(home: Home): Promise<Status> {
     const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
       'select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc',
     )
-    return { ready: processes.every(({ state }) => state === 'ready' || state === 'running'), endpoints: stack.endpoints, processes, models: rows }
+    return { ready: processes.every(({ state }) => state === 'ready' || state === 'running'), console: stack.console, endpoints: stack.endpoints, processes, models: rows }
   } finally {
     await pool.end()
   }
@@ -69,7 +69,7 @@ export function showStatus(found: Status): string {
   const rows = found.processes.map(({ name, pid, state, rssBytes }) => `  ${name.padEnd(12)} ${String(pid).padStart(8)}  ${state.padEnd(14)} ${showBytes(rssBytes)}`)
   const models = found.models.map(({ task, alias, version }) => `  ${task}: version ${version} is ${alias}`)
   return [
-    found.ready ? 'frameloop is ready' : 'frameloop is not ready',
+    `${found.ready ? 'frameloop is ready' : 'frameloop is not ready'}: ${found.console ?? ''}`,
     ...rows,
     ...(models.length > 0 ? ['models', ...models] : []),
     'endpoints',

@@ -12,7 +12,7 @@ import { openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { showMs } from '@frameloop/kit/units'
 import { bucketName } from '@frameloop/schemas/object-keys'
-import { choosePorts, type Home, isSameProcess, readState, root, startTicks, writeState } from './home.ts'
+import { choosePorts, type Home, isSameProcess, readState, root, startTicks, wantPort, writeState } from './home.ts'
 import { putZoneFile, type ZoneEntry } from './label-file.ts'
 import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
@@ -29,6 +29,8 @@ export interface UpOptions {
   readonly cameras: readonly CameraOption[]
   /** Zones to set before the first frame is captured. */
   readonly zones: readonly { readonly cameraId: string; readonly task: string; readonly zones: readonly ZoneEntry[] }[]
+  /** Port of the page; a free one is chosen when it is not stated and the usual one is taken. */
+  readonly consolePort?: number
   readonly say: (text: string) => void
 }
 
@@ -36,6 +38,7 @@ export interface UpOptions {
 export interface StackState {
   readonly supervisor: { readonly pid: number; readonly ticks: string }
   readonly startedAt: string
+  readonly console: string
   readonly endpoints: Readonly<Record<string, string>>
   /** With credentials; the file is readable by its owner only. */
   readonly environment: Readonly<Record<string, string>>
@@ -56,7 +59,7 @@ export function needStack(home: Home): StackState {
 
 const bucketPrefix = 'frameloop'
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
-const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve'] as const
+const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve', 'console'] as const
 
 export interface RunningStack {
   readonly state: StackState
@@ -83,6 +86,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const own = process.env
   const ports = await choosePorts(home, [...partNames, ...processNames.map((name) => `process-${name}`)])
   const port = (name: string): number => ports[name] ?? 0
+  const consolePort = await chooseConsolePort(options.consolePort)
   const start = async (program: Program): Promise<void> => say(`  ${program.name.padEnd(10)} ready after ${showMs(await supervisor.start(program))}`)
 
   const database = own['DATABASE_URL'] ? undefined : await preparePostgres(home, port('postgres'))
@@ -148,13 +152,14 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     SPOOL_FOLDER: home.path('spool'),
     CAMERAS: JSON.stringify(options.cameras),
   }
-  const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${port(`process-${name}`)}`]))
+  const portOf = (name: string): number => (name === 'console' ? consolePort : port(`process-${name}`))
+  const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${portOf(name)}`]))
   const processOf = (name: string, file: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
     name,
     command: process.execPath,
     args: ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), join(root, file), ...args],
     cwd: root,
-    env: { ...environment, PORT: String(port(`process-${name}`)), TF_CPP_MIN_LOG_LEVEL: '2', NODE_NO_WARNINGS: '1' },
+    env: { ...environment, PORT: String(portOf(name)), TF_CPP_MIN_LOG_LEVEL: '2', NODE_NO_WARNINGS: '1' },
     ready: async () => (await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })).ok,
   })
   say('processes:')
@@ -165,12 +170,14 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     for (const { cameraId, task, zones: list } of options.zones) await putZoneFile(health['labels'] ?? '', cameraId, task, list)
     await start(stage('features'))
   })
+  const page = processOf('console', 'cloud/src/console/main.ts', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
   const others = ['validate', 'extract', 'catalog'].map(stage)
   const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'edge-agent/src/main.ts', [], edge))) : undefined
-  await Promise.all([...others.map(start), zones, agent, start(ofCloud('serve')), mlflow?.then(() => start(ofCloud('train')))])
+  await Promise.all([...others.map(start), zones, agent, start(ofCloud('serve')), start(page), mlflow?.then(() => start(ofCloud('train')))])
 
   const withoutCredentials = (url: string): string => url.replace(/\/\/[^@/]*@/, '//')
   const state: StackState = {
+    console: health['console'] ?? '',
     supervisor: { pid: process.pid, ticks: startTicks(process.pid) },
     startedAt: new Date().toISOString(),
     endpoints: {
@@ -192,4 +199,21 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
 function registryDatabase(url: string) {
   const { hostname, port, username, password, pathname } = new URL(url)
   return { host: hostname, port: Number(port || 5432), name: pathname.slice(1), user: decodeURIComponent(username), password: decodeURIComponent(password) }
+}
+
+const usualConsolePort = 4600
+
+/** Throws `PORT_TAKEN` for a port that was asked for and is taken. */
+async function chooseConsolePort(wanted: number | undefined): Promise<number> {
+  if (wanted !== undefined) return wantPort(wanted, '--port')
+  for (let port = usualConsolePort; port < usualConsolePort + 100; port += 1) {
+    if (
+      await wantPort(port, '--port').then(
+        () => true,
+        () => false,
+      )
+    )
+      return port
+  }
+  throw new Fault('PORT_TAKEN', `No port between ${usualConsolePort} and ${usualConsolePort + 99} is free for the page; choose one with --port`)
 }
