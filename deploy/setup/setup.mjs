@@ -8,7 +8,6 @@ import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { findPython, installCommands, prerequisites, prerequisiteTable } from './prerequisites.mjs'
@@ -128,7 +127,8 @@ async function rdkafka() {
     [keep],
     () => existsSync(path.join(keep, 'node-librdkafka.node')),
     async () => {
-      await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: String(os.cpus().length) } })
+      // one job: its makefile begins to compile before its configure has ended otherwise
+    await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: '1' } })
       rmSync(keep, { recursive: true, force: true })
       mkdirSync(keep, { recursive: true })
       for (const file of readdirSync(built)) if (/\.node$|^librdkafka.*(so|dylib)/.test(file)) cpSync(path.join(built, file), path.join(keep, file))

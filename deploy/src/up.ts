@@ -59,7 +59,7 @@ export function needStack(home: Home): StackState {
 
 const bucketPrefix = 'frameloop'
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
-const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve', 'console'] as const
+const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
 
 export interface RunningStack {
   readonly state: StackState
@@ -173,7 +173,16 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const page = processOf('console', 'cloud/src/console/main.ts', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
   const others = ['validate', 'extract', 'catalog'].map(stage)
   const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'edge-agent/src/main.ts', [], edge))) : undefined
-  await Promise.all([...others.map(start), zones, agent, start(ofCloud('serve')), start(page), mlflow?.then(() => start(ofCloud('train')))])
+  await Promise.all([
+    ...others.map(start),
+    zones,
+    agent,
+    start(ofCloud('serve')),
+    start(page),
+    start(ofCloud('ingest')),
+    start(ofCloud('watch')),
+    mlflow?.then(() => start(ofCloud('train'))),
+  ])
 
   const withoutCredentials = (url: string): string => url.replace(/\/\/[^@/]*@/, '//')
   const state: StackState = {

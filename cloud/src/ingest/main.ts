@@ -1,0 +1,68 @@
+/** Starts the ingest API: what users upload and what other systems send. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
+import { listen, openApi } from '@frameloop/kit/http'
+import { openKafka } from '@frameloop/kit/kafka'
+import { openObjectStore } from '@frameloop/kit/object-store'
+import { openPool, pingDatabase } from '@frameloop/kit/postgres'
+import { runProcess } from '@frameloop/kit/run-process'
+import { openCodec } from '@frameloop/schemas/codec'
+import { namePattern } from '@frameloop/schemas/ids'
+import { openRegistry } from '@frameloop/schemas/registry'
+import Type from 'typebox'
+import { CloudSettings } from '../config.ts'
+import { announceOpen, ingest } from './ingest.ts'
+
+/** A clip of a minute at 8 Mbit/s is 60 MB. */
+const largestUpload = 200_000_000
+
+const Query = Type.Object({
+  source: Type.String({ pattern: namePattern, description: 'who sends; acts as a camera id' }),
+  site: Type.String({ pattern: namePattern, default: 'site-1' }),
+  capturedAt: Type.Optional(Type.String({ description: 'capture time (ISO 8601); now when absent' })),
+})
+
+await runProcess('ingest', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
+  const pool = lifetime.own('pool', openPool(config.databaseUrl, 'ingest'), (open) => open.end())
+  const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
+  const producer = openKafka(config.kafkaBrokers, 'ingest', log).producer()
+  await producer.connect()
+  lifetime.own('producer', producer, (open) => open.disconnect())
+  const tools = { pool, store, producer, codec: openCodec(openRegistry(config.schemaRegistryUrl)), bucketPrefix: config.bucketPrefix, log }
+  const notReady = () =>
+    pingDatabase(pool).then(
+      () => ({}),
+      () => ({ postgres: 'does not answer' }),
+    )
+  const app = await openApi({ name: 'ingest', metrics, notReady }, { title: 'frameloop ingest', bodyLimit: largestUpload, log })
+  app.addContentTypeParser(/^(image|video)\/|^application\/octet-stream/, { parseAs: 'buffer' }, (_, body, done) => done(null, body))
+  app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string } }>(
+    '/v1/media',
+    {
+      schema: {
+        summary: 'Send one picture or clip as the body',
+        querystring: Query,
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255 })) }),
+      },
+    },
+    async ({ body, query, headers }, reply) => {
+      if (!Buffer.isBuffer(body) || body.length === 0) throw new Fault('UPLOAD_INVALID', 'Send the picture or clip itself as the body, with its content type')
+      const capturedAt = query.capturedAt === undefined ? Date.now() : Date.parse(query.capturedAt)
+      if (Number.isNaN(capturedAt)) throw new Fault('UPLOAD_INVALID', `capturedAt ${query.capturedAt} is no time; times look like 2026-11-24T10:00:00.000Z`)
+      const accepted = await ingest({ source: query.source, siteId: query.site, bytes: body, capturedAt, idempotencyKey: headers['idempotency-key'] }, tools)
+      return reply.code(accepted.repeated ? 200 : 201).send(accepted)
+    },
+  )
+  lifetime.run(
+    'open uploads',
+    async (signal) => {
+      while (!signal.aborted) {
+        await sleep(5_000, undefined, { signal }).catch(() => {})
+        const announced = signal.aborted ? 0 : await announceOpen(tools).catch(() => 0)
+        if (announced > 0) log.info({ announced }, 'uploads announced that a crash had left open')
+      }
+    },
+    fail,
+  )
+  await listen(app, config, lifetime)
+})

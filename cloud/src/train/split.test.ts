@@ -1,0 +1,60 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { type Placed, splitByPassage } from './split.ts'
+
+/** Ten frames a second of each run: [label, seconds]. */
+const footage = (zone: string, runs: readonly (readonly [label: string, seconds: number])[]): Placed[] => {
+  let at = 0
+  return runs.flatMap(([label, seconds]) =>
+    Array.from({ length: seconds * 10 }, () => {
+      at += 100
+      return { cameraId: 'c', zone, label, at }
+    }),
+  )
+}
+
+test('passages are held out whole, and their neighbours are in neither part', () => {
+  const examples = footage('z', [
+    ['empty', 20],
+    ['occupied', 3],
+    ['empty', 20],
+    ['occupied', 3],
+    ['empty', 20],
+  ])
+  const { train, heldOut, judged } = splitByPassage(examples)
+  expect(judged).toEqual(['c z'])
+  for (const held of heldOut) for (const used of train) expect(Math.abs((examples[held]?.at ?? 0) - (examples[used]?.at ?? 0))).toBeGreaterThanOrEqual(2_000)
+  for (const part of [train, heldOut]) expect(new Set(part.map((index) => examples[index]?.label))).toEqual(new Set(['empty', 'occupied']))
+})
+
+test('a zone whose class passes only once is trained on and said to be not judged', () => {
+  const { heldOut, train, notJudged } = splitByPassage(
+    footage('z', [
+      ['empty', 30],
+      ['occupied', 3],
+    ]),
+  )
+  expect(notJudged).toEqual(['c z'])
+  expect(heldOut).toEqual([])
+  expect(train).toHaveLength(330)
+})
+
+test('no example is in both parts, and the order of the examples does not matter', () => {
+  const run = fc.tuple(fc.constantFrom('empty', 'occupied'), fc.integer({ min: 1, max: 12 }))
+  fc.assert(
+    fc.property(fc.array(run, { minLength: 1, maxLength: 12 }), fc.nat(), (runs, seed) => {
+      const examples = footage('z', runs)
+      const { train, heldOut } = splitByPassage(examples)
+      expect(heldOut.filter((index) => train.includes(index))).toEqual([])
+      const shuffled = examples.map((example, at) => ({ example, key: (at * 7919 + seed) % 10_007 })).sort((a, b) => a.key - b.key)
+      const again = splitByPassage(shuffled.map(({ example }) => example))
+      const times = (indexes: readonly number[], list: readonly Placed[]) => indexes.map((index) => list[index]?.at ?? 0).sort((a, b) => a - b)
+      expect(
+        times(
+          again.heldOut,
+          shuffled.map(({ example }) => example),
+        ),
+      ).toEqual(times(heldOut, examples))
+    }),
+  )
+})

@@ -1,0 +1,21 @@
+import { expect, test } from 'vitest'
+import { judgeQuality, retrainRule } from './retrain-policy.ts'
+
+const bad = { n: 200, accuracy: 0.7, balancedAccuracy: 0.6, classes: 2 }
+const idle = { running: false, lastRequest: undefined }
+
+test('bad answers ask for training once', () => {
+  expect(judgeQuality(bad, idle, 1_000_000)).toMatchObject({ kind: 'retrain', why: '60.0 % balanced accuracy over the last 200 labelled answers, below 85 %' })
+  expect(judgeQuality(bad, { running: true, lastRequest: 999_000 }, 1_000_000).kind).toBe('running')
+  expect(judgeQuality(bad, { running: false, lastRequest: 999_000 }, 1_000_000).kind).toBe('cooling down')
+  expect(judgeQuality(bad, { running: false, lastRequest: 1_000_000 - retrainRule.coolDown }, 1_000_000).kind).toBe('retrain')
+})
+
+test('few answers, or answers of one class only, prove nothing', () => {
+  expect(judgeQuality({ ...bad, n: 59 }, idle, 0).kind).toBe('too few')
+  expect(judgeQuality({ ...bad, classes: 1 }, idle, 0).kind).toBe('too few')
+})
+
+test('good answers are left alone', () => {
+  expect(judgeQuality({ ...bad, balancedAccuracy: 0.85 }, idle, 0).kind).toBe('fine')
+})
