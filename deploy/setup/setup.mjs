@@ -128,7 +128,7 @@ async function rdkafka() {
     () => existsSync(path.join(keep, 'node-librdkafka.node')),
     async () => {
       // one job: its makefile begins to compile before its configure has ended otherwise
-    await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: '1' } })
+      await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: '1' } })
       rmSync(keep, { recursive: true, force: true })
       mkdirSync(keep, { recursive: true })
       for (const file of readdirSync(built)) if (/\.node$|^librdkafka.*(so|dylib)/.test(file)) cpSync(path.join(built, file), path.join(keep, file))
