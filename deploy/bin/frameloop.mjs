@@ -8,6 +8,8 @@ if (!existsSync(loader)) {
   process.stderr.write('frameloop is not set up yet. Run `npm start`, which sets up what is missing and starts it.\n')
   process.exit(1)
 }
+// Node 20 is supported here until it no longer is; the S3 client says so at every start otherwise
+process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
 const { register } = await import(loader.href)
 register()
 const { main } = await import(new URL('../src/cli.ts', import.meta.url).href)

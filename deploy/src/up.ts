@@ -197,6 +197,8 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
       mlflow: mlflowUrl,
       labels: health['labels'] ?? '',
       serve: health['serve'] ?? '',
+      ingest: health['ingest'] ?? '',
+      watch: health['watch'] ?? '',
     },
     environment: cloud,
     health,
