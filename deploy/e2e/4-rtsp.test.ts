@@ -1,0 +1,125 @@
+/** A network camera with a password that is killed and comes back; its pictures are those of real footage. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import WebSocket from 'ws'
+import { root } from '../src/home.ts'
+import { parseZones, putZoneFile, readNamed } from '../src/label-file.ts'
+import { env, one, pool, soon, state } from './session.ts'
+
+const password = 'opensesame-1234'
+const folder = mkdtempSync(join(tmpdir(), 'frameloop-rtsp-'))
+let port = 0
+let camera: ChildProcess | undefined
+let agent: ChildProcess | undefined
+let agentSaid = ''
+
+const freePort = (): Promise<number> =>
+  new Promise((resolve) => {
+    const server = createServer()
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address()
+      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
+    })
+  })
+
+async function startCamera(): Promise<void> {
+  const child = spawn(
+    '/usr/bin/python3',
+    [join(root, 'deploy/e2e/footage/rtsp_camera.py'), String(port), `/gate=${join(folder, 'vtest.h264')}@10`, '--user', 'viewer', '--password', password],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  camera = child
+  await new Promise<void>((resolve, reject) => {
+    child.stdout?.on('data', (chunk: Buffer) => chunk.includes('frames') && resolve())
+    child.once('exit', (code) => reject(new Error(`the camera ended with ${code}`)))
+  })
+  child.removeAllListeners('exit')
+}
+
+beforeAll(async () => {
+  await promisify(execFile)('ffmpeg', [
+    '-v',
+    'error',
+    '-i',
+    join(root, '.frameloop/tools/footage/vtest.avi'),
+    '-an',
+    '-c:v',
+    'libx264',
+    '-preset',
+    'veryfast',
+    '-g',
+    '20',
+    '-bf',
+    '0',
+    '-pix_fmt',
+    'yuv420p',
+    '-bsf:v',
+    'h264_metadata=aud=insert',
+    '-f',
+    'h264',
+    join(folder, 'vtest.h264'),
+  ])
+  port = await freePort()
+  await startCamera()
+  await putZoneFile(state.endpoints['labels'] ?? '', 'gate', 'occupancy', parseZones(readNamed(join(root, 'deploy/e2e/footage/vtest-zones.json'))))
+  const cameras = [{ cameraId: 'gate', address: `rtsp://viewer:${password}@127.0.0.1:${port}/gate`, framesPerSecond: 5 }]
+  agent = spawn(process.execPath, ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), join(root, 'edge-agent/src/main.ts')], {
+    env: { ...process.env, ...state.environment, AGENT_ID: 'agent-rtsp', SPOOL_FOLDER: join(folder, 'spool'), CAMERAS: JSON.stringify(cameras), PORT: '0' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  for (const stream of [agent.stdout, agent.stderr]) {
+    stream?.on('data', (chunk: Buffer) => {
+      agentSaid += chunk.toString('utf8')
+    })
+  }
+})
+
+afterAll(async () => {
+  const ended = agent ? new Promise((resolve) => agent?.once('exit', resolve)) : undefined
+  agent?.kill('SIGTERM')
+  camera?.kill('SIGKILL')
+  await ended
+  rmSync(folder, { recursive: true, force: true })
+  await pool.end()
+})
+
+const newestFrame = async (after: Date): Promise<Date | undefined> =>
+  (await one<{ frame_at: Date }>("select frame_at from features where camera_id = 'gate' and frame_at > $1 order by frame_at desc limit 1", [after]))?.frame_at
+
+test('frames arrive, stop with the camera, and arrive again after it was killed and started anew', async () => {
+  const before = await soon(() => newestFrame(new Date(0)), 40_000)
+  expect(before).toBeInstanceOf(Date)
+  camera?.kill('SIGKILL')
+  await soon(async () => one("select 1 as ok from captures where camera_id = 'gate' and state in ('backing off', 'connecting', 'stalled') limit 1"), 30_000)
+  const restarted = new Date()
+  await startCamera()
+  expect(await soon(() => newestFrame(restarted), 40_000)).toBeInstanceOf(Date)
+})
+
+test('its answers are live on the feed', async () => {
+  // the simulated street has trained a champion for this task by then
+  const socket = new WebSocket(`${(state.endpoints['serve'] ?? '').replace('http', 'ws')}/v1/feeds`)
+  const answer = await new Promise<Record<string, unknown>>((resolve, reject) => {
+    socket.on('open', () => socket.send(JSON.stringify({ cameras: ['gate'] })))
+    socket.on('message', (data: Buffer) => {
+      const message = JSON.parse(data.toString('utf8')) as Record<string, unknown>
+      if (message['kind'] === 'prediction') resolve(message)
+    })
+    socket.on('error', reject)
+  })
+  socket.close()
+  expect(answer).toMatchObject({ cameraId: 'gate', task: 'occupancy' })
+})
+
+test('its password stands in no log and in no row', async () => {
+  expect(agentSaid).toContain('camera state changed')
+  expect(agentSaid).not.toContain(password)
+  expect(await one("select 1 as found from media where camera_id = 'gate' and media::text like $1 limit 1", [`%${password}%`])).toBeUndefined()
+  expect(await one('select 1 as found from captures where captures::text like $1 limit 1', [`%${password}%`])).toBeUndefined()
+  expect(env('KAFKA_BROKERS')).not.toBe('')
+})
