@@ -103,4 +103,5 @@ test('when night falls over the street, the watcher asks for training, once, wit
     "select count(*)::int as n from training_runs where task = 'occupancy' and cause = 'quality' and requested_at > now() - interval '60 seconds'",
   )
   expect(asked).toEqual({ n: 1 })
+  await fetch(`${state.health['agent']}/simulator/street/day`, { method: 'POST' })
 })
