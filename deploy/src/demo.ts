@@ -7,9 +7,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { requestTraining } from '@frameloop/cloud/train/request'
 import { sceneHeight, sceneWidth, sceneZones, truthAt } from '@frameloop/edge-agent/capture/scene'
 import type { Pool } from '@frameloop/kit/postgres'
-import { importLabels, type LabelLine, type ZoneEntry } from './label-file.ts'
+import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
+import { importLabels, type LabelLine } from './label-file.ts'
 
-export const simulatedZones: readonly ZoneEntry[] = sceneZones.map((zone) => ({ ...zone, pictureWidth: sceneWidth, pictureHeight: sceneHeight }))
+export const simulatedZones: readonly ZoneShape[] = sceneZones.map((zone) => ({ ...zone, pictureWidth: sceneWidth, pictureHeight: sceneHeight }))
 
 const firstMinute = 60_000
 const everyAfterwards = 500

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { Fault } from '@frameloop/kit/fault'
 import { isName } from '@frameloop/schemas/ids'
+import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 
 export interface LabelLine {
   readonly line: number
@@ -43,18 +44,8 @@ export function parseLabels(text: string): LabelLine[] {
   return labels
 }
 
-export interface ZoneEntry {
-  readonly zone: string
-  readonly x: number
-  readonly y: number
-  readonly width: number
-  readonly height: number
-  readonly pictureWidth: number
-  readonly pictureHeight: number
-}
-
 /** Throws `ZONES_INVALID` with every problem. */
-export function parseZones(text: string): ZoneEntry[] {
+export function parseZones(text: string): ZoneShape[] {
   let parsed: unknown
   try {
     parsed = JSON.parse(text)
@@ -63,7 +54,7 @@ export function parseZones(text: string): ZoneEntry[] {
   }
   if (!Array.isArray(parsed) || parsed.length === 0) throw new Fault('ZONES_INVALID', 'The zone file holds no list of zones')
   const problems: string[] = []
-  const zones = (parsed as Partial<ZoneEntry>[]).map((entry, at): ZoneEntry => {
+  const zones = (parsed as Partial<ZoneShape>[]).map((entry, at): ZoneShape => {
     if (typeof entry.zone !== 'string' || !isName(entry.zone)) problems.push(`zone ${at + 1}: "zone" must be a name`)
     for (const field of ['x', 'y', 'width', 'height', 'pictureWidth', 'pictureHeight'] as const) {
       const value = entry[field]
@@ -72,7 +63,7 @@ export function parseZones(text: string): ZoneEntry[] {
     }
     if ((entry.x ?? 0) + (entry.width ?? 0) > (entry.pictureWidth ?? 0) || (entry.y ?? 0) + (entry.height ?? 0) > (entry.pictureHeight ?? 0))
       problems.push(`zone ${entry.zone ?? at + 1} reaches out of its picture`)
-    return entry as ZoneEntry
+    return entry as ZoneShape
   })
   if (problems.length > 0) throw new Fault('ZONES_INVALID', `The zone file is wrong:\n  ${problems.join('\n  ')}`)
   return zones
@@ -94,7 +85,7 @@ async function send(url: string, method: string, body: unknown): Promise<unknown
   return answer
 }
 
-export async function putZoneFile(labelsUrl: string, cameraId: string, task: string, zones: readonly ZoneEntry[]): Promise<void> {
+export async function putZoneFile(labelsUrl: string, cameraId: string, task: string, zones: readonly ZoneShape[]): Promise<void> {
   await send(`${labelsUrl}/v1/cameras/${encodeURIComponent(cameraId)}/tasks/${encodeURIComponent(task)}/zones`, 'PUT', { zones })
 }
 

@@ -26,7 +26,6 @@ export interface Program {
   /** A real operation that only works when the program does. */
   readonly ready: () => Promise<boolean>
   readonly readyWithin?: Ms
-  /** Older programs this one needs are stopped after it. */
 }
 
 interface Running {

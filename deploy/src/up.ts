@@ -12,8 +12,9 @@ import { openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { showMs } from '@frameloop/kit/units'
 import { bucketName } from '@frameloop/schemas/object-keys'
+import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import { choosePorts, type Home, isSameProcess, readState, root, startTicks, wantPort, writeState } from './home.ts'
-import { putZoneFile, type ZoneEntry } from './label-file.ts'
+import { putZoneFile } from './label-file.ts'
 import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
 import { migrate, provisionBuckets, provisionSchemas, provisionTopics } from './provision.ts'
@@ -28,7 +29,7 @@ export interface CameraOption {
 export interface UpOptions {
   readonly cameras: readonly CameraOption[]
   /** Zones to set before the first frame is captured. */
-  readonly zones: readonly { readonly cameraId: string; readonly task: string; readonly zones: readonly ZoneEntry[] }[]
+  readonly zones: readonly { readonly cameraId: string; readonly task: string; readonly zones: readonly ZoneShape[] }[]
   /** Port of the page; a free one is chosen when it is not stated and the usual one is taken. */
   readonly consolePort?: number
   readonly say: (text: string) => void

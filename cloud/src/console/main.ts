@@ -17,7 +17,6 @@ const Settings = Type.Object({
   ...CloudSettings.properties,
   serveUrl: Type.String({ pattern: '^https?://', description: 'inference server' }),
   healthUrls: Type.String({ default: '{}', description: 'JSON object: process name → its address, for rates and lag' }),
-  databaseUrl: Type.String({ pattern: '^postgres(ql)?://', description: 'PostgreSQL' }),
 })
 
 /** Keys of pictures, as `schemas/object-keys` makes them; nothing else is read. */

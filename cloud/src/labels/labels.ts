@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
 import { topics } from '@frameloop/schemas/topics'
+import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import { enqueue } from '../outbox.ts'
 
 export interface NewLabel {
@@ -105,18 +106,8 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
   })
 }
 
-export interface NewZone {
-  readonly zone: string
-  readonly x: number
-  readonly y: number
-  readonly width: number
-  readonly height: number
-  readonly pictureWidth: number
-  readonly pictureHeight: number
-}
-
 /** Sets the zones of a camera for a task; the task is made when it is new. Zones not named stay as they are. */
-export async function putZones(pool: Pool, cameraId: string, task: string, zones: readonly NewZone[]): Promise<void> {
+export async function putZones(pool: Pool, cameraId: string, task: string, zones: readonly ZoneShape[]): Promise<void> {
   await inTransaction(pool, async (client) => {
     await client.query('insert into tasks (task) values ($1) on conflict do nothing', [task])
     for (const zone of zones) {

@@ -8,10 +8,11 @@ import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { namePattern } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
+import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import Type from 'typebox'
 import { CloudSettings } from '../config.ts'
 import { runOutbox } from '../outbox.ts'
-import { type NewLabel, type NewZone, putZones, storeLabels } from './labels.ts'
+import { type NewLabel, putZones, storeLabels } from './labels.ts'
 
 const Name = Type.String({ pattern: namePattern })
 const LabelsBody = Type.Object({
@@ -54,7 +55,7 @@ await runProcess('labels', CloudSettings, async ({ config, log, metrics, lifetim
     storeLabels(pool, body.labels, body.source, body.asOf ? new Date(body.asOf) : new Date()),
   )
 
-  app.put<{ Params: { cameraId: string; task: string }; Body: { zones: NewZone[] } }>(
+  app.put<{ Params: { cameraId: string; task: string }; Body: { zones: ZoneShape[] } }>(
     '/v1/cameras/:cameraId/tasks/:task/zones',
     { schema: { summary: 'Set the zones of a camera for a task', params: Type.Object({ cameraId: Name, task: Name }), body: ZonesBody } },
     async ({ params, body }) => {

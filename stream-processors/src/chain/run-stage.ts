@@ -245,7 +245,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (records.length === 0) continue
       const generation = consumer.generation
       try {
-        const judged = (await inOrder(records, workLimit, (record) => work(record, context))).map((item): Worked => item)
+        const judged = await inOrder(records, workLimit, (record) => work(record, context))
         const remembered: Produced[] = []
         const first = cutAtWaiting(judged)
         const decided = first.settled.map((item): Worked => {
