@@ -124,7 +124,7 @@ async function rdkafka() {
   await step(
     'rdkafka',
     'Kafka client (node-rdkafka, built from its sources, about 2 minutes)',
-    [keep],
+    [path.basename(keep)],
     () => existsSync(path.join(keep, 'node-librdkafka.node')),
     async () => {
       // one job: its makefile begins to compile before its configure has ended otherwise
@@ -334,22 +334,12 @@ function hashFile(file) {
   return createHash('sha256').update(readFileSync(file)).digest('hex')
 }
 
-async function page() {
-  const web = path.join(root, 'cloud/src/console/web')
-  const files = existsSync(web)
-    ? readdirSync(web, { recursive: true })
-        .map((file) => path.join(web, String(file)))
-        .filter((file) => /\.(tsx?|css|html|json)$/.test(file))
-        .sort()
-    : []
-  if (files.length === 0) return
-  await step(
-    'page',
-    'the page (Vite)',
-    files,
-    () => existsSync(path.join(root, 'cloud/dist/console/index.html')),
-    () => run('page', process.execPath, [module_('vite/bin/vite.js'), 'build', web]),
-  )
+/** The programs and the page; `frameloop` builds again what has changed since. */
+async function built() {
+  const since = Date.now()
+  const { buildMissing } = await import('./build.mjs')
+  const names = await buildMissing()
+  if (names.length > 0) say(`built ${names.join(' and ')} in ${seconds(since)}`)
 }
 
 async function footage() {
@@ -376,7 +366,7 @@ try {
   // one compiler at a time: two would only fight for the cores
   await rdkafka()
   await tensorflow()
-  await page()
+  await built()
   await outside
   if (Date.now() - started > 2_000) say(`everything is there (${seconds(started)})`)
 } catch (thrown) {

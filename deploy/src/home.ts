@@ -6,8 +6,10 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Fault } from '@frameloop/kit/fault'
 
-/** The checkout. */
+/** The checkout: two folders above this source, and above the build. */
 export const root = resolve(fileURLToPath(new URL('../..', import.meta.url)))
+/** Programs of frameloop itself, as `deploy/setup/build.mjs` made them. */
+export const build = join(root, '.frameloop/build')
 /** Programs that set-up fetched or built. */
 export const tools = join(root, '.frameloop/tools')
 

@@ -4,7 +4,7 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
-import { schemaText } from '@frameloop/schemas/codec'
+import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
 import { allTopics, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
 import { runner } from 'node-pg-migrate'
@@ -62,7 +62,7 @@ export async function provisionSchemas(registryUrl: string): Promise<void> {
   await client.updateDefaultConfig({ compatibility: Compatibility.FULL_TRANSITIVE })
   for (const { name, event } of allTopics) {
     try {
-      await client.register(subjectOf(name), { schema: schemaText(event), schemaType: 'AVRO' })
+      await client.register(subjectOf(name), { schema: schemaTexts[event], schemaType: 'AVRO' })
     } catch (thrown) {
       throw new Fault('SCHEMA_INCOMPATIBLE', `The registry refuses the schema of ${name}: ${toError(thrown).message}`, { topic: name }, thrown)
     }

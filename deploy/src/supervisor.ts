@@ -6,12 +6,12 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { openSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { Fault } from '@frameloop/kit/fault'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import { type Home, isSameProcess, readState, startTicks, writeState } from './home.ts'
+import { type Home, isSameProcess, readState, root, startTicks, writeState } from './home.ts'
 
 export interface Program {
   readonly name: string
@@ -53,7 +53,7 @@ export class Supervisor {
   constructor(home: Home, say: (text: string) => void) {
     this.#home = home
     this.#say = say
-    this.#guard = spawn('/bin/sh', [fileURLToPath(new URL('./guard.sh', import.meta.url))], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+    this.#guard = spawn('/bin/sh', [join(root, 'deploy/src/guard.sh')], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
     this.#guard.stdin?.on('error', () => {})
     this.#guard.unref()
   }

@@ -13,7 +13,7 @@ import { openObjectStore } from '@frameloop/kit/object-store'
 import { showMs } from '@frameloop/kit/units'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
-import { choosePorts, type Home, isSameProcess, readState, root, startTicks, wantPort, writeState } from './home.ts'
+import { build, choosePorts, type Home, isSameProcess, readState, root, startTicks, wantPort, writeState } from './home.ts'
 import { putZoneFile } from './label-file.ts'
 import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
@@ -155,25 +155,25 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   }
   const portOf = (name: string): number => (name === 'console' ? consolePort : port(`process-${name}`))
   const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${portOf(name)}`]))
-  const processOf = (name: string, file: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
+  const processOf = (name: string, program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
     name,
     command: process.execPath,
-    args: ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), join(root, file), ...args],
+    args: ['--enable-source-maps', join(build, `${program}.mjs`), ...args],
     cwd: root,
     env: { ...environment, PORT: String(portOf(name)), TF_CPP_MIN_LOG_LEVEL: '2', NODE_NO_WARNINGS: '1' },
     ready: async () => (await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })).ok,
   })
   say('processes:')
-  const stage = (name: string): Program => processOf(name, 'stream-processors/src/main.ts', [name], cloud)
-  const ofCloud = (name: string): Program => processOf(name, `cloud/src/${name}/main.ts`, [], cloud)
+  const stage = (name: string): Program => processOf(name, 'processor', [name], cloud)
+  const ofCloud = (name: string): Program => processOf(name, name, [], cloud)
   // zones must be known before the first frame is prepared
   const zones = start(ofCloud('labels')).then(async () => {
     for (const { cameraId, task, zones: list } of options.zones) await putZoneFile(health['labels'] ?? '', cameraId, task, list)
     await start(stage('features'))
   })
-  const page = processOf('console', 'cloud/src/console/main.ts', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
+  const page = processOf('console', 'console', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
   const others = ['validate', 'extract', 'catalog'].map(stage)
-  const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'edge-agent/src/main.ts', [], edge))) : undefined
+  const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'agent', [], edge))) : undefined
   await Promise.all([
     ...others.map(start),
     zones,

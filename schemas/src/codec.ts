@@ -2,25 +2,12 @@
  * Events ⇄ bytes in Confluent wire format: 0x00, the schema id as a big-endian int32, Avro binary.
  * A record is read with the schema it was written with and resolved into ours (Avro 1.11, "Schema Resolution").
  */
-import { readFileSync } from 'node:fs'
 import { Fault, toError } from '@frameloop/kit/fault'
 import avro from 'avsc'
 import type { Events } from './events.ts'
-import { schemaFiles } from './events.ts'
+import { schemaTexts } from './events.ts'
 import type { SchemaRegistry } from './registry.ts'
 import { type EventName, subjectOf } from './topics.ts'
-
-const texts = new Map<EventName, string>()
-
-/** The schema of an event as JSON text. */
-export function schemaText(event: EventName): string {
-  let text = texts.get(event)
-  if (text === undefined) {
-    text = JSON.stringify(JSON.parse(readFileSync(new URL(`../avro/${schemaFiles[event]}`, import.meta.url), 'utf8')))
-    texts.set(event, text)
-  }
-  return text
-}
 
 const types = new Map<EventName, avro.Type>()
 
@@ -32,7 +19,7 @@ function parse(text: string): avro.Type {
 export function typeOf(event: EventName): avro.Type {
   let type = types.get(event)
   if (type === undefined) {
-    type = parse(schemaText(event))
+    type = parse(schemaTexts[event])
     types.set(event, type)
   }
   return type
@@ -75,7 +62,7 @@ export function openCodec(registry: SchemaRegistry): Codec {
     })
   return {
     async encode(topicName, event, value) {
-      const id = await remember(ids, topicName, () => registry.register(subjectOf(topicName), schemaText(event)))
+      const id = await remember(ids, topicName, () => registry.register(subjectOf(topicName), schemaTexts[event]))
       const body = typeOf(event).toBuffer(value)
       const out = Buffer.allocUnsafe(headerBytes + body.length)
       out[0] = 0

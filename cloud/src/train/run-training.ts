@@ -45,7 +45,7 @@ type Done = Extract<FitMessage, { kind: 'done' }>
 
 function fitInWorker(job: FitJob, onEpoch: (epoch: number, loss: number) => void, signal: AbortSignal): Promise<Done> {
   return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL('./fit-worker.mjs', import.meta.url), { workerData: job, execArgv: [] })
+    const worker = new Worker(new URL('./fit.mjs', import.meta.url), { workerData: job })
     const stop = (): void => void worker.terminate()
     signal.addEventListener('abort', stop, { once: true })
     let done: Done | undefined
