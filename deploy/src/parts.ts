@@ -198,6 +198,8 @@ export function s3Program(home: Home, ports: S3Ports, identities: { readonly clo
       '-admin.ui=false',
       '-s3.port.iceberg=0',
       '-master.telemetry=false',
+      // its only volume server tells it everything anew; resuming makes 2 of 24 starts wait 15 s for others ("master is warming up")
+      '-master.resumeState=false',
     ],
     cwd: folder,
     ready: async () => {

@@ -1,5 +1,4 @@
 /** What must exist before the first frame: buckets, tables, topics, schemas. Every step may be repeated. */
-import { Compatibility, SchemaRegistryClient } from '@confluentinc/schemaregistry'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
@@ -7,7 +6,6 @@ import type { ObjectStore } from '@frameloop/kit/object-store'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
 import { allTopics, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
-import { runner } from 'node-pg-migrate'
 import { root } from './home.ts'
 
 export async function provisionBuckets(store: ObjectStore, prefix: string): Promise<void> {
@@ -15,6 +13,8 @@ export async function provisionBuckets(store: ObjectStore, prefix: string): Prom
 }
 
 export async function migrate(databaseUrl: string, log: Log): Promise<void> {
+  // loaded where it is needed: most commands provision nothing
+  const { runner } = await import('node-pg-migrate')
   await runner({
     databaseUrl,
     dir: `${root}/deploy/migrations`,
@@ -58,6 +58,7 @@ export async function provisionTopics(brokers: string, partitions: number, repli
 
 /** Registers every schema under FULL_TRANSITIVE. Throws `SCHEMA_INCOMPATIBLE`. */
 export async function provisionSchemas(registryUrl: string): Promise<void> {
+  const { Compatibility, SchemaRegistryClient } = await import('@confluentinc/schemaregistry')
   const client = new SchemaRegistryClient({ baseURLs: [registryUrl] })
   await client.updateDefaultConfig({ compatibility: Compatibility.FULL_TRANSITIVE })
   for (const { name, event } of allTopics) {

@@ -40,7 +40,8 @@ function residentBytes(pid: number): number {
 
 export async function status(home: Home): Promise<Status> {
   const stack = needStack(home)
-  const pids = (readState<{ pid: number; ticks: string; name: string }[]>(home, 'pids.json') ?? []).filter(({ pid, ticks }) => isSameProcess(pid, ticks))
+  const started = readState<{ pid: number; ticks: string; name: string }[]>(home, 'pids.json') ?? []
+  const pids = started.filter(({ pid, ticks }) => isSameProcess(pid, ticks))
   const processes = await Promise.all(
     pids.map(async ({ name, pid }) => {
       const url = stack.health[name]
@@ -59,7 +60,8 @@ export async function status(home: Home): Promise<Status> {
     const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
       'select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc',
     )
-    return { ready: processes.every(({ state }) => state === 'ready' || state === 'running'), console: stack.console, endpoints: stack.endpoints, processes, models: rows }
+    const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready' || state === 'running')
+    return { ready, console: stack.console, endpoints: stack.endpoints, processes, models: rows }
   } finally {
     await pool.end()
   }

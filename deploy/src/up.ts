@@ -17,6 +17,7 @@ import { build, choosePorts, type Home, isSameProcess, readState, root, startTic
 import { putZoneFile } from './label-file.ts'
 import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
+import { probeChain } from './probe.ts'
 import { migrate, provisionBuckets, provisionSchemas, provisionTopics } from './provision.ts'
 import { endLeftovers, type Program, Supervisor } from './supervisor.ts'
 
@@ -184,6 +185,8 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     start(ofCloud('watch')),
     mlflow?.then(() => start(ofCloud('train'))),
   ])
+
+  say(`  a probe frame was prepared after ${showMs(await probeChain(health['ingest'] ?? '', databaseUrl))}`)
 
   const withoutCredentials = (url: string): string => url.replace(/\/\/[^@/]*@/, '//')
   const state: StackState = {

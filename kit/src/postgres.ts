@@ -1,6 +1,5 @@
 /** One pool per process and transactions that are undone unless they succeed. */
 import pg from 'pg'
-import { Fault } from './fault.ts'
 
 export type Pool = pg.Pool
 export type Client = pg.PoolClient
@@ -44,10 +43,12 @@ export function isDatabaseTransient(thrown: unknown): boolean {
   return /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|not queryable/.test((thrown as Error).message ?? '')
 }
 
-export async function pingDatabase(pool: Pool): Promise<void> {
+/** What `/readyz` says of the database: nothing when it answers. */
+export async function databaseNotReady(pool: Pool): Promise<Readonly<Record<string, string>>> {
   try {
     await pool.query('select 1')
-  } catch (thrown) {
-    throw new Fault('DATABASE_UNAVAILABLE', 'PostgreSQL did not answer', {}, thrown)
+    return {}
+  } catch {
+    return { postgres: 'does not answer' }
   }
 }

@@ -11,6 +11,9 @@ export type Epoch = string & { readonly [brand]?: 'epoch' }
 export type MediaId = string & { readonly [brand]?: 'media' }
 export type FrameId = string & { readonly [brand]?: 'frame' }
 
+/** The camera whose frames prove at every start that the chain works; pages and counts of people's cameras leave it out. */
+export const probeCameraId = 'frameloop-probe'
+
 /** Namespaces of the UUIDv5 ids; they may never change. */
 const mediaNamespace = '6f0c3d0a-52ad-4b39-9a3e-0f2a6c1d7b11'
 const frameNamespace = 'b8a4d0de-0a54-4c0f-8a55-52cf7d6b2e02'

@@ -6,7 +6,7 @@ import fastifyStatic from '@fastify/static'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
-import { openPool, pingDatabase } from '@frameloop/kit/postgres'
+import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import Type from 'typebox'
@@ -30,11 +30,7 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
     {
       name: 'console',
       metrics,
-      notReady: () =>
-        pingDatabase(pool).then(
-          () => ({}),
-          () => ({ postgres: 'does not answer' }),
-        ),
+      notReady: () => databaseNotReady(pool),
     },
     { title: 'frameloop console', bodyLimit: 20_000_000, log },
   )

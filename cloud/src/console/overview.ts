@@ -1,5 +1,6 @@
 /** What the page shows beside the live answers: cameras, stages, models, runs, live quality. Read-only. */
 import type { Pool } from '@frameloop/kit/postgres'
+import { probeCameraId } from '@frameloop/schemas/ids'
 
 export interface StageFigures {
   readonly stage: string
@@ -58,7 +59,7 @@ export async function readOverview(pool: Pool, health: Readonly<Record<string, s
   const rows = async (text: string) => (await pool.query<Record<string, unknown>>(text)).rows
   const [cameras, zones, models, runs, quality, rejections, stages] = await Promise.all([
     rows(
-      `select distinct on (camera_id) camera_id as "cameraId", state, message, source_kind as "sourceKind", frames_per_second as "framesPerSecond", highest_seq as "highestSeq", reported_at as "reportedAt" from captures order by camera_id, state = 'ended', reported_at desc`,
+      `select distinct on (camera_id) camera_id as "cameraId", state, message, source_kind as "sourceKind", frames_per_second as "framesPerSecond", highest_seq as "highestSeq", reported_at as "reportedAt" from captures where camera_id <> '${probeCameraId}' order by camera_id, state = 'ended', reported_at desc`,
     ),
     rows(`select camera_id as "cameraId", zone, task, x, y, width, height, picture_width as "pictureWidth", picture_height as "pictureHeight" from zones order by camera_id, zone`),
     rows(`with serving as (select distinct on (task, alias) task, alias, version, reason, decided_at from promotions order by task, alias, id desc)

@@ -4,7 +4,7 @@ import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openObjectStore } from '@frameloop/kit/object-store'
-import { openPool, pingDatabase } from '@frameloop/kit/postgres'
+import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { namePattern } from '@frameloop/schemas/ids'
@@ -29,11 +29,7 @@ await runProcess('ingest', CloudSettings, async ({ config, log, metrics, lifetim
   await producer.connect()
   lifetime.own('producer', producer, (open) => open.disconnect())
   const tools = { pool, store, producer, codec: openCodec(openRegistry(config.schemaRegistryUrl)), bucketPrefix: config.bucketPrefix, log }
-  const notReady = () =>
-    pingDatabase(pool).then(
-      () => ({}),
-      () => ({ postgres: 'does not answer' }),
-    )
+  const notReady = () => databaseNotReady(pool)
   const app = await openApi({ name: 'ingest', metrics, notReady }, { title: 'frameloop ingest', bodyLimit: largestUpload, log })
   app.addContentTypeParser(/^(image|video)\/|^application\/octet-stream/, { parseAs: 'buffer' }, (_, body, done) => done(null, body))
   app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string } }>(

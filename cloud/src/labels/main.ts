@@ -3,7 +3,7 @@
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openKafka } from '@frameloop/kit/kafka'
-import { openPool, pingDatabase } from '@frameloop/kit/postgres'
+import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { namePattern } from '@frameloop/schemas/ids'
@@ -44,11 +44,7 @@ await runProcess('labels', CloudSettings, async ({ config, log, metrics, lifetim
   lifetime.own('producer', producer, (open) => open.disconnect())
   const codec = openCodec(openRegistry(config.schemaRegistryUrl))
   lifetime.run('outbox', (signal) => runOutbox(pool, producer, codec, log, signal), fail)
-  const notReady = () =>
-    pingDatabase(pool).then(
-      () => ({}),
-      () => ({ postgres: 'does not answer' }),
-    )
+  const notReady = () => databaseNotReady(pool)
   const app = await openApi({ name: 'labels', metrics, notReady }, { title: 'frameloop labels', bodyLimit: 4_000_000, log })
 
   app.post<{ Body: { source: string; asOf?: string; labels: NewLabel[] } }>('/v1/labels', { schema: { summary: 'Store labels', body: LabelsBody } }, async ({ body }) =>

@@ -35,35 +35,28 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
   const zones = openZoneDirectory(pool, log, 2_000)
   lifetime.run('zones', (signal) => zones.run(signal), fail)
   // the topic is compacted: from its beginning it says who serves now, and goes on saying it
+  let modelsLoaded = false
   lifetime.run(
     'models',
-    (signal) =>
-      tail(
-        config.kafkaBrokers,
-        `frameloop.serve.models.${config.instance}`,
-        topics.modelsChanged.name,
-        'beginning',
-        async (record) => slots.apply(await codec.decode('ModelChanged', record.value), signal),
-        signal,
-      ),
+    async (signal) => {
+      for await (const record of tail(config.kafkaBrokers, `frameloop.serve.models.${config.instance}`, topics.modelsChanged.name, 'beginning', signal)) {
+        if (record) await slots.apply(await codec.decode('ModelChanged', record.value), signal)
+        else modelsLoaded = true
+      }
+    },
     fail,
   )
   lifetime.run(
     'feeds',
-    (signal) =>
-      tail(
-        config.kafkaBrokers,
-        `frameloop.serve.feeds.${config.instance}`,
-        topics.predictionsMade.name,
-        'end',
-        async (record) => feeds.publish(await codec.decode('PredictionMade', record.value), traceIdOf(record.headers['traceparent']), record),
-        signal,
-      ),
+    async (signal) => {
+      for await (const record of tail(config.kafkaBrokers, `frameloop.serve.feeds.${config.instance}`, topics.predictionsMade.name, 'end', signal))
+        if (record) feeds.publish(await codec.decode('PredictionMade', record.value), traceIdOf(record.headers['traceparent']), record)
+    },
     fail,
   )
   const live = startStage(liveStage(slots, batcher), { brokers: config.kafkaBrokers, instance: config.instance, codec, store, bucketPrefix: config.bucketPrefix, log, metrics })
   const notReady = () => {
-    const why = live.notReady()
+    const why = live.notReady() ?? (modelsLoaded ? undefined : 'loading the models that serve')
     return why ? { serve: why } : {}
   }
   const app = await openApi({ name: 'serve', metrics, notReady }, { title: 'frameloop inference', bodyLimit: 20_000_000, log })

@@ -4,7 +4,7 @@ import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { openHealth } from '@frameloop/kit/http'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openObjectStore } from '@frameloop/kit/object-store'
-import { inTransaction, openPool, type Pool, pingDatabase } from '@frameloop/kit/postgres'
+import { databaseNotReady, inTransaction, openPool, type Pool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -73,11 +73,7 @@ await runProcess('train', CloudSettings, async ({ config, log, metrics, lifetime
     {
       name: 'train',
       metrics,
-      notReady: () =>
-        pingDatabase(pool).then(
-          () => ({}),
-          () => ({ postgres: 'does not answer' }),
-        ),
+      notReady: () => databaseNotReady(pool),
     },
     config,
     lifetime,

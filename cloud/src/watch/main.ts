@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { openHealth } from '@frameloop/kit/http'
 import { openKafka } from '@frameloop/kit/kafka'
 import { Gauge } from '@frameloop/kit/metrics'
-import { openPool, type Pool, pingDatabase } from '@frameloop/kit/postgres'
+import { databaseNotReady, openPool, type Pool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -99,10 +99,6 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
     },
     fail,
   )
-  const notReady = () =>
-    pingDatabase(pool).then(
-      () => ({}),
-      () => ({ postgres: 'does not answer' }),
-    )
+  const notReady = () => databaseNotReady(pool)
   await openHealth({ name: 'watch', metrics, notReady }, config, lifetime)
 })

@@ -289,20 +289,8 @@ export function isFenced(thrown: unknown): boolean {
   return code === codes.ERR__FENCED || code === codes.ERR_FENCED_INSTANCE_ID || code === codes.ERR_PRODUCER_FENCED || code === codes.ERR_INVALID_PRODUCER_EPOCH
 }
 
-export interface Range extends TopicPartition {
-  /** Inclusive. */
-  readonly from: number
-  /** Exclusive. */
-  readonly until: number
-}
-
-/**
- * Reads committed records of the ranges and ends when every partition's position has reached the range's end
- * (transaction markers leave gaps, so offsets are never counted). No group is joined.
- */
-export async function* readRanges(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
-  const open = new Map(ranges.filter((range) => range.until > range.from).map((range) => [`${range.topic} ${range.partition}`, range]))
-  if (open.size === 0) return
+/** A client that reads committed records without joining a group; closed when `use` has ended. */
+async function* withReader<Item>(brokers: string, name: string, use: (client: rdkafka.KafkaConsumer) => AsyncGenerator<Item>): AsyncGenerator<Item> {
   const client = new rdkafka.KafkaConsumer(
     {
       ...shared(brokers, name),
@@ -317,7 +305,28 @@ export async function* readRanges(brokers: string, name: string, ranges: readonl
   )
   await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))
   try {
-    client.setDefaultConsumeTimeout(300)
+    client.setDefaultConsumeTimeout(200)
+    yield* use(client)
+  } finally {
+    await called('closing a reader', 10_000, (done) => client.disconnect(done)).catch(() => {})
+  }
+}
+
+export interface Range extends TopicPartition {
+  /** Inclusive. */
+  readonly from: number
+  /** Exclusive. */
+  readonly until: number
+}
+
+/**
+ * Reads committed records of the ranges and ends when every partition's position has reached the range's end
+ * (transaction markers leave gaps, so offsets are never counted). No group is joined.
+ */
+export async function* readRanges(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
+  const open = new Map(ranges.filter((range) => range.until > range.from).map((range) => [`${range.topic} ${range.partition}`, range]))
+  if (open.size === 0) return
+  yield* withReader(brokers, name, async function* (client) {
     const ends = new Set<string>()
     client.on('partition.eof', ({ topic, partition }: { topic: string; partition: number }) => ends.add(`${topic} ${partition}`))
     client.assign([...open.values()].map(({ topic, partition, from }) => ({ topic, partition, offset: from })) as rdkafka.TopicPartition[])
@@ -337,60 +346,45 @@ export async function* readRanges(brokers: string, name: string, ranges: readonl
       // the last offsets of a range may be markers: the end of the partition proves that nothing is left
       if (messages.length === 0) for (const key of ends) open.delete(key)
     }
-  } finally {
-    await called('closing a reader', 10_000, (done) => client.disconnect(done)).catch(() => {})
-  }
+  })
+}
+
+async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Range[]> {
+  const metadata = await called<rdkafka.Metadata>('reading metadata', 20_000, (done) => client.getMetadata({ topic, timeout: 15_000 }, done))
+  const partitions = metadata.topics.find(({ name: found }) => found === topic)?.partitions ?? []
+  return Promise.all(
+    partitions.map(async ({ id }) => {
+      const { lowOffset, highOffset } = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, id, 15_000, done))
+      return { topic, partition: id, from: lowOffset, until: highOffset }
+    }),
+  )
 }
 
 /** The first and the end offsets of each partition of a topic now. */
 export async function boundsOf(brokers: string, name: string, topic: string): Promise<Range[]> {
-  const client = new rdkafka.KafkaConsumer({ ...shared(brokers, name), 'group.id': name, 'enable.auto.commit': false, 'isolation.level': 'read_committed' }, {})
-  await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))
-  try {
-    const metadata = await called<rdkafka.Metadata>('reading metadata', 20_000, (done) => client.getMetadata({ topic, timeout: 15_000 }, done))
-    const partitions = metadata.topics.find(({ name: found }) => found === topic)?.partitions ?? []
-    return await Promise.all(
-      partitions.map(async ({ id }) => {
-        const { lowOffset, highOffset } = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, id, 15_000, done))
-        return { topic, partition: id, from: lowOffset, until: highOffset }
-      }),
-    )
-  } finally {
-    await called('closing a reader', 10_000, (done) => client.disconnect(done)).catch(() => {})
-  }
+  const found: Range[] = []
+  for await (const range of withReader(brokers, name, async function* (client) {
+    yield* await bounds(client, topic)
+  }))
+    found.push(range)
+  return found
 }
 
-/** Every record of a topic from now on, all partitions, no group: for feeds. The consumer is told of each record in turn. */
-export async function tail(
-  brokers: string,
-  name: string,
-  topic: string,
-  from: 'end' | 'beginning',
-  onRecord: (record: BusRecord) => Promise<void> | void,
-  signal: AbortSignal,
-): Promise<void> {
-  const bounds = await boundsOf(brokers, name, topic)
-  const client = new rdkafka.KafkaConsumer(
-    {
-      ...shared(brokers, name),
-      'group.id': name,
-      'enable.auto.commit': false,
-      'isolation.level': 'read_committed',
-      'enable.partition.eof': true,
-      'fetch.wait.max.ms': 50,
-      'fetch.queue.backoff.ms': 10,
-    },
-    { 'auto.offset.reset': 'earliest' },
-  )
-  await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))
-  try {
-    client.setDefaultConsumeTimeout(200)
-    client.assign(bounds.map(({ partition, from: low, until }) => ({ topic, partition, offset: from === 'end' ? until : low })) as rdkafka.TopicPartition[])
+/** Every record of a topic, all partitions, no group, on and on; `undefined` once, when all that was there at the start has been read. */
+export async function* tail(brokers: string, name: string, topic: string, from: 'end' | 'beginning', signal: AbortSignal): AsyncGenerator<BusRecord | undefined> {
+  yield* withReader(brokers, name, async function* (client) {
+    const open = await bounds(client, topic)
+    client.assign(open.map(({ partition, from: low, until }) => ({ topic, partition, offset: from === 'end' ? until : low })) as rdkafka.TopicPartition[])
+    const waiting = new Set(from === 'end' ? [] : open.filter((range) => range.until > range.from).map(({ partition }) => partition))
+    // the last offsets may be markers, so the end of a partition is asked for, not counted
+    client.on('partition.eof', ({ partition }: { partition: number }) => waiting.delete(partition))
+    let isCaughtUp = false
     while (!signal.aborted) {
       const messages = await called<rdkafka.Message[]>('reading', 60_000, (done) => client.consume(200, done)).catch(() => [])
-      for (const message of messages) await onRecord(toRecord(message))
+      for (const message of messages) yield toRecord(message)
+      if (isCaughtUp || waiting.size > 0 || messages.length > 0) continue
+      isCaughtUp = true
+      yield undefined
     }
-  } finally {
-    await called('closing a reader', 10_000, (done) => client.disconnect(done)).catch(() => {})
-  }
+  })
 }
