@@ -6,8 +6,6 @@ if (!existsSync(new URL('../../node_modules/esbuild/package.json', import.meta.u
   process.stderr.write('frameloop is not set up yet. Run `npm start`, which sets up what is missing and starts it.\n')
   process.exit(1)
 }
-// Node 20 is supported here until it no longer is; the S3 client says so at every start otherwise
-process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
 process.setSourceMapsEnabled(true)
 const { buildFolder, buildMissing } = await import('../setup/build.mjs')
 await buildMissing()

@@ -62,6 +62,8 @@ export interface StoreSettings {
 }
 
 export function openObjectStore(settings: StoreSettings): ObjectStore {
+  // Node 20 is supported here until it no longer is; the client says otherwise at every start
+  process.env['AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED'] ??= 'true'
   const client = new S3Client({
     region: settings.s3Region,
     ...(settings.s3Endpoint ? { endpoint: settings.s3Endpoint, forcePathStyle: true } : {}),

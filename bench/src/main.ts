@@ -1,0 +1,34 @@
+/** `npm run bench -- NAME…`: runs benchmarks one after the other and keeps their figures in `bench/results`. A benchmark is never a test. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpus, totalmem } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { benchChain } from './chain.ts'
+import { benchStart } from './start.ts'
+
+type Bench = (say: (text: string) => void) => Promise<object>
+
+const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
+  start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
+  chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
+}
+
+const names = process.argv.slice(2)
+const unknown = names.filter((name) => !(name in benches))
+if (names.length === 0 || unknown.length > 0) {
+  if (unknown.length > 0 && !unknown.includes('--help')) process.stderr.write(`There is no benchmark ${unknown.join(', ')}.\n`)
+  process.stdout.write(
+    `usage: npm run bench -- NAME…\n${Object.entries(benches)
+      .map(([name, { about }]) => `  ${name.padEnd(8)} ${about}\n`)
+      .join('')}`,
+  )
+  process.exitCode = unknown.includes('--help') ? 0 : 2
+} else {
+  const folder = fileURLToPath(new URL('../results', import.meta.url))
+  mkdirSync(folder, { recursive: true })
+  for (const name of names) {
+    const result = await benches[name]?.run((text) => process.stdout.write(`[${name}] ${text}\n`))
+    const machine = { cpu: cpus()[0]?.model ?? '', cores: cpus().length, memoryGiB: Math.round(totalmem() / 2 ** 30), node: process.version }
+    writeFileSync(`${folder}/${name}.json`, `${JSON.stringify({ at: new Date().toISOString(), machine, ...result }, null, 2)}\n`)
+    process.stdout.write(`[${name}] kept in bench/results/${name}.json\n`)
+  }
+}
