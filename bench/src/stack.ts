@@ -82,8 +82,8 @@ export async function startStack(home: BenchHome, args: readonly string[]): Prom
   }
 }
 
-/** User and system time in ms of a program: its process group and the children it has waited for (proc(5), fields 5 and 14 to 17, in ticks of 10 ms). */
-export function cpuMs(group: number): number {
+/** User and system time in ms of a program, its children and those it has waited for (proc(5), fields 4 and 14 to 17, in ticks of 10 ms). */
+export function cpuMs(pid: number): number {
   let ticks = 0
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue
@@ -93,7 +93,7 @@ export function cpuMs(group: number): number {
         .slice(stat.lastIndexOf(')') + 2)
         .split(' ')
         .map(Number)
-      if (fields[2] === group) for (const time of fields.slice(11, 15)) ticks += time
+      if (Number(entry) === pid || fields[1] === pid) for (const time of fields.slice(11, 15)) ticks += time
     } catch {
       // it ended while we looked
     }

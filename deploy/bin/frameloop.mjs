@@ -7,7 +7,7 @@ if (!existsSync(new URL('../../node_modules/esbuild/package.json', import.meta.u
   process.exit(1)
 }
 process.setSourceMapsEnabled(true)
-const { buildFolder, buildMissing } = await import('../setup/build.mjs')
-await buildMissing()
-const { main } = await import(`${buildFolder}/frameloop.mjs`)
+// in a container image the build is there and the sources are not
+if (existsSync(new URL('../src', import.meta.url))) await (await import('../setup/build.mjs')).buildMissing()
+const { main } = await import('../../.frameloop/build/frameloop.mjs')
 await main(process.argv)

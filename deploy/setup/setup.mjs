@@ -2,7 +2,8 @@
  * Sets up what is missing, with nothing but Node: packages, native addons, Python environment, Kafka, schema registry,
  * TensorFlow, the page. Every download is pinned and checked (package-lock.json, requirements*.txt, jars.sha256).
  * Each step has a stamp over its inputs: a second run does nothing, an interrupted one goes on where it stood.
- * usage: node deploy/setup/setup.mjs [--for-tests]
+ * usage: node deploy/setup/setup.mjs [--for-tests | --only packages]
+ *   --only packages: npm packages and native addons alone, for container images
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -18,6 +19,7 @@ const tools = path.join(root, '.frameloop/tools')
 const stamps = path.join(tools, 'stamps')
 const logs = path.join(tools, 'logs')
 const forTests = process.argv.includes('--for-tests')
+const packagesOnly = process.argv.includes('--only')
 const started = Date.now()
 
 const say = (text) => process.stdout.write(`[setup] ${text}\n`)
@@ -359,14 +361,14 @@ const heartbeat = setInterval(() => {
 }, 15_000)
 
 try {
-  checkPrerequisites()
-  const outside = Promise.all([python(), jars(), ...(forTests ? [footage()] : [])])
+  if (!packagesOnly) checkPrerequisites()
+  const outside = Promise.all(packagesOnly ? [] : [python(), jars(), ...(forTests ? [footage()] : [])])
   outside.catch(() => {})
   await npmPackages()
   // one compiler at a time: two would only fight for the cores
   await rdkafka()
   await tensorflow()
-  await built()
+  if (!packagesOnly) await built()
   await outside
   if (Date.now() - started > 2_000) say(`everything is there (${seconds(started)})`)
 } catch (thrown) {

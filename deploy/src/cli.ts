@@ -13,6 +13,7 @@ import { follow, showWay } from './follow.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, listModels, showModels, type TrainFlags, train } from './learning.ts'
+import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
 
@@ -185,6 +186,10 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--demo', 'the simulated camera beside the ones given; it is the default when none is given')
     .option('--no-demo', 'no simulated camera')
     .action(runUp)
+  program
+    .command('provision')
+    .description('make buckets, tables, topics and schemas in services of your own (settings from the environment); `up` does it by itself')
+    .action(() => provision(process.env, print))
   program.command('down').description('stop what `up` started').action(runDown)
   program
     .command('status')

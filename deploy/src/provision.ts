@@ -1,11 +1,13 @@
 /** What must exist before the first frame: buckets, tables, topics, schemas. Every step may be repeated. */
+import { databaseSettings, kafkaSettings, objectStoreSettings, readConfig } from '@frameloop/kit/config'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
-import type { Log } from '@frameloop/kit/log'
-import type { ObjectStore } from '@frameloop/kit/object-store'
+import { type Log, openLog } from '@frameloop/kit/log'
+import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
 import { allTopics, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
+import Type from 'typebox'
 import { root } from './home.ts'
 
 export async function provisionBuckets(store: ObjectStore, prefix: string): Promise<void> {
@@ -67,5 +69,32 @@ export async function provisionSchemas(registryUrl: string): Promise<void> {
     } catch (thrown) {
       throw new Fault('SCHEMA_INCOMPATIBLE', `The registry refuses the schema of ${name}: ${toError(thrown).message}`, { topic: name }, thrown)
     }
+  }
+}
+
+const ProvisionSettings = Type.Object({
+  ...kafkaSettings,
+  ...objectStoreSettings,
+  ...databaseSettings,
+  topicPartitions: Type.Integer({ minimum: 1, default: 6, description: 'partitions of each new topic' }),
+  topicReplicas: Type.Integer({ minimum: 1, default: 1, description: 'replicas of each new topic' }),
+})
+
+/** `frameloop provision`: all of it, in services that the environment names. Throws `CONFIG_INVALID`. */
+export async function provision(env: NodeJS.ProcessEnv, say: (text: string) => void): Promise<void> {
+  const config = readConfig(ProvisionSettings, env)
+  const log = openLog('provision', 'warn')
+  const store = openObjectStore(config)
+  try {
+    await provisionBuckets(store, config.bucketPrefix)
+    say('buckets are there')
+    await migrate(config.databaseUrl, log)
+    say('tables are there')
+    await provisionTopics(config.kafkaBrokers, config.topicPartitions, config.topicReplicas, log)
+    say('topics are there')
+    await provisionSchemas(config.schemaRegistryUrl)
+    say('schemas are there')
+  } finally {
+    store.close()
   }
 }

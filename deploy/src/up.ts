@@ -61,7 +61,7 @@ export function needStack(home: Home): StackState {
 
 const bucketPrefix = 'frameloop'
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
-const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
+export const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
 
 export interface RunningStack {
   readonly state: StackState

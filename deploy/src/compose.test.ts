@@ -1,0 +1,39 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { CloudSettings } from '@frameloop/cloud/config'
+import { AgentSettings } from '@frameloop/edge-agent/config'
+import { readConfig } from '@frameloop/kit/config'
+import { ChainSettings } from '@frameloop/stream-processors/config'
+import { expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { root } from './home.ts'
+import { processNames } from './up.ts'
+
+interface Service {
+  readonly image?: string
+  readonly environment?: Readonly<Record<string, string | number>>
+  readonly depends_on?: Readonly<Record<string, unknown>>
+  readonly healthcheck?: object
+}
+
+const text = readFileSync(join(root, 'docker-compose.yml'), 'utf8').replace(/\$\{([A-Z0-9_]+):\?[^}]*\}/g, (_, name: string) => (name === 'CAMERAS' ? "'[]'" : `value-of-${name}`))
+const { services } = parse(text, { merge: true }) as { services: Readonly<Record<string, Service>> }
+
+test('every process that `up` starts is a service of its own', () => {
+  expect(Object.keys(services)).toEqual(expect.arrayContaining([...processNames, 'postgres', 'kafka', 'registry', 's3', 'mlflow', 'provision']))
+})
+
+test.each(processNames)('%s accepts the settings it is given in containers, and waits for what it needs', (name) => {
+  const service = services[name]
+  const schema = name === 'agent' ? AgentSettings : ['validate', 'extract', 'features', 'catalog'].includes(name) ? ChainSettings : CloudSettings
+  expect(() => readConfig(schema, service?.environment as NodeJS.ProcessEnv)).not.toThrow()
+  expect(service?.depends_on).toHaveProperty('provision')
+})
+
+test('images of backing services are pinned to the versions that `npm start` runs', () => {
+  expect([services['kafka']?.image, services['registry']?.image, services['s3']?.image]).toEqual([
+    'apache/kafka:4.4.0',
+    'apicurio/apicurio-registry:3.3.2',
+    'chrislusf/seaweedfs:4.48',
+  ])
+})
