@@ -20,7 +20,8 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import sharp from 'sharp'
-import { cpuMs, openBenchHome, startStack } from './stack.ts'
+import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
+import { cpuMs } from './measure.ts'
 
 const cameras = ['north', 'east', 'south', 'west']
 const framesPerRound = 2_000
@@ -35,8 +36,8 @@ interface Round {
 }
 
 export async function benchChain(say: (text: string) => void): Promise<object> {
-  using home = openBenchHome()
-  const stack = await startStack(home, ['--no-demo'])
+  using home = openOwnHome()
+  const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const pool = openPool(env['DATABASE_URL'] ?? '', 'bench', 2)
   const store = openObjectStore({
@@ -127,6 +128,6 @@ export async function benchChain(say: (text: string) => void): Promise<object> {
     store.close()
     await producer.disconnect()
     await pool.end()
-    await stack.stop()
+    await stack.end('SIGTERM')
   }
 }

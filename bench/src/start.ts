@@ -1,5 +1,6 @@
 /** How long it takes until everything is ready: the first start of an empty home, second starts, starts after a kill -9 of everything. */
-import { type BenchStack, median, openBenchHome, startStack } from './stack.ts'
+import { type OwnStack, openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
+import { median } from './measure.ts'
 
 const seconds = (ms: number): number => Math.round(ms / 100) / 10
 
@@ -12,7 +13,7 @@ interface Starts {
   readonly parts: Readonly<Record<string, number>>
 }
 
-function summarise(starts: readonly Pick<BenchStack, 'readyMs' | 'parts'>[]): Starts {
+function summarise(starts: readonly Pick<OwnStack, 'readyMs' | 'parts'>[]): Starts {
   const all = starts.map(({ readyMs }) => seconds(readyMs))
   const names = Object.keys(starts[0]?.parts ?? {})
   return {
@@ -26,27 +27,27 @@ function summarise(starts: readonly Pick<BenchStack, 'readyMs' | 'parts'>[]): St
 
 /** Times are in seconds. The simulated camera runs and its model, trained in the first start, is loaded before `ready`. */
 export async function benchStart(say: (text: string) => void): Promise<object> {
-  using home = openBenchHome()
-  const first = await startStack(home, [])
+  using home = openOwnHome()
+  const first = await startOwnStack(home, [])
   say(`first start of an empty home: ${seconds(first.readyMs)} s`)
   await untilChampion(first)
-  await first.stop()
-  const second: BenchStack[] = []
+  await first.end('SIGTERM')
+  const second: OwnStack[] = []
   for (let at = 0; at < 5; at += 1) {
-    const stack = await startStack(home, [])
+    const stack = await startOwnStack(home, [])
     second.push(stack)
     say(`second start ${at + 1} of 5: ${seconds(stack.readyMs)} s, models serving: ${await servingModels(stack)}`)
-    if (at < 4) await stack.stop()
+    if (at < 4) await stack.end('SIGTERM')
   }
   await second.at(-1)?.killEverything()
-  const killed: BenchStack[] = []
+  const killed: OwnStack[] = []
   for (let at = 0; at < 5; at += 1) {
-    const stack = await startStack(home, [])
+    const stack = await startOwnStack(home, [])
     killed.push(stack)
     say(`start ${at + 1} of 5 after kill -9 of everything: ${seconds(stack.readyMs)} s, models serving: ${await servingModels(stack)}`)
     if (at < 4) await stack.killEverything()
   }
-  await killed.at(-1)?.stop()
+  await killed.at(-1)?.end('SIGTERM')
   const result = { firstSeconds: seconds(first.readyMs), second: summarise(second), afterKill: summarise(killed) }
   const line = (name: string, { median: middle, least, most, parts }: Starts): string =>
     `${name}: median ${middle} s (${least} to ${most})\n${Object.entries(parts)
@@ -57,12 +58,12 @@ export async function benchStart(say: (text: string) => void): Promise<object> {
   return result
 }
 
-async function servingModels({ state }: BenchStack): Promise<number> {
+async function servingModels({ state }: OwnStack): Promise<number> {
   const answer = (await (await fetch(`${state.endpoints['serve']}/v1/models`)).json()) as { models: unknown[] }
   return answer.models.length
 }
 
-async function untilChampion(stack: BenchStack): Promise<void> {
+async function untilChampion(stack: OwnStack): Promise<void> {
   const deadline = Date.now() + 240_000
   while ((await servingModels(stack)) === 0) {
     if (Date.now() > deadline) throw new Error('no model was trained within four minutes')

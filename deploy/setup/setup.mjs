@@ -119,27 +119,32 @@ async function npmPackages() {
 
 /** node-rdkafka from its bundled sources. The result is kept beside node_modules, so that a new `npm ci` need not build again. */
 async function rdkafka() {
-  const built = module_('node-rdkafka/build/Release')
+  const built = module_('node-rdkafka/build')
   const keep = path.join(kept, `rdkafka-${createRequire(import.meta.url)(module_('node-rdkafka/package.json')).version}-${process.versions.modules}`)
-  const there = () => existsSync(path.join(built, 'node-librdkafka.node'))
-  if (there()) return
+  const addon = 'Release/node-librdkafka.node'
+  const libraries = (folder) =>
+    existsSync(path.join(folder, 'deps')) ? readdirSync(path.join(folder, 'deps')).filter((file) => /^librdkafka.*\.(so\.\d+|\d+\.dylib)$/.test(file)) : []
+  const isWhole = (folder) => existsSync(path.join(folder, addon)) && libraries(folder).length > 0
+  const copy = (from, to) => {
+    for (const file of [addon, ...libraries(from).map((name) => `deps/${name}`)]) {
+      mkdirSync(path.dirname(path.join(to, file)), { recursive: true })
+      cpSync(path.join(from, file), path.join(to, file), { dereference: true })
+    }
+  }
+  if (isWhole(built) && isWhole(keep)) return
   await step(
     'rdkafka',
     'Kafka client (node-rdkafka, built from its sources, about 2 minutes)',
     [path.basename(keep)],
-    () => existsSync(path.join(keep, 'node-librdkafka.node')),
+    () => isWhole(keep),
     async () => {
       // one job: its makefile begins to compile before its configure has ended otherwise
-      await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: '1' } })
+      if (!isWhole(built)) await run('rdkafka', 'npm', ['rebuild', 'node-rdkafka', '--ignore-scripts=false', '--foreground-scripts'], { env: { JOBS: '1' } })
       rmSync(keep, { recursive: true, force: true })
-      mkdirSync(keep, { recursive: true })
-      for (const file of readdirSync(built)) if (/\.node$|^librdkafka.*(so|dylib)/.test(file)) cpSync(path.join(built, file), path.join(keep, file))
+      copy(built, keep)
     },
   )
-  if (!there()) {
-    mkdirSync(built, { recursive: true })
-    for (const file of readdirSync(keep)) cpSync(path.join(keep, file), path.join(built, file))
-  }
+  if (!isWhole(built)) copy(keep, built)
 }
 
 const loads = (name) => {

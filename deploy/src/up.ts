@@ -183,7 +183,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     start(page),
     start(ofCloud('ingest')),
     start(ofCloud('watch')),
-    mlflow?.then(() => start(ofCloud('train'))),
+    Promise.resolve(mlflow).then(() => start(ofCloud('train'))),
   ])
 
   say(`  a probe frame was prepared after ${showMs(await probeChain(health['ingest'] ?? '', databaseUrl))}`)

@@ -1,33 +1,37 @@
-/** A stack of its own for a benchmark, started as a person starts it, in a folder that is thrown away afterwards. */
+/** A stack of its own for a test or a benchmark, started as a person starts it, in a folder that is thrown away afterwards. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isSameProcess, root } from '@frameloop/deploy/home'
-import type { StackState } from '@frameloop/deploy/up'
 import type { Ms } from '@frameloop/kit/units'
+import { isSameProcess, root } from '../src/home.ts'
+import type { StackState } from '../src/up.ts'
 
-export interface BenchHome {
+export interface OwnHome {
   readonly folder: string
   [Symbol.dispose](): void
 }
 
-export function openBenchHome(): BenchHome {
-  const folder = mkdtempSync(join(tmpdir(), 'frameloop-bench-'))
+export function openOwnHome(): OwnHome {
+  const folder = mkdtempSync(join(tmpdir(), 'frameloop-own-'))
   // PostgreSQL runs as another account when we are root
   chmodSync(folder, 0o755)
   return { folder, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) }
 }
 
-export interface BenchStack {
+export interface OwnStack {
   /** From the command to its line "ready". */
   readonly readyMs: Ms
   /** What each part and process took, as the command prints it. */
   readonly parts: Readonly<Record<string, Ms>>
   readonly state: StackState
   readonly processes: readonly { readonly name: string; readonly pid: number }[]
-  /** SIGTERM, as Ctrl-C does. */
-  stop(): Promise<void>
+  /** All that the command has printed so far. */
+  printed(): string
+  /** Sends the signal to the command and waits until it has ended. */
+  end(signal: NodeJS.Signals): Promise<void>
+  /** Names of its processes that still run. */
+  alive(): readonly string[]
   /** SIGKILL to the supervisor, its guard and every process at once, as a power cut does. */
   killEverything(): Promise<void>
 }
@@ -38,10 +42,10 @@ function readJson<Value>(file: string): Value {
 
 const shown = / {2}(\w+) +ready after ([\d.]+) (ms|s)/g
 
-export async function startStack(home: BenchHome, args: readonly string[]): Promise<BenchStack> {
+export async function startOwnStack(home: OwnHome, args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<OwnStack> {
   const since = performance.now()
   const child: ChildProcess = spawn(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), 'up', ...args], {
-    env: { ...process.env, FRAMELOOP_HOME: home.folder },
+    env: { ...process.env, ...env, FRAMELOOP_HOME: home.folder },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let printed = ''
@@ -62,10 +66,11 @@ export async function startStack(home: BenchHome, args: readonly string[]): Prom
   return {
     readyMs,
     parts,
+    printed: () => printed,
     state: readJson<StackState>(join(home.folder, 'stack.json')),
     processes,
-    async stop() {
-      child.kill('SIGTERM')
+    async end(signal) {
+      child.kill(signal)
       await ended
     },
     async killEverything() {
@@ -79,30 +84,6 @@ export async function startStack(home: BenchHome, args: readonly string[]): Prom
       for (const { pid, ticks } of processes) if (isSameProcess(pid, ticks)) process.kill(-pid, 'SIGKILL')
       await ended
     },
+    alive: () => processes.filter(({ pid, ticks }) => isSameProcess(pid, ticks)).map(({ name }) => name),
   }
-}
-
-/** User and system time in ms of a program, its children and those it has waited for (proc(5), fields 4 and 14 to 17, in ticks of 10 ms). */
-export function cpuMs(pid: number): number {
-  let ticks = 0
-  for (const entry of readdirSync('/proc')) {
-    if (!/^\d+$/.test(entry)) continue
-    try {
-      const stat = readFileSync(`/proc/${entry}/stat`, 'utf8')
-      const fields = stat
-        .slice(stat.lastIndexOf(')') + 2)
-        .split(' ')
-        .map(Number)
-      if (Number(entry) === pid || fields[1] === pid) for (const time of fields.slice(11, 15)) ticks += time
-    } catch {
-      // it ended while we looked
-    }
-  }
-  return ticks * 10
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2
 }

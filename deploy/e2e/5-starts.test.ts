@@ -1,0 +1,110 @@
+/** Starting and ending: what is left behind, what is lost, what is said when it cannot start. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openPool } from '@frameloop/kit/postgres'
+import { afterAll, expect, test } from 'vitest'
+import { choosePorts, openHome, root } from '../src/home.ts'
+import { prepareKafka } from '../src/parts.ts'
+import { ensureDatabases } from '../src/postgres.ts'
+import { Supervisor } from '../src/supervisor.ts'
+import { type OwnStack, openOwnHome, startOwnStack } from './own-stack.ts'
+import { env, pool, soon, state, unaccounted } from './session.ts'
+
+const home = openOwnHome()
+const scratch = mkdtempSync(join(tmpdir(), 'frameloop-scratch-'))
+let stack: OwnStack | undefined
+
+afterAll(async () => {
+  if (stack && stack.alive().length > 0) await stack.end('SIGTERM')
+  home[Symbol.dispose]()
+  rmSync(scratch, { recursive: true, force: true })
+  await pool.end()
+})
+
+const databaseOf = (running: OwnStack) => openPool(running.state.environment['DATABASE_URL'] ?? '', 'test', 2)
+const mediaOf = async (sql: ReturnType<typeof databaseOf>): Promise<number> =>
+  (await sql.query<{ n: number }>("select count(*)::int as n from media where camera_id = 'street' and status_rank >= 2")).rows[0]?.n ?? 0
+
+test('a start after a kill -9 of everything loses nothing', async () => {
+  const first = await startOwnStack(home, [])
+  const before = databaseOf(first)
+  await soon(async () => ((await mediaOf(before)) >= 30 ? true : undefined))
+  await before.end()
+  await first.killEverything()
+  await soon(async () => (first.alive().length === 0 ? true : undefined))
+
+  stack = await startOwnStack(home, [])
+  expect(stack.printed()).not.toContain('ended what an earlier start left behind')
+  const after = databaseOf(stack)
+  const known = await mediaOf(after)
+  expect(known).toBeGreaterThanOrEqual(30)
+  await soon(async () => ((await mediaOf(after)) >= known + 10 ? true : undefined))
+  await soon(async () => ((await unaccounted(after, 'street')) === 0 ? true : undefined))
+  expect((await after.query('select 1 from media group by camera_id, epoch, seq having count(*) > 1')).rowCount).toBe(0)
+  await after.end()
+})
+
+test('when the command itself is killed with -9, none of its processes goes on', async () => {
+  const running = stack as OwnStack
+  process.kill(running.state.supervisor.pid, 'SIGKILL')
+  await soon(async () => (running.alive().length === 0 ? true : undefined), 20_000)
+})
+
+test('Ctrl-C leaves nothing behind', async () => {
+  stack = await startOwnStack(home, ['--no-demo'])
+  await stack.end('SIGINT')
+  expect(stack.alive()).toEqual([])
+  expect(stack.printed()).toContain('[up] stopped')
+})
+
+const fails = (args: readonly string[]): Promise<string> =>
+  startOwnStack(home, args).then(
+    () => 'it started',
+    (thrown: Error) => thrown.message,
+  )
+
+test('a port that was asked for and is taken is named, with what to do, and nothing is left running', async () => {
+  const server = createServer()
+  const port = await new Promise<number>((resolve) => server.listen(0, '127.0.0.1', () => resolve((server.address() as { port: number }).port)))
+  expect(await fails(['--no-demo', '--port', String(port)])).toMatch(new RegExp(`ended with 1:\nframeloop: Port ${port} \\(--port\\) is taken by another program\n.+`))
+  await new Promise((resolve) => server.close(resolve))
+})
+
+test('a wrong zone file is told before anything starts, with every problem', async () => {
+  const file = join(scratch, 'zones.json')
+  writeFileSync(file, JSON.stringify([{ zone: 'a b', x: 0, y: 0, width: 10, height: 10, pictureWidth: 5, pictureHeight: 20 }]))
+  const said = await fails(['--footage', join(root, '.frameloop/tools/footage/vtest.avi'), '--zones', file])
+  expect(said).toContain('zone 1: "zone" must be a name')
+  expect(said).toContain('reaches out of its picture')
+  expect(said).not.toContain('ready')
+})
+
+test('every backing service can be one of your own, named by its address, and is not started then', async () => {
+  const folder = openHome(join(scratch, 'kafka-home'))
+  const supervisor = new Supervisor(folder, () => {})
+  const { kafka = 0, controller = 0 } = await choosePorts(folder, ['kafka', 'controller'])
+  await supervisor.start(await prepareKafka(folder, kafka, controller))
+  const database = new URL(env('DATABASE_URL'))
+  await ensureDatabases(database.href, ['elsewhere'])
+  database.pathname = '/elsewhere'
+  const own = openOwnHome()
+  try {
+    const running = await startOwnStack(own, ['--no-demo'], {
+      KAFKA_BROKERS: `127.0.0.1:${kafka}`,
+      SCHEMA_REGISTRY_URL: env('SCHEMA_REGISTRY_URL'),
+      S3_ENDPOINT: env('S3_ENDPOINT'),
+      AWS_ACCESS_KEY_ID: env('AWS_ACCESS_KEY_ID'),
+      AWS_SECRET_ACCESS_KEY: env('AWS_SECRET_ACCESS_KEY'),
+      DATABASE_URL: database.href,
+      MLFLOW_TRACKING_URI: state.endpoints['mlflow'] ?? '',
+    })
+    expect(running.processes.map(({ name }) => name).sort()).toEqual(['catalog', 'console', 'extract', 'features', 'ingest', 'labels', 'serve', 'train', 'validate', 'watch'])
+    await running.end('SIGTERM')
+    expect(running.alive()).toEqual([])
+  } finally {
+    own[Symbol.dispose]()
+    await supervisor.stop()
+  }
+})
