@@ -90,8 +90,9 @@ test('every backing service can be one of your own, named by its address, and is
   await ensureDatabases(database.href, ['elsewhere'])
   database.pathname = '/elsewhere'
   const own = openOwnHome()
+  let running: OwnStack | undefined
   try {
-    const running = await startOwnStack(own, ['--no-demo'], {
+    running = await startOwnStack(own, ['--no-demo'], {
       KAFKA_BROKERS: `127.0.0.1:${kafka}`,
       SCHEMA_REGISTRY_URL: env('SCHEMA_REGISTRY_URL'),
       S3_ENDPOINT: env('S3_ENDPOINT'),
@@ -104,6 +105,7 @@ test('every backing service can be one of your own, named by its address, and is
     await running.end('SIGTERM')
     expect(running.alive()).toEqual([])
   } finally {
+    if (running && running.alive().length > 0) await running.end('SIGTERM')
     own[Symbol.dispose]()
     await supervisor.stop()
   }
