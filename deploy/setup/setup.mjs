@@ -258,6 +258,25 @@ async function tensorflow() {
   )
 }
 
+/** TensorFlow on the GPU, where there is one: its official binary or nothing, because training works without it. */
+async function tensorflowGpu() {
+  const name = '@tensorflow/tfjs-node-gpu'
+  if (!existsSync('/dev/nvidia0') || !existsSync(module_(name))) return
+  await step(
+    'tfjs-gpu',
+    'TensorFlow for Node on the GPU (official binary, 350 MB)',
+    [process.versions.modules],
+    () => true,
+    async () => {
+      const failure = await run('tfjs-gpu', 'npm', ['rebuild', name, '--foreground-scripts', '--ignore-scripts=false'], { limit: 900_000 }).then(
+        () => undefined,
+        (thrown) => thrown,
+      )
+      if (failure || !loads(name)) say('it does not load here, so training uses the CPU; .frameloop/tools/logs/tfjs-gpu.log says why')
+    },
+  )
+}
+
 const unpackWheel = `
 import zipfile, sys, os, shutil
 wheel, out = zipfile.ZipFile(sys.argv[1]), sys.argv[2]
@@ -373,6 +392,7 @@ try {
   // one compiler at a time: two would only fight for the cores
   await rdkafka()
   await tensorflow()
+  await tensorflowGpu()
   if (!packagesOnly) await built()
   await outside
   if (Date.now() - started > 2_000) say(`everything is there (${seconds(started)})`)

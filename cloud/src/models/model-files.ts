@@ -2,8 +2,9 @@
 import { createHash } from 'node:crypto'
 import { Fault } from '@frameloop/kit/fault'
 import type { io } from '@tensorflow/tfjs-core'
-import tf from '@tensorflow/tfjs-node'
+import type * as TF from '@tensorflow/tfjs-node'
 import { buildNetwork, type References, writeInput } from './network.ts'
+import { tf } from './tensorflow.ts'
 
 /** `meta.json` of a model. */
 export interface ModelMeta {
@@ -30,7 +31,7 @@ export function digestOf(files: ModelFiles): string {
   return hash.digest('hex')
 }
 
-export async function writeModel(model: tf.LayersModel, references: References, meta: Omit<ModelMeta, 'references'>): Promise<ModelFiles> {
+export async function writeModel(model: TF.LayersModel, references: References, meta: Omit<ModelMeta, 'references'>): Promise<ModelFiles> {
   let artifacts: io.ModelArtifacts | undefined
   await model.save(
     tf.io.withSaveHandler(async (saved) => {
@@ -80,7 +81,7 @@ export async function readModel(files: ModelFiles, digest: string): Promise<Pred
   const specs = topology.weightsManifest.flatMap((group) => group.weights)
   const tensors = tf.io.decodeWeights(weights.buffer.slice(weights.byteOffset, weights.byteOffset + weights.length) as ArrayBuffer, specs)
   const model = buildNetwork(meta.width, meta.height, meta.classes.length, meta.seed)
-  model.setWeights(specs.map(({ name }) => tensors[name] as tf.Tensor))
+  model.setWeights(specs.map(({ name }) => tensors[name] as TF.Tensor))
   for (const tensor of Object.values(tensors)) tensor.dispose()
   const size = meta.width * meta.height * 3
   const pictures = need('references.bin')
@@ -91,7 +92,7 @@ export async function readModel(files: ModelFiles, digest: string): Promise<Pred
     predict(examples) {
       const input = new Float32Array(examples.length * size)
       for (const [at, { referenceKey, pixels }] of examples.entries()) writeInput(input, at * size, pixels, references.get(referenceKey), meta.width)
-      const scores = tf.tidy(() => tf.softmax(model.predict(tf.tensor4d(input, [examples.length, meta.height, meta.width, 3])) as tf.Tensor2D).arraySync() as number[][])
+      const scores = tf.tidy(() => tf.softmax(model.predict(tf.tensor4d(input, [examples.length, meta.height, meta.width, 3])) as TF.Tensor2D).arraySync() as number[][])
       if (scores.some((row) => row.some((score) => !Number.isFinite(score)))) throw new Fault('MODEL_INVALID', 'The model answered with something that is no number')
       return scores
     },

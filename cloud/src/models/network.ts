@@ -3,7 +3,8 @@
  * A model judges how a zone differs from what it usually looks like: 4 * |pixel - reference| with the median of the
  * training crops as reference (chosen by measurement, `docs/decisions/0003`).
  */
-import tf from '@tensorflow/tfjs-node'
+import type * as TF from '@tensorflow/tfjs-node'
+import { tf } from './tensorflow.ts'
 
 /** Per `camera zone`: Uint8Array [height, width, 3], the median of the training crops. */
 export type References = ReadonlyMap<string, Uint8Array>
@@ -63,18 +64,18 @@ export function writeInput(out: Float32Array, offset: number, crop: Uint8Array, 
 }
 
 /** About 10,000 weights: three strided convolutions, global maximum and mean, one dense layer of logits. */
-export function buildNetwork(width: number, height: number, classes: number, seed: number): tf.LayersModel {
+export function buildNetwork(width: number, height: number, classes: number, seed: number): TF.LayersModel {
   let next = seed * 1_000
   const input = tf.input({ shape: [height, width, 3] })
-  let layer: tf.SymbolicTensor = input
+  let layer: TF.SymbolicTensor = input
   for (const filters of [12, 24, 32]) {
     next += 1
-    layer = tf.layers.conv2d({ filters, kernelSize: 3, strides: 2, padding: 'same', kernelInitializer: tf.initializers.heNormal({ seed: next }) }).apply(layer) as tf.SymbolicTensor
-    layer = tf.layers.activation({ activation: 'relu' }).apply(layer) as tf.SymbolicTensor
+    layer = tf.layers.conv2d({ filters, kernelSize: 3, strides: 2, padding: 'same', kernelInitializer: tf.initializers.heNormal({ seed: next }) }).apply(layer) as TF.SymbolicTensor
+    layer = tf.layers.activation({ activation: 'relu' }).apply(layer) as TF.SymbolicTensor
   }
-  const pooled = [tf.layers.globalMaxPooling2d({}).apply(layer), tf.layers.globalAveragePooling2d({}).apply(layer)] as tf.SymbolicTensor[]
+  const pooled = [tf.layers.globalMaxPooling2d({}).apply(layer), tf.layers.globalAveragePooling2d({}).apply(layer)] as TF.SymbolicTensor[]
   const output = tf.layers
     .dense({ units: classes, kernelInitializer: tf.initializers.glorotNormal({ seed: next + 1 }) })
-    .apply(tf.layers.concatenate().apply(pooled)) as tf.SymbolicTensor
+    .apply(tf.layers.concatenate().apply(pooled)) as TF.SymbolicTensor
   return tf.model({ inputs: input, outputs: output })
 }

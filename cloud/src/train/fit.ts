@@ -1,8 +1,9 @@
 /** The training loop, in a worker thread: TensorFlow blocks the thread that calls it. Fixed epochs, cosine rate, balanced draws. */
 import { parentPort, workerData } from 'node:worker_threads'
-import tf from '@tensorflow/tfjs-node'
+import type * as TF from '@tensorflow/tfjs-node'
 import { digestOf, type ModelFiles, readModel, writeModel } from '../models/model-files.ts'
 import { buildNetwork, medianPicture, referenceKey, writeInput } from '../models/network.ts'
+import { device, tf } from '../models/tensorflow.ts'
 import type { Example } from './dataset.ts'
 import { type Evaluation, evaluate, type Judged } from './evaluate.ts'
 
@@ -25,7 +26,14 @@ export interface FitJob {
 
 export type FitMessage =
   | { readonly kind: 'epoch'; readonly epoch: number; readonly loss: number }
-  | { readonly kind: 'done'; readonly files: ModelFiles; readonly digest: string; readonly evaluation: Evaluation; readonly championEvaluation?: Evaluation }
+  | {
+      readonly kind: 'done'
+      readonly files: ModelFiles
+      readonly digest: string
+      readonly device: string
+      readonly evaluation: Evaluation
+      readonly championEvaluation?: Evaluation
+    }
 
 export const hyperparameters = { batch: 32, rate: 0.003, epochs: 20, gain: 0.1, bias: 0.06 } as const
 
@@ -83,7 +91,7 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
       const cost = tf.tidy(() => {
         const x = tf.tensor4d(input, [batch, job.height, job.width, 3])
         const y = tf.oneHot(tf.tensor1d(labels, 'int32'), job.classes.length)
-        return optimizer.minimize(() => tf.losses.softmaxCrossEntropy(y, model.apply(x, { training: true }) as tf.Tensor2D) as tf.Scalar, true) as tf.Scalar
+        return optimizer.minimize(() => tf.losses.softmaxCrossEntropy(y, model.apply(x, { training: true }) as TF.Tensor2D) as TF.Scalar, true) as TF.Scalar
       })
       loss += cost.dataSync()[0] ?? 0
       cost.dispose()
@@ -104,7 +112,7 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
   // judged as it will be served: read back from its files
   const evaluation = await judge(files, digest, job)
   const championEvaluation = job.champion ? await judge(job.champion.files, job.champion.digest, job).catch(() => undefined) : undefined
-  tell({ kind: 'done', files, digest, evaluation, ...(championEvaluation ? { championEvaluation } : {}) })
+  tell({ kind: 'done', files, digest, device, evaluation, ...(championEvaluation ? { championEvaluation } : {}) })
 }
 
 async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Evaluation> {

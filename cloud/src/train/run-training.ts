@@ -170,7 +170,12 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
         ...Object.entries(figures.recall).map(([label, value]) => ({ key: `${name}/recall/${label}`, value })),
       ]
     })
-    await mlflow.log(run.runId, {}, [...curve, { key: 'balanced_accuracy', value: evaluation.balancedAccuracy }, { key: 'accuracy', value: evaluation.accuracy }, ...zoneMetrics])
+    await mlflow.log(run.runId, { device: done.device }, [
+      ...curve,
+      { key: 'balanced_accuracy', value: evaluation.balancedAccuracy },
+      { key: 'accuracy', value: evaluation.accuracy },
+      ...zoneMetrics,
+    ])
     const stored = new Map<string, Buffer>([...done.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
     stored.set('MLmodel', mlmodelFile(run.runId, dataset.width, dataset.height, dataset.classes.length))
     await mlflow.putFiles(run.artifactUri, 'model', stored)
