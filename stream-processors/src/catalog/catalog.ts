@@ -77,13 +77,12 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
     try {
       let lagAt = 0
       while (!signal.aborted) {
-        const records = await consumer.poll(batchLimit)
-        state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
         if (Date.now() - lagAt > 1_000) {
           lagAt = Date.now()
-          const lags = [...consumer.lag(positions)]
-          for (const [topic, lag] of lags) metrics.lag.set({ stage: name, topic }, lag)
+          for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: name, topic }, lag)
         }
+        const records = await consumer.poll(batchLimit)
+        state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
         if (records.length === 0) continue
         const end = metrics.seconds.startTimer({ stage: name })
         for (let attempt = 1; ; attempt += 1) {

@@ -91,6 +91,8 @@ export class BusConsumer {
   readonly #client: rdkafka.KafkaConsumer
   readonly #options: ConsumerOptions
   #assigned: readonly TopicPartition[] = []
+  /** Where each partition's end was last seen: behind its records there may be transaction markers, which nobody is handed. */
+  readonly #ends = new Map<string, number>()
   #generation = 0
 
   private constructor(options: ConsumerOptions) {
@@ -121,6 +123,7 @@ export class BusConsumer {
     await called('connecting a consumer', 60_000, (done) => consumer.#client.connect({ timeout: 30_000 }, done))
     consumer.#client.setDefaultConsumeTimeout(200)
     consumer.#client.on('event.error', (error) => options.log.debug({ err: error }, 'consumer reported'))
+    consumer.#client.on('partition.eof', ({ topic, partition, offset }: Position) => consumer.#ends.set(`${topic} ${partition}`, offset))
     consumer.#client.subscribe([...options.topics])
     return consumer
   }
@@ -141,6 +144,7 @@ export class BusConsumer {
 
   #rebalanced(event: { readonly code: number }, partitions: readonly TopicPartition[]): void {
     this.#generation += 1
+    this.#ends.clear()
     if (event.code === codes.ERR__ASSIGN_PARTITIONS) {
       const startAt = this.#options.startAt
       const ready = startAt ? startAt(partitions) : Promise.resolve(partitions)
@@ -178,7 +182,10 @@ export class BusConsumer {
   }
 
   async seek(positions: readonly Position[]): Promise<void> {
-    for (const position of positions) await called('seeking', 15_000, (done) => this.#client.seek(position, 10_000, done))
+    for (const position of positions) {
+      this.#ends.delete(`${position.topic} ${position.partition}`)
+      await called('seeking', 15_000, (done) => this.#client.seek(position, 10_000, done))
+    }
   }
 
   pause(partitions: readonly TopicPartition[]): void {
@@ -197,13 +204,13 @@ export class BusConsumer {
     return found.map(({ topic, partition, offset }) => ({ topic, partition, offset: offset === undefined || offset < 0 ? beginning : offset }))
   }
 
-  /** Records between `positions` and the end of each partition, by topic, as far as the client knows. */
+  /** Records between `positions` and the end of each partition, by topic, as far as the client knows; asked when all that was polled is done. */
   lag(positions: ReadonlyMap<string, number>): Map<string, number> {
     const lags = new Map<string, number>()
     for (const { topic, partition } of this.#assigned) {
       const { highOffset } = this.#client.getWatermarkOffsets(topic, partition)
-      const at = positions.get(`${topic} ${partition}`)
-      const open = at === undefined || highOffset < 0 ? 0 : Math.max(0, highOffset - at)
+      const at = Math.max(positions.get(`${topic} ${partition}`) ?? -1, this.#ends.get(`${topic} ${partition}`) ?? -1)
+      const open = at < 0 || highOffset < 0 ? 0 : Math.max(0, highOffset - at)
       lags.set(topic, (lags.get(topic) ?? 0) + open)
     }
     return lags

@@ -236,12 +236,12 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     let lagAt = 0
     while (!signal.aborted) {
       await wakePaused()
-      const records = await consumer.poll(batchLimit)
-      state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
       if (Date.now() - lagAt > 1_000) {
         lagAt = Date.now()
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
       }
+      const records = await consumer.poll(batchLimit)
+      state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
       if (records.length === 0) continue
       const generation = consumer.generation
       try {

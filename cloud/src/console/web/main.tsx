@@ -42,7 +42,7 @@ function CameraCard({ camera }: { readonly camera: Camera }) {
           ))}
         </div>
       ) : (
-        <p class="empty">No answer yet: the first model is still to come.</p>
+        <p class="empty">{camera.state === 'ended' ? 'This camera does not run now.' : 'No answer yet: the first model is still to come.'}</p>
       )}
       {newest && (
         <footer class="quiet">
@@ -115,9 +115,9 @@ function Models() {
           {models.map((model) => (
             <tr key={`${model.task} ${model.version}`}>
               <td>{model.task}</td>
-              <td>{model.version}</td>
-              <td>{percent(model.balancedAccuracy)}</td>
-              <td>{model.n ?? 0}</td>
+              <td data-name="version">{model.version}</td>
+              <td data-name="held out">{percent(model.balancedAccuracy)}</td>
+              <td data-name="n">{model.n ?? 0}</td>
               <td>{model.alias ? <span class="tag good">{model.alias}</span> : ''}</td>
               <td class="quiet">{model.reason ?? ''}</td>
             </tr>
