@@ -1,5 +1,6 @@
 /** Labels in, a model out, live answers: on real footage and on the simulated street. */
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { evaluate, type Judged } from '@frameloop/cloud/train/evaluate'
 import { afterAll, expect, test } from 'vitest'
@@ -30,6 +31,11 @@ test('labels of real footage are imported once, and wrong ones are told by line'
   await expect(frameloop('labels', 'import', labelFile, '--camera', 'nowhere', '--task', 'pedestrians')).rejects.toThrow(
     /line 2: task pedestrians has no zone upper-left on camera nowhere/,
   )
+  const folder = mkdtempSync(join(tmpdir(), 'frameloop-labels-'))
+  const file = join(folder, 'unknown.csv')
+  writeFileSync(file, 'frame_id,zone,label\n00000000-0000-5000-8000-000000000000,upper-left,empty\n')
+  await expect(frameloop('labels', 'import', file, '--camera', 'vtest', '--task', 'pedestrians')).rejects.toThrow(/line 2: no frame 00000000-0000-5000-8000-000000000000 is known/)
+  rmSync(folder, { recursive: true })
 })
 
 test('trained on 22.4 to 55.6 s, it judges the first 22.4 s of the street with at least 0.85 balanced accuracy', async () => {

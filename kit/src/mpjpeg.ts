@@ -24,16 +24,3 @@ export async function* jpegsOf(chunks: AsyncIterable<Buffer>): AsyncGenerator<Bu
     }
   }
 }
-
-/** Width and height from a JPEG's frame header (ITU-T T.81, B.2.2), or zeros. */
-export function jpegSize(bytes: Uint8Array): { readonly width: number; readonly height: number } {
-  for (let at = 2; at + 8 < bytes.length && bytes[at] === 0xff; ) {
-    const marker = bytes[at + 1] ?? 0
-    if (marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc) {
-      const u16 = (offset: number) => ((bytes[at + offset] ?? 0) << 8) | (bytes[at + offset + 1] ?? 0)
-      return { height: u16(5), width: u16(7) }
-    }
-    at += 2 + (((bytes[at + 2] ?? 0) << 8) | (bytes[at + 3] ?? 0))
-  }
-  return { width: 0, height: 0 }
-}

@@ -29,6 +29,10 @@ export interface Stored {
   readonly rejected: readonly Rejected[]
 }
 
+/** SQL: the label `l` that is the truth about the prediction `p` now. */
+export const labelOfPrediction = `l.camera_id = p.camera_id and l.zone = p.zone and l.task = p.task and l.superseded_at is null
+  and (l.frame_id = p.frame_id or l.media_offset_us = p.media_offset_us or l.frame_at = p.frame_at)`
+
 /** Why a label cannot be stored, or undefined: pure. */
 export function refuseLabel(label: NewLabel, zones: ReadonlySet<string>, frames: ReadonlySet<string>): string | undefined {
   const named = [label.frameId, label.mediaOffsetMs, label.frameAt].filter((value) => value !== undefined)

@@ -8,6 +8,7 @@ import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { CloudSettings } from '../config.ts'
+import { labelOfPrediction } from '../labels/labels.ts'
 import { runOutbox } from '../outbox.ts'
 import { evaluate, figuresOf, type Judged } from '../train/evaluate.ts'
 import { requestTraining } from '../train/request.ts'
@@ -34,8 +35,7 @@ async function selectChampions(pool: Pool): Promise<Champion[]> {
 async function selectJudged(pool: Pool, { task, version, cut_at }: Champion): Promise<Judged[]> {
   const { rows } = await pool.query<Judged>(
     `select p.camera_id || ' ' || p.zone as zone, l.label as truth, p.answer from predictions p
-     join labels l on l.camera_id = p.camera_id and l.zone = p.zone and l.task = p.task and l.superseded_at is null
-       and (l.frame_id = p.frame_id or l.media_offset_us = p.media_offset_us or l.frame_at = p.frame_at)
+     join labels l on ${labelOfPrediction}
      where p.task = $1 and p.model_version = $2 and p.frame_at > $3 and p.answered_at > now() - interval '10 minutes'
      order by p.frame_at desc limit $4`,
     [task, version, cut_at, lastAnswers],

@@ -7,7 +7,7 @@ import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
 import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
-import { jpegSize } from '@frameloop/kit/mpjpeg'
+import { jpegSize } from '@frameloop/kit/jpeg-header'
 import type { Us } from '@frameloop/kit/units'
 import type { Source } from './source.ts'
 

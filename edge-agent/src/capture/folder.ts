@@ -3,7 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
-import { jpegSize } from '@frameloop/kit/mpjpeg'
+import { jpegSize } from '@frameloop/kit/jpeg-header'
 import type { Source } from './source.ts'
 
 const kinds: Readonly<Record<string, { readonly extension: string; readonly kind: 'image' | 'clip' }>> = {

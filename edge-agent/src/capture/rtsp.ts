@@ -6,8 +6,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startFfmpeg } from '@frameloop/kit/ffmpeg'
+import { jpegSize } from '@frameloop/kit/jpeg-header'
 import { redact } from '@frameloop/kit/log'
-import { jpegSize } from '@frameloop/kit/mpjpeg'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { CameraState, Source } from './source.ts'
 

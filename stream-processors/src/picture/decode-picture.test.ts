@@ -1,9 +1,9 @@
+import { readJpegHeader } from '@frameloop/kit/jpeg-header'
 import sharp from 'sharp'
 import { beforeAll, expect, test } from 'vitest'
 import { areaResize } from './area-resize.ts'
 import { chooseScale, decodePicture, sniffPicture } from './decode-picture.ts'
 import { jpegDecoder } from './jpeg-decoder.ts'
-import { readJpegHeader } from './jpeg-header.ts'
 
 const width = 320
 const height = 200

@@ -1,9 +1,9 @@
 /** Bytes → pixels, for validation, features, training and serving alike. JPEG goes the quick way, everything else through sharp. */
 
 import { Fault, toError } from '@frameloop/kit/fault'
+import { readJpegHeader } from '@frameloop/kit/jpeg-header'
 import sharp from 'sharp'
 import { jpegDecoder, type Scale } from './jpeg-decoder.ts'
-import { readJpegHeader } from './jpeg-header.ts'
 
 /** Uint8Array [height, width, 3], RGB. `scale` says by how much it was shrunk while decoding. */
 export interface Picture {

@@ -7,8 +7,8 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { Fault } from '@frameloop/kit/fault'
+import type { JpegHeader } from '@frameloop/kit/jpeg-header'
 import koffi from 'koffi'
-import type { JpegHeader } from './jpeg-header.ts'
 
 /** 1/1, 1/2, 1/4 or 1/8. */
 export type Scale = 1 | 2 | 4 | 8

@@ -60,3 +60,9 @@ export function readJpegHeader(bytes: Uint8Array): JpegHeader | undefined {
   }
   return undefined
 }
+
+/** Size in pixels as stored; 0 × 0 when the header cannot be read. */
+export function jpegSize(bytes: Uint8Array): { readonly width: number; readonly height: number } {
+  const { width, height } = readJpegHeader(bytes) ?? { width: 0, height: 0 }
+  return { width, height }
+}
