@@ -8,11 +8,13 @@ import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { showMs } from '@frameloop/kit/units'
 import { isName } from '@frameloop/schemas/ids'
 import { Command } from 'commander'
+import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, showWay } from './follow.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, listModels, showModels, type TrainFlags, train } from './learning.ts'
+import { overdue, readLedger, showLedger } from './ledger.ts'
 import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
@@ -22,13 +24,17 @@ const print = (text: string): void => {
 }
 
 async function withDatabase<Result>(home: Home, use: (pool: Pool) => Promise<Result>): Promise<Result> {
-  const url = process.env['DATABASE_URL'] ?? needStack(home).environment['DATABASE_URL'] ?? ''
-  const pool = openPool(url, 'command', 2)
+  const pool = openPool(process.env['DATABASE_URL'] ?? needStack(home).environment['DATABASE_URL'] ?? '', 'command', 2)
   try {
     return await use(pool)
   } finally {
     await pool.end()
   }
+}
+
+/** From the environment, else from the stack that runs here. Throws `STACK_NOT_RUNNING`. */
+function setting(name: string): string {
+  return process.env[name] ?? needStack(openHome()).environment[name] ?? ''
 }
 
 /** The simulated street keeps its beginning across restarts, so that no moment of it is shown twice as new. */
@@ -209,6 +215,46 @@ export async function main(argv: readonly string[]): Promise<void> {
       const way = await withDatabase(openHome(), (pool) => follow(pool, id))
       print(json ? JSON.stringify(way, null, 2) : showWay(way))
     })
+  program
+    .command('ledger')
+    .description('per camera and epoch: captured = validated + rejected + lost + open; exit code 1 when something is open for longer than a minute')
+    .option('--json', 'for programs')
+    .action(async ({ json }: { json?: boolean }) => {
+      const found = await withDatabase(openHome(), readLedger)
+      print(json ? JSON.stringify(found, null, 2) : showLedger(found))
+      if (overdue(found).length > 0) process.exitCode = 1
+    })
+  const dead = program.command('dead-letters').description('records that a stage could not accept')
+  const filtered = (command: Command): Command =>
+    command
+      .option('--reason <CODE>', 'only this reason')
+      .option('--camera <ID>', 'only this camera')
+      .option('--stage <NAME>', 'only this stage')
+      .option('--from <TIME>', 'rejected at or after this time')
+      .option('--to <TIME>', 'rejected before this time')
+      .option('--limit <N>', 'at most this many', Number, 100)
+  filtered(dead.command('list').description('which, why, and where they lie; oldest first'))
+    .option('--json', 'for programs')
+    .action(async (flags: DeadLetterFlags & { json?: boolean }) => {
+      const found = await withDatabase(openHome(), (pool) => listDeadLetters(pool, flags))
+      print(flags.json ? JSON.stringify(found, null, 2) : showDeadLetters(found))
+    })
+  dead
+    .command('show')
+    .description('one record: headers, key, value')
+    .argument('<PLACE>', 'TOPIC/PARTITION/OFFSET, as `list` prints it')
+    .action(async (place: string) => print(await showDeadLetter(setting('KAFKA_BROKERS'), setting('SCHEMA_REGISTRY_URL'), place)))
+  filtered(dead.command('redrive').description('send them through the chain again, key and value unchanged'))
+    .option('--dry-run', 'only say which')
+    .action(async (flags: DeadLetterFlags & { dryRun?: boolean }) =>
+      withDatabase(openHome(), async (pool) => {
+        const letters = await listDeadLetters(pool, flags)
+        const { sent, left } = await redrive(letters, { pool, brokers: setting('KAFKA_BROKERS'), dryRun: flags.dryRun ?? false, requestedBy: process.env['USER'] ?? '' })
+        for (const [place, why] of left) print(`left ${place}: ${why}`)
+        for (const letter of sent) print(`${flags.dryRun ? 'would send' : 'sent'} ${placeOf(letter)} to ${letter.origin_topic}`)
+        print(`${sent.length} ${flags.dryRun ? 'would be sent' : 'sent'}, ${left.size} left`)
+      }),
+    )
   const labels = program.command('labels').description('the truth about zones')
   labels
     .command('import')

@@ -26,6 +26,8 @@ export interface Program {
   /** A real operation that only works when the program does. */
   readonly ready: () => Promise<boolean>
   readonly readyWithin?: Ms
+  /** Done each time it has become ready, until the signal: the program ended, or everything does. Failures are its own business. */
+  readonly afterReady?: (signal: AbortSignal) => Promise<void>
 }
 
 interface Running {
@@ -80,7 +82,7 @@ export class Supervisor {
       if (running.restarts > 4) throw new Fault('PART_NOT_READY', `${program.name} ended ${running.restarts} times before it was ready`, { name: program.name })
       await sleep(60)
     }
-    running.ready = true
+    this.#becameReady(running)
     return Date.now() - since
   }
 
@@ -125,12 +127,19 @@ export class Supervisor {
     })
   }
 
+  #becameReady(running: Running): void {
+    running.ready = true
+    const ended = new AbortController()
+    running.child.once('exit', () => ended.abort())
+    void running.program.afterReady?.(ended.signal)
+  }
+
   #awaitReady(running: Running): void {
     const { child } = running
     const ask = async (): Promise<void> => {
       while (running.child === child && !this.#ending) {
         if (await running.program.ready().catch(() => false)) {
-          running.ready = true
+          this.#becameReady(running)
           this.#say(`${running.program.name} is back after ${((Date.now() - running.startedAt) / 1000).toFixed(1)} s`)
           return
         }

@@ -7,12 +7,14 @@
  *   s3 ────────▶ buckets ───┘
  */
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
-import { openLog } from '@frameloop/kit/log'
+import { type Log, openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { showMs } from '@frameloop/kit/units'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
+import { endHangingTransactions } from './hanging-transactions.ts'
 import { build, choosePorts, type Home, isSameProcess, readState, root, startTicks, wantPort, writeState } from './home.ts'
 import { putZoneFile } from './label-file.ts'
 import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
@@ -119,7 +121,9 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     await Promise.all([migrate(databaseUrl, log), registry])
     return { mlflow }
   })()
-  const kafka = own['KAFKA_BROKERS'] ? undefined : prepareKafka(home, port('kafka'), port('kafkaController')).then(start)
+  const kafka = own['KAFKA_BROKERS']
+    ? undefined
+    : prepareKafka(home, port('kafka'), port('kafkaController')).then((program) => start({ ...program, afterReady: (signal) => mendTransactions(brokers, log, say, signal) }))
   const objects = (async () => {
     if (!own['S3_ENDPOINT']) {
       await start(
@@ -209,6 +213,18 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   }
   writeState(home, 'stack.json', state)
   return { state, supervisor }
+}
+
+/** For a minute after each start of the broker: what it forgets, it forgets while it starts. */
+async function mendTransactions(broker: string, log: Log, say: (text: string) => void, signal: AbortSignal): Promise<void> {
+  for (let round = 0; round < 30 && !signal.aborted; round += 1) {
+    const ended = await endHangingTransactions(broker, log).catch((thrown: unknown) => {
+      log.debug({ err: thrown }, 'open transactions could not be read')
+      return []
+    })
+    if (ended.length > 0) say(`kafka had forgotten a transaction; ended it in ${ended.join(', ')}`)
+    await sleep(2_000, undefined, { signal }).catch(() => {})
+  }
 }
 
 function registryDatabase(url: string) {

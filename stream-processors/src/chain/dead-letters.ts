@@ -14,7 +14,7 @@ export interface Rejection {
 export function deadLetterOf(record: BusRecord, rejection: Rejection): Produced {
   return {
     topic: deadLetterTopic(record.topic),
-    key: record.key,
+    key: record.keyBytes ?? record.key,
     value: record.value,
     headers: {
       ...record.headers,

@@ -54,12 +54,15 @@ function headersOf(raw: readonly Record<string, Buffer | string>[] | undefined):
 }
 
 function toRecord(message: rdkafka.Message): BusRecord {
+  const { key } = message
+  const isText = !Buffer.isBuffer(key) || Buffer.from(key.toString()).equals(key)
   return {
     topic: message.topic,
     partition: message.partition,
     offset: message.offset,
     timestamp: message.timestamp ?? 0,
-    key: toText(message.key as Buffer | string | null | undefined),
+    key: toText(key as Buffer | string | null | undefined),
+    ...(isText ? {} : { keyBytes: key }),
     value: message.value ?? Buffer.alloc(0),
     headers: headersOf(message.headers as Record<string, Buffer | string>[] | undefined),
   }

@@ -134,7 +134,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
   const putObjects = async (worked: readonly Worked[], signal: AbortSignal): Promise<Worked[]> =>
     inOrder(worked, workLimit, async (item) => {
       const { outcome } = item
-      if (outcome.kind !== 'emit' || !outcome.puts) return item
+      if (outcome.kind === 'retry' || !outcome.puts) return item
       try {
         for (const put of outcome.puts) {
           await tools.store.putOnce(
@@ -144,6 +144,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         }
         return item
       } catch (thrown) {
+        // a rejected record keeps its own reason, whatever lies in quarantine already
+        if (thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT' && outcome.kind === 'reject') return item
         if (thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT') return { ...item, outcome: { kind: 'reject', reason: thrown.code, message: thrown.message } }
         return { ...item, outcome: { kind: 'retry', cause: thrown } }
       }

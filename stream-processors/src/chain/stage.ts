@@ -15,6 +15,8 @@ export interface BusRecord {
   /** LogAppendTime of the broker. */
   readonly timestamp: EpochMs
   readonly key: string
+  /** The key as it came, when it is not text that reads back the same. */
+  readonly keyBytes?: Buffer
   readonly value: Buffer
   readonly headers: Readonly<Record<string, string>>
 }
@@ -42,7 +44,7 @@ export interface ObjectToPut {
 export type Outcome =
   | { readonly kind: 'emit'; readonly outputs: readonly Output[]; readonly puts?: readonly ObjectToPut[] }
   /** This record is wrong: it goes to the dead letters, with a code that docs and metrics know. */
-  | { readonly kind: 'reject'; readonly reason: string; readonly message: string }
+  | { readonly kind: 'reject'; readonly reason: string; readonly message: string; readonly puts?: readonly ObjectToPut[] }
   /** The world is wrong: ask again. */
   | { readonly kind: 'retry'; readonly cause: unknown }
 

@@ -3,7 +3,7 @@ import { Fault } from '@frameloop/kit/fault'
 import { sha256Hex } from '@frameloop/kit/object-store'
 import type { MediaCaptured } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
-import type { Outcome, Stage, StageContext } from '../chain/stage.ts'
+import type { ObjectToPut, Outcome, Stage, StageContext } from '../chain/stage.ts'
 import { type ClipTools, probeClip } from '../clip.ts'
 import { decodePicture, sniffPicture } from '../picture/decode-picture.ts'
 import { measureQuality } from '../picture/quality.ts'
@@ -27,8 +27,19 @@ async function measurePicture(bytes: Buffer): Promise<Measured> {
   return { format: sniffPicture(bytes) ?? '', width: picture.fullWidth, height: picture.fullHeight, durationUs: 0, brightness, sharpness }
 }
 
+/** Refused content is kept where nothing reads it by itself: for whoever wants to know what it was. */
+function quarantined({ object, mediaId, cameraId }: MediaCaptured, bytes: Buffer, reason: string): ObjectToPut {
+  const metadata = { 'media-id': mediaId, 'camera-id': cameraId, reason }
+  return { role: 'quarantine', key: object.key, body: bytes, sha256: sha256Hex(bytes), contentType: 'application/octet-stream', metadata }
+}
+
 async function validate(event: MediaCaptured, tools: ClipTools, context: StageContext): Promise<Outcome> {
   const bytes = await context.fetch(event.object)
+  const outcome = await judge(event, bytes, tools, context)
+  return outcome.kind === 'reject' ? { ...outcome, puts: [quarantined(event, bytes, outcome.reason)] } : outcome
+}
+
+async function judge(event: MediaCaptured, bytes: Buffer, tools: ClipTools, context: StageContext): Promise<Outcome> {
   if (bytes.length !== event.object.bytes)
     return { kind: 'reject', reason: 'SIZE_MISMATCH', message: `The object holds ${bytes.length} bytes, ${event.object.bytes} were announced` }
   const sha256 = sha256Hex(bytes)
@@ -52,6 +63,26 @@ async function validate(event: MediaCaptured, tools: ClipTools, context: StageCo
   }
 }
 
+/** Of one epoch: which seqs were judged, and those refused, with how often they had been sent again by then. */
+interface Remembered {
+  readonly seen: Ranges
+  readonly refused: Readonly<Record<string, number>>
+}
+
+/**
+ * Announcements come at least once: one that was judged before leaves nothing behind a second time.
+ * Only what was refused may come again, and only when somebody sent it again since.
+ */
+export function remember(outcome: Outcome, seq: number, redrives: number, before: Remembered | undefined): { readonly outcome: Outcome; readonly remember: Remembered } {
+  const { seen, refused } = before ?? { seen: [], refused: {} }
+  const added = addSeq(seen, seq)
+  const refusedAt = refused[seq]
+  const isSentAgain = refusedAt !== undefined && redrives > refusedAt
+  if (!added.isNew && !isSentAgain) return { outcome: { kind: 'emit', outputs: [] }, remember: { seen, refused } }
+  const { [seq]: _, ...others } = refused
+  return { outcome, remember: { seen: added.seen, refused: outcome.kind === 'reject' ? { ...others, [seq]: redrives } : others } }
+}
+
 export function validateStage(tools: ClipTools): Stage<'MediaCaptured'> {
   return {
     name: 'validate',
@@ -61,11 +92,7 @@ export function validateStage(tools: ClipTools): Stage<'MediaCaptured'> {
     work: ({ event }, context) => validate(event, tools, context),
     memory: {
       keyOf: ({ cameraId, epoch }) => `${cameraId} ${epoch}`,
-      // announcements come at least once: one that was judged before leaves nothing behind a second time
-      judge: ({ event }, outcome, remembered) => {
-        const { isNew, seen } = addSeq((remembered as Ranges | undefined) ?? [], event.seq)
-        return isNew ? { outcome, remember: seen } : { outcome: { kind: 'emit', outputs: [] }, remember: seen }
-      },
+      judge: ({ event, record }, outcome, remembered) => remember(outcome, event.seq, Number(record.headers['fl-redrives'] ?? 0), remembered as Remembered | undefined),
     },
   }
 }
