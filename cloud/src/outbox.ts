@@ -1,6 +1,6 @@
 /**
  * Events that belong to a database transaction: written with it, published afterwards in order, at least once.
- * Any number of processes may run the loop; rows are taken with `for update skip locked`.
+ * Any number of processes may run the loop; they take turns, so that the order of a key is the order of its rows.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
@@ -27,7 +27,7 @@ interface Row {
 
 async function publishSome(pool: Pool, producer: Producer, codec: Codec): Promise<number> {
   return inTransaction(pool, async (client) => {
-    const { rows } = await client.query<Row>('select id, topic, key, event_id, event_time, event from outbox order by id limit 200 for update skip locked')
+    const { rows } = await client.query<Row>('select id, topic, key, event_id, event_time, event from outbox order by id limit 200 for update')
     if (rows.length === 0) return 0
     const messages = new Map<string, { key: string; value: Buffer; headers: Record<string, string> }[]>()
     for (const row of rows) {

@@ -26,19 +26,23 @@ afterAll(async () => {
 
 const counter = { seq: 0 }
 /** A picture announced as an agent would, from the bytes given. */
-async function announce(bytes: Buffer, changes: Readonly<Record<string, unknown>> = {}): Promise<string> {
-  counter.seq += 1
-  const epoch = 'f'.repeat(32)
-  const mediaId = mediaIdOf('test', 'test-camera', epoch, counter.seq)
+async function announce(
+  bytes: Buffer,
+  changes: Readonly<Record<string, unknown>> = {},
+  of: { readonly cameraId: string; readonly epoch: string; readonly seq: number } | undefined = undefined,
+): Promise<string> {
+  if (!of) counter.seq += 1
+  const { cameraId, epoch, seq } = of ?? { cameraId: 'test-camera', epoch: 'f'.repeat(32), seq: counter.seq }
+  const mediaId = mediaIdOf('test', cameraId, epoch, seq)
   const key = `raw/test/${mediaId}.jpg`
   await store.putOnce({ bucket: 'frameloop-raw', key, body: bytes, contentType: 'image/jpeg' })
   const object = { bucket: 'frameloop-raw', key, sha256: sha256Hex(bytes), bytes: bytes.length, versionId: '', contentType: 'image/jpeg', ...changes }
   const event = {
     siteId: 'test',
-    cameraId: 'test-camera',
+    cameraId,
     mediaId,
     epoch,
-    seq: counter.seq,
+    seq,
     lane: 'live',
     source: 'camera',
     kind: 'image',
@@ -51,7 +55,7 @@ async function announce(bytes: Buffer, changes: Readonly<Record<string, unknown>
     motion: null,
     sourceName: '',
   }
-  await producer.send({ topic: 'media.captured', messages: [{ key: 'test-camera', value: await codec.encode('media.captured', 'MediaCaptured', event) }] })
+  await producer.send({ topic: 'media.captured', messages: [{ key: cameraId, value: await codec.encode('media.captured', 'MediaCaptured', event) }] })
   return mediaId
 }
 const stateOf = (mediaId: string, rank: number) =>
@@ -100,6 +104,56 @@ test('a text file named .jpg becomes a dead letter that says so, and the stage g
   const mediaId = await announce(Buffer.from('this is no picture'))
   expect(await stateOf(mediaId, 3)).toMatchObject({ reason: 'PICTURE_UNREADABLE' })
   expect(await frameloop('follow', mediaId)).toContain('no JPEG, PNG or WebP')
+  // kept where nothing reads it by itself
+  expect((await store.get('frameloop-quarantine', `raw/test/${mediaId}.jpg`)).toString()).toBe('this is no picture')
+})
+
+test('dead letters are listed and shown, and one whose object came late gets through when it is sent again, once', async () => {
+  const { object_key } = await soon(async () => one<{ object_key: string }>("select object_key from media where camera_id = 'street' limit 1"))
+  const picture = await store.get('frameloop-raw', object_key)
+  const late = 'raw/test/late.jpg'
+  const mediaId = await announce(picture, { key: late })
+  expect(await stateOf(mediaId, 3)).toMatchObject({ reason: 'OBJECT_MISSING' })
+  const letter = await soon(async () => one<{ topic: string; partition: number; record_offset: number }>('select * from dead_letters where subject_id = $1', [mediaId]))
+  const place = `${letter.topic}/${letter.partition}/${letter.record_offset}`
+  expect(await frameloop('dead-letters', 'list', '--reason', 'OBJECT_MISSING')).toContain(`${place}  validate OBJECT_MISSING  camera test-camera`)
+  const shown = await frameloop('dead-letters', 'show', place)
+  expect(shown).toContain('fl-origin-topic: media.captured')
+  expect(shown).toContain(`"mediaId": "${mediaId}"`)
+
+  await store.putOnce({ bucket: 'frameloop-raw', key: late, body: picture, contentType: 'image/jpeg' })
+  expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING', '--dry-run')).toContain(`would send ${place} to media.captured`)
+  expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toContain('1 sent, 0 left')
+  await stateOf(mediaId, 4)
+  expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toContain(`left ${place}: it got through meanwhile`)
+})
+
+test('the ledger is clean, and fails on a record that was announced and is nowhere', async () => {
+  await soon(async () => frameloop('ledger').then((text) => (text.includes('Everything captured is accounted for.') ? true : undefined)))
+  const epoch = 'e'.repeat(32)
+  const camera = {
+    cameraId: 'gap-camera',
+    epoch,
+    highestSeq: 3,
+    forgottenSeq: 3,
+    state: 'streaming',
+    message: '',
+    framesPerSecond: 1,
+    lastFrameAt: Date.now(),
+    sourceKind: 'folder',
+  }
+  const report = { agentId: 'gap-agent', siteId: 'test', version: 'test', reportedAt: Date.now(), spoolBytes: 0, spoolFrames: 0, spoolCapacityBytes: 1, cameras: [camera] }
+  await producer.send({ topic: 'agents.reported', messages: [{ key: 'gap-agent', value: await codec.encode('agents.reported', 'AgentReported', report) }] })
+  const picture = Buffer.from('any bytes')
+  for (const seq of [1, 3]) await announce(picture, {}, { cameraId: 'gap-camera', epoch, seq })
+  await soon(async () => one("select 1 as ok from media where camera_id = 'gap-camera' and seq = 3 and status_rank = 3"))
+  await expect(frameloop('ledger', '--allow', '0')).rejects.toMatchObject({
+    code: 1,
+    stdout: expect.stringMatching(
+      /gap-camera[\s\S]*captured 3 = validated 0 \+ rejected 2 \+ lost 0 \+ open 1[\s\S]*OVERDUE seq 2 waits for nothing: it was announced and never arrived/,
+    ),
+  })
+  await pool.query("delete from captures where camera_id = 'gap-camera'")
 })
 
 test('a truncated JPEG becomes a dead letter that says so', async () => {

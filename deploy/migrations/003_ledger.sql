@@ -25,4 +25,7 @@ create table redrives (
   at timestamptz not null default now(),
   primary key (topic, partition, record_offset, attempt)
 );
+-- An upload whose sender never came back with its bytes: its seq is told as lost.
+alter table uploads add column lost_at timestamptz;
+
 create index dead_letters_by_reason on dead_letters (reason, at desc);

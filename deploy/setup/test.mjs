@@ -17,10 +17,14 @@ for (const script of ['types', 'lint']) {
 }
 process.stdout.write('[test] unit and end to end\n')
 const status =
-  spawnSync(process.execPath, [path.join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--project', 'unit', '--project', 'e2e', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`], {
-    cwd: root,
-    stdio: 'inherit',
-  }).status ?? 1
+  spawnSync(
+    process.execPath,
+    [path.join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--project', 'unit', '--project', 'e2e', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`],
+    {
+      cwd: root,
+      stdio: 'inherit',
+    },
+  ).status ?? 1
 if (!existsSync(report)) {
   process.stdout.write('The test runner ended without a report.\n0 passed, 1 failed\n')
   process.exit(1)

@@ -14,7 +14,7 @@ import { follow, showWay } from './follow.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, listModels, showModels, type TrainFlags, train } from './learning.ts'
-import { overdue, readLedger, showLedger } from './ledger.ts'
+import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
@@ -218,11 +218,12 @@ export async function main(argv: readonly string[]): Promise<void> {
   program
     .command('ledger')
     .description('per camera and epoch: captured = validated + rejected + lost + open; exit code 1 when something is open for longer than a minute')
+    .option('--allow <SECONDS>', 'how long something may be open', Number, openLimit / 1000)
     .option('--json', 'for programs')
-    .action(async ({ json }: { json?: boolean }) => {
+    .action(async ({ json, allow }: { json?: boolean; allow: number }) => {
       const found = await withDatabase(openHome(), readLedger)
-      print(json ? JSON.stringify(found, null, 2) : showLedger(found))
-      if (overdue(found).length > 0) process.exitCode = 1
+      print(json ? JSON.stringify(found, null, 2) : showLedger(found, allow * 1000))
+      if (overdue(found, allow * 1000).length > 0) process.exitCode = 1
     })
   const dead = program.command('dead-letters').description('records that a stage could not accept')
   const filtered = (command: Command): Command =>

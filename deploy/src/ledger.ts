@@ -228,24 +228,22 @@ export async function readLedger(pool: Pool): Promise<CameraLedger[]> {
   return ledgers
 }
 
-/** Open for longer than this is unaccounted for. */
+/** Open for longer than this is unaccounted for, unless somebody says otherwise. */
 export const openLimit: Ms = 60_000
 
-export function overdue(ledgers: readonly CameraLedger[]): Open[] {
-  return ledgers.flatMap(({ open }) => open.filter(({ age }) => age > openLimit))
+export function overdue(ledgers: readonly CameraLedger[], limit: Ms = openLimit): Open[] {
+  return ledgers.flatMap(({ open }) => open.filter(({ age }) => age > limit))
 }
 
-export function showLedger(ledgers: readonly CameraLedger[]): string {
+export function showLedger(ledgers: readonly CameraLedger[], limit: Ms = openLimit): string {
   if (ledgers.length === 0) return 'No camera has reported yet.'
   const lines = ledgers.flatMap(({ cameraId, epoch, agentId, reportedAt, captured, sums, open, openMedia, openFrames }) => [
     `camera ${cameraId}  epoch ${epoch.slice(0, 8)}  ${agentId}, last heard of at ${reportedAt.toISOString()}`,
     `  media   captured ${captured} = validated ${sums.validated} + rejected ${sums.rejected} + lost ${sums.lost} + open ${openMedia}`,
     `  frames  stated ${sums.framesStated} = prepared ${sums.framesPrepared} + rejected ${sums.framesRejected} + open ${openFrames}`,
-    ...open.map(
-      ({ from, to, waitsFor, age }) => `  ${age > openLimit ? 'OVERDUE' : 'open   '} seq ${from === to ? from : `${from} to ${to}`} waits for ${waitsFor}, ${showMs(age)}`,
-    ),
+    ...open.map(({ from, to, waitsFor, age }) => `  ${age > limit ? 'OVERDUE' : 'open   '} seq ${from === to ? from : `${from} to ${to}`} waits for ${waitsFor}, ${showMs(age)}`),
   ])
-  const late = overdue(ledgers)
+  const late = overdue(ledgers, limit)
   return [...lines, late.length === 0 ? 'Everything captured is accounted for.' : `${late.reduce((sum, { from, to }) => sum + to - from + 1, 0)} media are unaccounted for.`].join(
     '\n',
   )

@@ -63,7 +63,7 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
     'group.initial.rebalance.delay.ms': 0,
     'auto.create.topics.enable': false,
     'log.message.timestamp.type': 'LogAppendTime',
-    'message.max.bytes': 8_388_608,
+    'message.max.bytes': 9_000_000,
     'num.network.threads': 2,
     'num.io.threads': 4,
     'num.recovery.threads.per.data.dir': 2,

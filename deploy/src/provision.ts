@@ -37,7 +37,11 @@ function topicConfigs(): TopicConfig[] {
   const entries = (config: Readonly<Record<string, string | number>>) => Object.entries(config).map(([name, value]) => ({ name, value: String(value) }))
   const kept = allTopics.map(({ name, retention, retentionBytes, compacted }) => ({
     topic: name,
-    configEntries: entries(compacted ? { 'cleanup.policy': 'compact' } : { 'retention.ms': retention, ...(retentionBytes ? { 'retention.bytes': retentionBytes } : {}) }),
+    configEntries: entries({
+      // a dead letter is its record and more headers: its topic takes what the broker does, which is more
+      'max.message.bytes': 8_000_000,
+      ...(compacted ? { 'cleanup.policy': 'compact' } : { 'retention.ms': retention, ...(retentionBytes ? { 'retention.bytes': retentionBytes } : {}) }),
+    }),
   }))
   const dead = consumedTopics.map(({ name }) => ({ topic: deadLetterTopic(name), configEntries: entries({ 'retention.ms': 30 * 86_400_000 }) }))
   const memory = statefulStages.map((stage) => ({ topic: stateTopic(stage), configEntries: entries({ 'cleanup.policy': 'compact', 'segment.ms': 3_600_000 }) }))

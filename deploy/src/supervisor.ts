@@ -5,7 +5,7 @@
  * V3  Pids with their start times are on disk: a new start ends what a crash left, and never a stranger with a reused pid.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { openSync } from 'node:fs'
+import { closeSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
@@ -37,6 +37,8 @@ interface Running {
   startedAt: EpochMs
   stopping: boolean
   ready: boolean
+  /** Since its first start: then its end is news. */
+  wasReady: boolean
 }
 
 interface Remembered {
@@ -60,18 +62,11 @@ export class Supervisor {
     this.#guard.unref()
   }
 
-  get processes(): readonly { readonly name: string; readonly pid: number; readonly state: string }[] {
-    return this.#running.map(({ program, child, ready }) => ({
-      name: program.name,
-      pid: child.pid ?? 0,
-      state: child.exitCode !== null || child.signalCode !== null ? 'restarting' : ready ? 'ready' : 'starting',
-    }))
-  }
-
   /** Starts a program and waits until it can do its work. Throws `PART_NOT_READY`. */
   async start(program: Program): Promise<Ms> {
+    if (this.#ending) throw new Fault('PART_NOT_READY', `${program.name} is not started any more: everything is being stopped`)
     const since = Date.now()
-    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, ready: false }
+    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, ready: false, wasReady: false }
     this.#running.push(running)
     this.#watch(running)
     this.#remember()
@@ -96,6 +91,7 @@ export class Supervisor {
       ...(program.uid === undefined ? {} : { uid: program.uid }),
       ...(program.gid === undefined ? {} : { gid: program.gid }),
     })
+    closeSync(log)
     child.once('error', (error) => this.#say(`${program.name} could not be started: ${error.message}`))
     if (child.pid) this.#guard.stdin?.write(`+ ${child.pid}\n`)
     return child
@@ -103,7 +99,10 @@ export class Supervisor {
 
   #watch(running: Running): void {
     const { child, program } = running
-    child.once('exit', (code, signal) => {
+    let isOver = false
+    const ended = (code: number | null, signal: NodeJS.Signals | null): void => {
+      if (isOver) return
+      isOver = true
       if (child.pid) {
         this.#guard.stdin?.write(`- ${child.pid}\n`)
         // what it left in its group must not go on without it
@@ -112,23 +111,26 @@ export class Supervisor {
       if (running.stopping || this.#ending) return
       if (Date.now() - running.startedAt > 60_000) running.restarts = 0
       running.restarts += 1
-      const wasReady = running.ready
       running.ready = false
       const pause = backoffPause(running.restarts, { first: 200, cap: 5_000 }, Math.random())
-      if (wasReady) this.#say(`${program.name} ended (${signal ?? `code ${code}`}), starting it again`)
+      if (running.wasReady) this.#say(`${program.name} ended (${signal ?? `code ${code}`}), starting it again`)
       setTimeout(() => {
         if (running.stopping || this.#ending) return
         running.child = this.#spawn(program)
         running.startedAt = Date.now()
         this.#watch(running)
         this.#remember()
-        if (wasReady) this.#awaitReady(running)
+        if (running.wasReady) this.#awaitReady(running)
       }, pause)
-    })
+    }
+    child.once('exit', ended)
+    // what could not even be started says nothing but this
+    child.once('error', () => ended(null, null))
   }
 
   #becameReady(running: Running): void {
     running.ready = true
+    running.wasReady = true
     const ended = new AbortController()
     running.child.once('exit', () => ended.abort())
     void running.program.afterReady?.(ended.signal)

@@ -118,6 +118,8 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
       : start(
           mlflowProgram(port('mlflow'), database?.urlOf('mlflow') ?? databaseUrl, { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }),
         )
+    // whoever fails first is told; this one is waited for later
+    mlflow?.catch(() => {})
     await Promise.all([migrate(databaseUrl, log), registry])
     return { mlflow }
   })()

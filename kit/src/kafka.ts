@@ -1,13 +1,12 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
-import { type Admin, type Consumer, Kafka, logLevel, type Producer } from 'kafkajs'
+import { type Admin, Kafka, logLevel, type Producer } from 'kafkajs'
 import type { Log } from './log.ts'
 
-export type { Admin, Consumer, IHeaders, Producer } from 'kafkajs'
+export type { Admin, IHeaders, Producer } from 'kafkajs'
 
 export interface KafkaClient {
   admin(): Admin
   producer(): Producer
-  consumer(groupId: string): Consumer
 }
 
 /** kafkajs with pauses that suit a broker that is restarted nearby; `clientId` names the process in the broker's log. */
@@ -28,8 +27,8 @@ export function openKafka(brokers: string, clientId: string, log: Log): KafkaCli
   })
   return {
     admin: () => kafka.admin(),
-    // idempotence needs acks=all and keeps the order of a partition through retries
-    producer: () => kafka.producer({ idempotent: true, maxInFlightRequests: 5, allowAutoTopicCreation: false, retry: { retries: 5, initialRetryTime: 50, maxRetryTime: 2_000 } }),
-    consumer: (groupId) => kafka.consumer({ groupId, allowAutoTopicCreation: false, retry: { retries: 20, initialRetryTime: 50, maxRetryTime: 2_000 } }),
+    // at least once, in order. kafkajs's idempotence is not used: after a failed send it takes back its sequence numbers without
+    // asking for a new producer id, so the next batch of equal size is taken for a repeat and is never written
+    producer: () => kafka.producer({ maxInFlightRequests: 1, allowAutoTopicCreation: false, retry: { retries: 5, initialRetryTime: 50, maxRetryTime: 2_000 } }),
   }
 }

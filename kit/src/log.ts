@@ -6,7 +6,7 @@ export type Log = Logger
 
 /** `rtsp://user:secret@host/x` → `rtsp://***@host/x`, wherever it stands in a text. */
 export function redact(text: string): string {
-  return text.replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/@]+@/gi, '$1***@')
+  return text.replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/]+@/gi, '$1***@')
 }
 
 interface SerialisedError {

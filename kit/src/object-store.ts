@@ -47,11 +47,16 @@ function statusOf(thrown: unknown): number | undefined {
   return (thrown as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode
 }
 
-/** Whether the store may answer later: no answer at all, 5xx, 429, or a conditional write that ran into another one (409). */
+/** Faults of the content itself: the same bytes will be refused whenever they are sent. */
+const contentFaults = new Set(['BadDigest', 'InvalidDigest', 'XAmzContentSHA256Mismatch', 'EntityTooLarge'])
+
+/**
+ * Whether the store may take or give it later. Everything may but wrong content and conflicts: no answer, 5xx, 429, a conditional
+ * write that ran into another one, and also keys that expired, rights or a bucket that are missing, which somebody can mend.
+ */
 export function isStoreTransient(thrown: unknown): boolean {
   if (thrown instanceof Fault) return thrown.code === 'OBJECT_STORE_UNAVAILABLE'
-  const status = statusOf(thrown)
-  return status === undefined || status >= 500 || status === 429 || status === 409
+  return !contentFaults.has((thrown as Error).name)
 }
 
 export interface StoreSettings {
@@ -116,7 +121,7 @@ export function openObjectStore(settings: StoreSettings): ObjectStore {
           return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
         })
       } catch (thrown) {
-        if (statusOf(thrown) === 404) throw new Fault('OBJECT_MISSING', `${bucket}/${key} is not there`, { bucket, key }, thrown)
+        if (statusOf(thrown) === 404 && (thrown as Error).name !== 'NoSuchBucket') throw new Fault('OBJECT_MISSING', `${bucket}/${key} is not there`, { bucket, key }, thrown)
         throw thrown
       }
     },

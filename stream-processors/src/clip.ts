@@ -8,7 +8,7 @@ import type { Us } from '@frameloop/kit/units'
 
 const timeLimit = 60_000
 /** Demuxers that read other files or addresses (hls, concat, …) stay out: the format must be one of these. */
-const containers: Readonly<Record<string, string>> = { 'mov,mp4,m4a,3gp,3g2,mj2': 'mp4', 'matroska,webm': 'mkv', avi: 'avi', mjpeg: 'mjpeg' }
+const containers: Readonly<Record<string, string>> = { 'mov,mp4,m4a,3gp,3g2,mj2': 'mp4', 'matroska,webm': 'mkv', avi: 'avi' }
 
 export interface ClipInfo {
   readonly format: string
@@ -55,6 +55,7 @@ export async function probeClip(bytes: Uint8Array, tools: ClipTools, signal: Abo
       ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'format=format_name,duration:stream=width,height:packet=pts_time', '-of', 'json', path],
       limit,
     )
+    signal.throwIfAborted()
     if (probe.code !== 0) throw new Fault('CLIP_UNREADABLE', `The clip cannot be read: ${probe.said.split('\n')[0]}`)
     const found = JSON.parse(probe.out) as {
       packets?: { pts_time?: string }[]
@@ -124,7 +125,10 @@ export async function extractFrames(bytes: Uint8Array, indexes: readonly number[
     )
     const jpegs: Buffer[] = []
     for await (const jpeg of ffmpeg.jpegs) jpegs.push(jpeg)
-    await ffmpeg.ended
+    const code = await ffmpeg.ended
+    signal.throwIfAborted()
+    // killed by the time limit, or for memory: what came out by then is no account of the clip
+    if (code === null) throw new Fault('CLIP_UNREADABLE', `Its frames could not be decoded within ${timeLimit / 1000} s`)
     if (jpegs.length === 0) throw new Fault('CLIP_UNREADABLE', `No frame of the clip could be decoded: ${ffmpeg.said().split('\n')[0]}`)
     return jpegs
   })

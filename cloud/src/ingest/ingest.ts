@@ -168,16 +168,29 @@ export async function ingest(upload: Upload, tools: IngestTools): Promise<Accept
   return { mediaId: event.mediaId, frameId: event.kind === 'image' ? frameIdOf(event.mediaId, 0) : undefined, seq: row.seq, sha256, repeated }
 }
 
-/** I3. Rows whose object never arrived stay open: only the sender has the bytes, and a repeat of the request completes them. */
+/** How long a sender may take to come back with the bytes that a crash of ours has cost. */
+const senderLimit = '10 minutes'
+
+/** I3. What lies in the store is announced; what never arrived there only its sender has, and after a while its seq is told as lost. */
 export async function announceOpen(tools: IngestTools): Promise<number> {
-  const { rows } = await tools.pool.query<Row>(
-    "select media_id, epoch, seq, sha256, event, announced_at from uploads where announced_at is null and received_at < now() - interval '10 seconds' order by received_at limit 50",
+  const { rows } = await tools.pool.query<Row & { overdue: boolean }>(
+    `select media_id, epoch, seq, sha256, event, announced_at, received_at < now() - interval '${senderLimit}' as overdue from uploads
+     where announced_at is null and lost_at is null and received_at < now() - interval '10 seconds' order by received_at limit 1000`,
   )
   let announced = 0
-  for (const { event } of rows) {
-    if (!(await tools.store.head(event.object.bucket, event.object.key))) continue
-    await announce(tools, event)
-    announced += 1
+  for (const { event, overdue } of rows) {
+    if (await tools.store.head(event.object.bucket, event.object.key)) {
+      await announce(tools, event)
+      announced += 1
+    } else if (overdue) await tellLost(tools, event)
   }
   return announced
+}
+
+async function tellLost(tools: IngestTools, { siteId, cameraId, mediaId, epoch, seq, agentId }: MediaCaptured): Promise<void> {
+  const lostAt = Date.now()
+  const value = await tools.codec.encode(topics.mediaLost.name, 'MediaLost', { siteId, cameraId, epoch, seqFrom: seq, seqTo: seq, agentId, reason: 'never stored', lostAt })
+  const headers = headersOf({ id: mediaId, time: lostAt, type: 'MediaLost', source: 'ingest', traceparent: '' })
+  await tools.producer.send({ topic: topics.mediaLost.name, acks: -1, messages: [{ key: cameraId, value, headers }] })
+  await tools.pool.query('update uploads set lost_at = now() where media_id = $1', [mediaId])
 }

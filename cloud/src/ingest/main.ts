@@ -22,6 +22,9 @@ const Query = Type.Object({
   capturedAt: Type.Optional(Type.String({ description: 'capture time (ISO 8601); now when absent' })),
 })
 
+/** Before there were cameras to send from; times beyond it are slips of a unit. */
+const earliest = Date.UTC(2000)
+
 await runProcess('ingest', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'ingest'), (open) => open.end())
   const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
@@ -45,6 +48,8 @@ await runProcess('ingest', CloudSettings, async ({ config, log, metrics, lifetim
       if (!Buffer.isBuffer(body) || body.length === 0) throw new Fault('UPLOAD_INVALID', 'Send the picture or clip itself as the body, with its content type')
       const capturedAt = query.capturedAt === undefined ? Date.now() : Date.parse(query.capturedAt)
       if (Number.isNaN(capturedAt)) throw new Fault('UPLOAD_INVALID', `capturedAt ${query.capturedAt} is no time; times look like 2026-11-24T10:00:00.000Z`)
+      if (capturedAt < earliest || capturedAt > Date.now() + 86_400_000)
+        throw new Fault('UPLOAD_INVALID', `capturedAt ${query.capturedAt} lies before the year 2000 or more than a day ahead`)
       const accepted = await ingest({ source: query.source, siteId: query.site, bytes: body, capturedAt, idempotencyKey: headers['idempotency-key'] }, tools)
       return reply.code(accepted.repeated ? 200 : 201).send(accepted)
     },

@@ -4,10 +4,11 @@
  * D2  Each (picture, zone) is in it once, however often the footage was played.
  * D3  Equal frames and labels give an equal manifest and so an equal digest, whenever it is built.
  */
-import { sha256Hex } from '@frameloop/kit/object-store'
+import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Us } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
+import type { FeaturesPrepared } from '@frameloop/schemas/events'
 import { type Range, readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
 
 export interface DatasetQuery {
@@ -55,11 +56,14 @@ interface Row {
   readonly topic: string
   readonly partition: number
   readonly record_offset: number
+  readonly bucket: string
+  readonly object_key: string
+  readonly zones: FeaturesPrepared['zones']
 }
 
 /** Features that a current label speaks of, by frame, by media offset or by capture time. */
 const selectLabelled = `
-  select f.frame_id, f.camera_id, l.zone, l.label, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset
+  select f.frame_id, f.camera_id, l.zone, l.label, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones
   from labels l
   join features f on f.camera_id = l.camera_id
     and ((l.frame_id is not null and f.frame_id = l.frame_id)
@@ -72,7 +76,7 @@ const selectLabelled = `
   order by f.camera_id, l.zone, f.picture_sha256, f.frame_at, f.frame_id`
 
 /** The labelled frames that have been prepared. An empty dataset is returned as it is. */
-export async function buildDataset(pool: Pool, brokers: string, codec: Codec, query: DatasetQuery, signal: AbortSignal): Promise<Dataset> {
+export async function buildDataset(pool: Pool, brokers: string, codec: Codec, store: ObjectStore, query: DatasetQuery, signal: AbortSignal): Promise<Dataset> {
   const time = (at: EpochMs | null): Date | null => (at === null ? null : new Date(at))
   const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)])
   // D2: the first of equal pictures stands for all of them
@@ -97,14 +101,11 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, qu
   const examples: Example[] = []
   let preprocessing = ''
   let shape: readonly number[] = [64, 64, 3]
-  for await (const record of readRanges(brokers, 'frameloop.train.replay', [...ranges.values()], signal)) {
-    const event = await codec.decode('FeaturesPrepared', record.value)
-    const rowsOf = wanted.get(`${event.frameId} ${event.preprocessing}`)
-    if (!rowsOf || !event.pixels) continue
+  const take = (rowsOf: readonly Row[], pixels: Uint8Array): void => {
     for (const row of rowsOf) {
-      const zone = event.zones.find((one) => one.zone === row.zone)
+      const zone = row.zones.find((one) => one.zone === row.zone)
       if (!zone) continue
-      preprocessing = event.preprocessing
+      preprocessing = row.preprocessing
       shape = zone.shape
       const size = zone.shape.reduce((product, side) => product * side, 1)
       examples.push({
@@ -114,10 +115,25 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, qu
         label: row.label,
         at: row.media_offset_us === null ? row.frame_at.getTime() : row.media_offset_us / 1000,
         pictureSha256: row.picture_sha256,
-        pixels: new Uint8Array(event.pixels.subarray(zone.offset, zone.offset + size)),
+        pixels: new Uint8Array(pixels.subarray(zone.offset, zone.offset + size)),
       })
     }
+  }
+  for await (const record of readRanges(brokers, 'frameloop.train.replay', [...ranges.values()], signal)) {
+    const event = await codec.decode('FeaturesPrepared', record.value)
+    const rowsOf = wanted.get(`${event.frameId} ${event.preprocessing}`)
+    if (!rowsOf || !event.pixels) continue
+    take(rowsOf, event.pixels)
     wanted.delete(`${event.frameId} ${event.preprocessing}`)
+  }
+  // too large to travel in their record, or older than the topic keeps: the same pixels lie in the object store
+  const stored = [...wanted.values()]
+  for (let from = 0; from < stored.length; from += 16) {
+    const part = stored.slice(from, from + 16)
+    const pixels = await Promise.all(part.map(([row]) => store.get(row?.bucket ?? '', row?.object_key ?? '', signal)))
+    part.forEach((rowsOf, at) => {
+      take(rowsOf, pixels[at] ?? new Uint8Array())
+    })
   }
   examples.sort((a, b) => compare(a.cameraId, b.cameraId) || compare(a.zone, b.zone) || a.at - b.at || compare(a.frameId, b.frameId))
   const classes = [...new Set(examples.map(({ label }) => label))].sort()

@@ -76,6 +76,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     pool,
     tools.brokers,
     tools.codec,
+    tools.store,
     {
       task: request.task,
       cameraId: request.camera_id,

@@ -33,11 +33,17 @@ export function folderSource(settings: { readonly path: string; readonly framesP
           const kind = kinds[extname(name).toLowerCase()]
           const path = join(settings.path, name)
           if (!kind || seen.has(name)) continue
-          const about = await stat(path)
+          // a link that leads nowhere, a file without rights: told once, and the others go on
+          const about = await stat(path).catch((thrown: unknown) => {
+            seen.add(name)
+            context.report('streaming', `${name} cannot be read: ${(thrown as Error).message}`)
+          })
+          if (!about) continue
           // a file that was touched within the last second may still be written
           if (!about.isFile() || Date.now() - about.mtimeMs < 1_000) continue
           seen.add(name)
-          const bytes = await readFile(path)
+          const bytes = await readFile(path).catch((thrown: unknown) => context.report('streaming', `${name} cannot be read: ${(thrown as Error).message}`))
+          if (!bytes) continue
           context.report('streaming', '')
           yield {
             bytes,

@@ -33,10 +33,22 @@ export function encodeRecord(kind: number, head: unknown, body: Uint8Array): Buf
 
 export type Scan = { readonly records: readonly LogRecord[]; readonly intactUntil: Bytes; readonly broken: readonly { readonly at: Bytes; readonly end: Bytes }[] }
 
-/**
- * Reads a whole segment. A bad record in the middle is reported and skipped when the next one can be found behind its
- * stated length; from the first bad record without a successor on, the rest is a torn tail.
- */
+/** Whether a whole record begins here. */
+function isIntact(file: Buffer, at: number): boolean {
+  if (at + recordHeaderBytes > file.length || file.readUInt16BE(at) !== magic) return false
+  const headAt = at + recordHeaderBytes
+  const end = headAt + file.readUInt32BE(at + 4) + file.readUInt32BE(at + 8)
+  return end <= file.length && crc32(file.subarray(headAt, end), crc32(file.subarray(at + 2, at + 12))) === file.readUInt32BE(at + 12)
+}
+
+const magicBytes = Buffer.from([magic >> 8, magic & 0xff])
+
+function nextIntact(file: Buffer, from: number): number | undefined {
+  for (let at = file.indexOf(magicBytes, from); at >= 0; at = file.indexOf(magicBytes, at + 1)) if (isIntact(file, at)) return at
+  return undefined
+}
+
+/** Reads a whole segment. Bytes between intact records are reported as broken; behind the last one the rest is a torn tail. */
 export function scanSegment(file: Buffer): Scan {
   const records: LogRecord[] = []
   const broken: { at: Bytes; end: Bytes }[] = []
@@ -44,16 +56,16 @@ export function scanSegment(file: Buffer): Scan {
   while (at + recordHeaderBytes <= file.length) {
     const headLength = file.readUInt32BE(at + 4)
     const bodyLength = file.readUInt32BE(at + 8)
-    const end = at + recordHeaderBytes + headLength + bodyLength
-    if (file.readUInt16BE(at) !== magic || end > file.length) break
     const headAt = at + recordHeaderBytes
-    const sum = crc32(file.subarray(headAt, end), crc32(file.subarray(at + 2, at + 12)))
-    if (sum === file.readUInt32BE(at + 12)) {
+    let end = headAt + headLength + bodyLength
+    if (isIntact(file, at)) {
       records.push({ kind: file.readUInt8(at + 2), head: JSON.parse(file.toString('utf8', headAt, headAt + headLength)) as unknown, bodyAt: headAt + headLength, bodyLength, end })
     } else {
-      const followed = end + recordHeaderBytes <= file.length && file.readUInt16BE(end) === magic
-      if (!followed) break
-      broken.push({ at, end })
+      // its length may be what is broken: the next record is searched for, not computed
+      const next = nextIntact(file, at + 1)
+      if (next === undefined) break
+      broken.push({ at, end: next })
+      end = next
     }
     at = end
   }

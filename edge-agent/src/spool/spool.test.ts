@@ -124,3 +124,33 @@ test('a full spool gives up its oldest frames, tells of each, and keeps the newe
 test('nothing is evicted while there is room', () => {
   expect(chooseEvictions([{ cameraId: 'a', seq: 1, bytes: 10, busy: false }], 10, 10, 20)).toEqual([])
 })
+
+test('S2: a record whose length was damaged costs that frame, which is told as lost, and none behind it', async () => {
+  const spool = await Spool.open({ folder, capacity: 1_000_000, segmentBytes: 100_000 }, log)
+  for (let seq = 1; seq <= 5; seq += 1) await spool.append(aHead(seq), bytes(seq))
+  await spool.close()
+  const [segment] = readdirSync(folder).filter((name) => name.endsWith('.log'))
+  const file = join(folder, segment ?? '')
+  const damaged = readFileSync(file)
+  // the third frame's stated body length
+  const third = [...damaged.keys()].filter((at) => damaged.readUInt8(at) === 0xf1 && damaged[at + 1] === 0xa7 && damaged[at + 2] === 1)[2] ?? 0
+  damaged.writeUInt8(0x7f, third + 8)
+  writeFileSync(file, damaged)
+  const again = await open()
+  expect(seqs(again)).toEqual([1, 2, 4, 5])
+  expect(again.losses).toMatchObject([{ seqFrom: 3, seqTo: 3, reason: 'unreadable' }])
+  await again.close()
+})
+
+test('after a restart an epoch whose frames are all gone is not reported as waiting', async () => {
+  const spool = await open()
+  for (let seq = 1; seq <= 12; seq += 1) {
+    const entry = await spool.append(aHead(seq), bytes(seq))
+    await spool.markStored(entry, '')
+    await spool.markAnnounced([entry])
+  }
+  await spool.close()
+  const again = await open()
+  expect(again.counters).toMatchObject([{ highestSeq: 12, forgottenSeq: 12 }])
+  await again.close()
+})

@@ -38,8 +38,21 @@ import { chooseEvictions } from './budget.ts'
 import { encodeRecord, scanSegment } from './log-file.ts'
 
 const sync = promisify(fdatasync)
-const writeAll = promisify(writev)
+const write = promisify(writev)
 const readAt = promisify(read)
+
+/** All of it or an error: a disk that fills up takes a part first, and says so only when asked again. */
+async function writeAll(file: number, parts: readonly Buffer[]): Promise<void> {
+  let rest = [...parts]
+  while (rest.length > 0) {
+    let { bytesWritten } = await write(file, rest)
+    rest = rest.flatMap((part) => {
+      const taken = Math.min(bytesWritten, part.length)
+      bytesWritten -= taken
+      return taken === part.length ? [] : [part.subarray(taken)]
+    })
+  }
+}
 
 /** What is known of a frame beside its bytes. */
 export interface FrameHead {
@@ -130,6 +143,18 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** Frames that must have lain between those of one segment: of each epoch they were written in order of seq. */
+function gapsBetween(frames: readonly FrameHead[]): Loss[] {
+  const last = new Map<string, number>()
+  const gaps: Loss[] = []
+  for (const { cameraId, epoch, seq } of frames) {
+    const before = last.get(epochKey({ cameraId, epoch }))
+    if (before !== undefined && seq > before + 1) gaps.push({ cameraId, epoch, seqFrom: before + 1, seqTo: seq - 1, reason: 'unreadable', lostAt: Date.now() })
+    last.set(epochKey({ cameraId, epoch }), seq)
+  }
+  return gaps
+}
+
 export class Spool {
   readonly #settings: SpoolSettings
   readonly #log: Log
@@ -146,7 +171,7 @@ export class Spool {
   #size: Bytes = 0
   #usedBytes: Bytes = 0
   #broken: Error | undefined
-  #wake: (() => void)[] = []
+  readonly #wake = new Set<() => void>()
 
   private constructor(settings: SpoolSettings, log: Log) {
     this.#settings = settings
@@ -215,7 +240,8 @@ export class Spool {
       this.#readers.set(entry.segment, reader)
     }
     const bytes = Buffer.allocUnsafe(entry.bytes)
-    await readAt(reader, bytes, 0, entry.bytes, entry.bodyAt)
+    const { bytesRead } = await readAt(reader, bytes, 0, entry.bytes, entry.bodyAt)
+    if (bytesRead !== entry.bytes) throw new Fault('SPOOL_BROKEN', `Segment ${segmentName(entry.segment)} ends before frame ${entry.seq} does`, { segment: entry.segment })
     return bytes
   }
 
@@ -260,11 +286,12 @@ export class Spool {
       const done = (): void => {
         clearTimeout(timer)
         signal.removeEventListener('abort', done)
+        this.#wake.delete(done)
         resolve()
       }
       const timer = setTimeout(done, limit)
       signal.addEventListener('abort', done, { once: true })
-      this.#wake.push(done)
+      this.#wake.add(done)
     })
   }
 
@@ -276,9 +303,7 @@ export class Spool {
   }
 
   #notify(): void {
-    const wake = this.#wake
-    this.#wake = []
-    for (const done of wake) done()
+    for (const done of [...this.#wake]) done()
   }
 
   #remember(entry: Entry): void {
@@ -324,11 +349,20 @@ export class Spool {
         this.#log.warn({ segment: name, cut: file.length - scan.intactUntil, last: at === segments.length - 1 }, 'torn tail cut off')
         truncateSync(path, scan.intactUntil)
       }
-      for (const { at: where, end } of scan.broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
       this.#alive.set(number, this.#alive.get(number) ?? 0)
       for (const record of scan.records) this.#replay(number, record)
       this.#segment = Math.max(this.#segment, number)
+      if (scan.broken.length > 0) {
+        for (const { at: where, end } of scan.broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
+        const frames = scan.records.filter(({ kind }) => kind === kinds.frame).map(({ head }) => head as FrameHead)
+        for (const loss of gapsBetween(frames)) this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
+      }
     })
+    // acknowledgements whose frames went with their segment say nothing by themselves: what is not here is forgotten
+    for (const counter of this.#counters.values()) {
+      const open = [...this.#entries.values()].filter(({ head }) => epochKey(head) === epochKey(counter)).map(({ seq }) => seq)
+      counter.forgottenSeq = Math.max(counter.forgottenSeq, open.length > 0 ? Math.min(...open) - 1 : counter.highestSeq)
+    }
     this.#usedBytes = [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0)
   }
 

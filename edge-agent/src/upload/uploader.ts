@@ -29,12 +29,20 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
+    let body: Buffer
+    try {
+      body = await spool.read(entry)
+    } catch (thrown) {
+      log.error({ err: thrown, key }, 'frame cannot be read from the spool')
+      spool.markUnreadable(entry)
+      return
+    }
     try {
       const stored = await store.putOnce(
         {
           bucket,
           key,
-          body: await spool.read(entry),
+          body,
           contentType: contentTypeOf(head.extension),
           sha256: head.sha256,
           // the whole identity rides on the object, so that what a broker lost can be announced again

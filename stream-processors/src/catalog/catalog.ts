@@ -40,7 +40,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
   const metrics = stageMetrics(tools.metrics)
   let state = 'starting'
 
-  const write = async (rows: Rows, records: readonly BusRecord[], positions: ReadonlyMap<string, number>): Promise<void> => {
+  const write = async (rows: Rows, records: readonly BusRecord[], positions: Map<string, number>): Promise<void> => {
     const moves = nextOffsets(records).map(({ topic, partition, offset }) => ({ topic, partition, from: positions.get(`${topic} ${partition}`) ?? 0, to: offset }))
     await inTransaction(pool, async (client) => {
       if (!(await moveOffsets(client, moves))) throw new Fault('INTERNAL', 'Another catalog moved the offsets')
@@ -54,6 +54,39 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
       if (rows.captures.length > 0) await upsertCaptures(client, lastPerKey(rows.captures))
       if (rows.hops.length > 0) await insertHops(client, rows.hops)
     })
+    for (const { topic, partition, to } of moves) positions.set(`${topic} ${partition}`, to)
+  }
+
+  const rowsOf = async (records: readonly BusRecord[]): Promise<Rows> => {
+    const rows = noRows()
+    for (const record of records) {
+      try {
+        await addRows(rows, record, tools.codec)
+      } catch (thrown) {
+        if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+        // the stage that reads this topic sends it to the dead letters; here it only has no row
+        metrics.rejected.inc({ stage: name, reason: thrown instanceof Fault ? thrown.code : 'INTERNAL' })
+      }
+    }
+    return rows
+  }
+
+  /** PostgreSQL refuses some row, whenever it is asked: the others must not wait for it. */
+  const isRefusal = (thrown: unknown): boolean => !(thrown instanceof Fault) && !isDatabaseTransient(thrown) && (thrown as { code?: string }).code !== undefined
+
+  /** C4  A record whose rows are refused has none, is counted and named in the log; everything else is written. */
+  const writeEach = async (records: readonly BusRecord[], positions: Map<string, number>): Promise<void> => {
+    for (const record of records) {
+      try {
+        await write(await rowsOf([record]), [record], positions)
+      } catch (thrown) {
+        if (!isRefusal(thrown)) throw thrown
+        const { topic, partition, offset } = record
+        log.error({ err: thrown, topic, partition, offset }, 'rows refused by the database, record has none')
+        metrics.rejected.inc({ stage: name, reason: 'ROW_REFUSED' })
+        await write(noRows(), [record], positions)
+      }
+    }
   }
 
   const run = async (signal: AbortSignal): Promise<void> => {
@@ -87,18 +120,13 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
         const end = metrics.seconds.startTimer({ stage: name })
         for (let attempt = 1; ; attempt += 1) {
           try {
-            const rows = noRows()
-            for (const record of records) {
-              try {
-                await addRows(rows, record, tools.codec)
-              } catch (thrown) {
-                // the stage that reads this topic sends it to the dead letters; here it only has no row
-                if (!(thrown instanceof Fault) || thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
-                metrics.rejected.inc({ stage: name, reason: thrown.code })
-              }
+            const rows = await rowsOf(records)
+            try {
+              await write(rows, records, positions)
+            } catch (thrown) {
+              if (!isRefusal(thrown)) throw thrown
+              await writeEach(records, positions)
             }
-            await write(rows, records, positions)
-            for (const { topic, partition, offset } of nextOffsets(records)) positions.set(`${topic} ${partition}`, offset)
             metrics.received.inc({ stage: name }, records.length)
             for (const [table, list] of Object.entries(rows)) if (list.length > 0) metrics.emitted.inc({ stage: name, topic: table }, list.length)
             state = ''

@@ -77,8 +77,6 @@ export interface ConsumerOptions {
   readonly log: Log
   /** Where to begin; called for each assignment before the first record. Absent: the group's committed offsets. */
   readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>
-  /** Called when partitions were taken away. */
-  readonly onRevoked?: () => void
 }
 
 const shared = (brokers: string, clientId: string) => ({
@@ -112,6 +110,8 @@ export class BusConsumer {
         'isolation.level': 'read_committed',
         // the same partition of every input must come to the same instance, because memory is kept per partition
         'partition.assignment.strategy': 'range',
+        // sixteen clips of a minute each
+        'max.poll.interval.ms': 1_200_000,
         'fetch.wait.max.ms': 100,
         'fetch.queue.backoff.ms': 10,
         'queued.max.messages.kbytes': 32_768,
@@ -167,7 +167,6 @@ export class BusConsumer {
     }
     this.#assigned = []
     this.#client.unassign()
-    this.#options.onRevoked?.()
   }
 
   #failure: Error | undefined
@@ -247,11 +246,10 @@ export class TransactionalProducer {
       'retry.backoff.ms': 2,
       'linger.ms': 1,
       'compression.codec': 'lz4',
-      'message.max.bytes': 8_000_000,
+      'message.max.bytes': 9_000_000,
       'queue.buffering.max.messages': 500_000,
       'queue.buffering.max.kbytes': 262_144,
     } as const
-    if (!settings['enable.idempotence']) throw new Fault('INTERNAL', 'The producer is not idempotent')
     this.#client = new rdkafka.Producer(settings, { partitioner: 'murmur2_random' } as rdkafka.ProducerTopicConfig)
     this.#client.on('event.error', (error) => log.debug({ err: error }, 'producer reported'))
   }

@@ -28,7 +28,7 @@ import { headersOf } from '@frameloop/schemas/record-headers'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
 import { deadLetterOf } from './dead-letters.ts'
-import { BusConsumer, isFenced, type Position, type Produced, TransactionalProducer } from './kafka-bus.ts'
+import { BusConsumer, isFenced, type Position, type Produced, type TopicPartition, TransactionalProducer } from './kafka-bus.ts'
 import { Memory } from './memory.ts'
 import type { BusRecord, Incoming, Outcome, Stage, StageContext } from './stage.ts'
 
@@ -151,31 +151,31 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     })
 
+  const deadLetter = (record: BusRecord, reason: string, message: string): Produced => {
+    metrics.rejected.inc({ stage: stage.name, reason })
+    log.warn({ topic: record.topic, partition: record.partition, offset: record.offset, reason, detail: message }, 'record rejected')
+    const tries = attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1
+    return deadLetterOf(record, { stage: stage.name, stageVersion: stage.version, reason, message, attempts: tries })
+  }
+
   const outputsOf = async (worked: readonly Worked[]): Promise<Produced[]> => {
     const produced: Produced[] = []
     for (const { record, outcome } of worked) {
-      if (outcome.kind === 'reject') {
-        metrics.rejected.inc({ stage: stage.name, reason: outcome.reason })
-        log.warn({ topic: record.topic, partition: record.partition, offset: record.offset, reason: outcome.reason, detail: outcome.message }, 'record rejected')
-        produced.push(
-          deadLetterOf(record, {
-            stage: stage.name,
-            stageVersion: stage.version,
-            reason: outcome.reason,
-            message: outcome.message,
-            attempts: attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1,
-          }),
-        )
-      } else if (outcome.kind === 'emit') {
+      if (outcome.kind === 'reject') produced.push(deadLetter(record, outcome.reason, outcome.message))
+      else if (outcome.kind === 'emit') {
         const traceparent = childTraceparent(record.headers['traceparent'])
-        for (const { topic, event, key, id, time } of outcome.outputs) {
-          produced.push({
-            topic: topic.name,
-            key,
-            value: await tools.codec.encode(topic.name, topic.event, event),
-            headers: headersOf({ id, time, type: topic.event, source: stage.name, traceparent }),
-          })
-          metrics.emitted.inc({ stage: stage.name, topic: topic.name })
+        try {
+          const outputs: Produced[] = []
+          for (const { topic, event, key, id, time } of outcome.outputs) {
+            const value = await tools.codec.encode(topic.name, topic.event, event)
+            outputs.push({ topic: topic.name, key, value, headers: headersOf({ id, time, type: topic.event, source: stage.name, traceparent }) })
+          }
+          produced.push(...outputs)
+          for (const { topic } of outputs) metrics.emitted.inc({ stage: stage.name, topic })
+        } catch (thrown) {
+          if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+          // what a stranger sent can pass a stage and still not be written: a time that is none, a text where a number belongs
+          produced.push(deadLetter(record, 'OUTPUT_INVALID', rootMessage(thrown)))
         }
       }
     }
@@ -209,14 +209,18 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       signal,
     }
 
+    const isAssigned = (of: TopicPartition): boolean => consumer.assigned.some(({ topic, partition }) => topic === of.topic && partition === of.partition)
+
     const recover = async (): Promise<void> => {
-      await producer.discard()
       for (let attempt = 1; ; attempt += 1) {
+        await producer.discard()
         try {
           producer = await TransactionalProducer.open(tools.brokers, `${groupId}.${tools.instance}`, log)
           memory?.clear()
           await memory?.load(consumer.assigned, signal)
           if (consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
+          consumer.resume([...paused.values()].map(({ position }) => position).filter(isAssigned))
+          paused.clear()
           return
         } catch (thrown) {
           if (signal.aborted || isFenced(thrown)) throw thrown
@@ -228,7 +232,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
 
     const wakePaused = async (): Promise<void> => {
       for (const [key, { position, until }] of paused) {
-        if (Date.now() < until) continue
+        if (!isAssigned(position)) paused.delete(key)
+        if (Date.now() < until || !isAssigned(position)) continue
         await consumer.seek([position])
         consumer.resume([position])
         paused.set(key, { position, until: Number.POSITIVE_INFINITY, tries: paused.get(key)?.tries ?? 1 })
@@ -236,16 +241,22 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
 
     let lagAt = 0
+    let failures = 0
     while (!signal.aborted) {
       await wakePaused()
       if (Date.now() - lagAt > 1_000) {
         lagAt = Date.now()
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
       }
-      const records = await consumer.poll(batchLimit)
-      state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
-      if (records.length === 0) continue
       const generation = consumer.generation
+      const records = await consumer.poll(stage.batch ?? batchLimit)
+      state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
+      if (consumer.generation !== generation) {
+        // some of them may belong to partitions that are somebody else's by now
+        if (records.length > 0 && consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
+        continue
+      }
+      if (records.length === 0) continue
       try {
         const judged = await inOrder(records, workLimit, (record) => work(record, context))
         const remembered: Produced[] = []
@@ -267,8 +278,11 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         if (settled.length > 0) {
           const produced = [...(await outputsOf(settled)), ...latestPerKey(remembered)]
           if (consumer.generation !== generation) continue
+          // work that was cut short by our own end is no verdict on a record
+          if (signal.aborted) return
           const offsets = nextOffsets(settled.map(({ record }) => record))
           await producer.transact(produced, offsets, consumer)
+          failures = 0
           for (const { topic, partition, offset } of offsets) {
             positions.set(`${topic} ${partition}`, offset)
             paused.delete(`${topic} ${partition}`)
@@ -293,7 +307,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         log.warn({ err: thrown }, 'transaction given up, reading again from what is committed')
         state = 'recovering'
         await recover()
-        paused.clear()
+        failures += 1
+        if (failures > 1) await sleep(backoffPause(failures, waitBackoff, Math.random()), undefined, { signal }).catch(() => {})
       }
     }
   }

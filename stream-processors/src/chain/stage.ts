@@ -61,6 +61,8 @@ export interface Stage<Name extends EventName = EventName> {
   readonly version: string
   readonly inputs: readonly Topic<Name>[]
   readonly outputs: readonly Topic[]
+  /** Records taken at a time, where one of them can take seconds. */
+  readonly batch?: number
   /** Runs for many records at once; the order of outputs is the order of records all the same. */
   work(incoming: Incoming<Name>, context: StageContext): Promise<Outcome>
   /** The stage's memory of earlier records, kept per key in a compacted changelog inside the same transaction. */

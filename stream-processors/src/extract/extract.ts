@@ -77,5 +77,13 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
 }
 
 export function extractStage(settings: ExtractSettings): Stage<'MediaValidated'> {
-  return { name: 'extract', version, inputs: [topics.mediaValidated], outputs: [topics.framesExtracted], work: ({ event }, context) => extract(event, settings, context) }
+  // a clip may take a minute and its pictures are held until they are stored
+  return {
+    name: 'extract',
+    version,
+    batch: 16,
+    inputs: [topics.mediaValidated],
+    outputs: [topics.framesExtracted],
+    work: ({ event }, context) => extract(event, settings, context),
+  }
 }

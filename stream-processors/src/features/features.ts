@@ -88,6 +88,10 @@ export function featuresStage(directory: ZoneDirectory, bucketPrefix: string): S
     version,
     inputs: [topics.framesExtracted],
     outputs: [topics.featuresPrepared],
-    work: ({ event }, context) => prepare(event, directory.of(event.cameraId), bucketPrefix, context),
+    // prepared without its zones a frame would stay so for good
+    work: async ({ event }, context) =>
+      directory.loaded
+        ? prepare(event, directory.of(event.cameraId), bucketPrefix, context)
+        : { kind: 'retry', cause: new Fault('DATABASE_UNAVAILABLE', 'The zones have not been read yet') },
   }
 }

@@ -1,0 +1,11 @@
+import { expect, test } from 'vitest'
+import { redact } from './log.ts'
+
+test.each([
+  ['rtsp://user:secret@10.0.0.7/stream', 'rtsp://***@10.0.0.7/stream'],
+  ['rtsp://user:abc@123@host:554/x', 'rtsp://***@host:554/x'],
+  ['Could not open rtsp://a:b@host/x, then http://c:d@other', 'Could not open rtsp://***@host/x, then http://***@other'],
+  ['https://host/a@b', 'https://host/a@b'],
+])('no password of an address stands in a log: %s', (text, shown) => {
+  expect(redact(text)).toBe(shown)
+})
