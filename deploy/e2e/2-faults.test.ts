@@ -1,4 +1,6 @@
 /** A frame's way through the real stack, and what disturbs it. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { join } from 'node:path'
 import { AvroDeserializer, AvroSerializer, SchemaRegistryClient, SerdeType } from '@confluentinc/schemaregistry'
 import { openKafka, type Producer } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
@@ -7,8 +9,9 @@ import { openCodec } from '@frameloop/schemas/codec'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { root } from '../src/home.ts'
 import type { Status } from '../src/status.ts'
-import { env, frameloop, one, pool, soon, unaccounted } from './session.ts'
+import { env, frameloop, one, pool, soon, state, unaccounted } from './session.ts'
 
 let producer: Producer
 const store = openObjectStore({ s3Endpoint: env('S3_ENDPOINT'), s3Region: 'us-east-1', awsAccessKeyId: env('AWS_ACCESS_KEY_ID'), awsSecretAccessKey: env('AWS_SECRET_ACCESS_KEY') })
@@ -201,6 +204,39 @@ test('an announcement that comes twice leaves one row and one record behind', as
   )
   expect(hops).toEqual({ captured: 2, validated: 1 })
 })
+
+test('a record that kills its process each time becomes a dead letter, and those around it are worked on', async () => {
+  const loss = { siteId: 'test', cameraId: 'killer-camera', epoch: 'd'.repeat(32), seqFrom: 1, seqTo: 1, agentId: 'test', lostAt: Date.now() }
+  for (const [at, reason] of ['fine', 'kill', 'fine'].entries()) {
+    const value = await codec.encode('media.lost', 'MediaLost', { ...loss, seqFrom: at + 1, seqTo: at + 1, reason })
+    await producer.send({ topic: 'media.lost', messages: [{ key: 'killer-camera', value }] })
+  }
+  const starts: number[] = []
+  let child: ChildProcess | undefined
+  let isOver = false
+  const start = (): void => {
+    starts.push(Date.now())
+    child = spawn(process.execPath, ['--import', 'tsx', join(root, 'deploy/e2e/killer.ts')], { cwd: root, env: { ...process.env, ...state.environment }, stdio: 'ignore' })
+    child.once('exit', () => {
+      if (!isOver && starts.length < 15) start()
+    })
+  }
+  start()
+  try {
+    const letter = await soon(
+      async () => one<{ reason: string; record_offset: number }>("select reason, origin_offset as record_offset from dead_letters where camera_id = 'killer-camera'"),
+      120_000,
+    )
+    expect(letter.reason).toBe('PROCESS_KILLED')
+    // three deaths before it is suspected, three on its own
+    expect(starts.length).toBe(7)
+    const dead = await one<{ n: number }>("select count(*)::int as n from dead_letters where camera_id = 'killer-camera'")
+    expect(dead).toEqual({ n: 1 })
+  } finally {
+    isOver = true
+    child?.kill('SIGTERM')
+  }
+}, 150_000)
 
 test.each(['validate', 'extract', 'features', 'catalog', 'agent', 'labels', 'train', 'serve', 's3', 'postgres', 'kafka'])(
   '%s is back within 15 s of a kill -9, and every frame captured is accounted for',

@@ -6,7 +6,7 @@ import { type Log, openLog } from '@frameloop/kit/log'
 import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
-import { allTopics, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
+import { allTopics, attemptsTopic, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
 import Type from 'typebox'
 import { root } from './home.ts'
 
@@ -45,7 +45,8 @@ function topicConfigs(): TopicConfig[] {
   }))
   const dead = consumedTopics.map(({ name }) => ({ topic: deadLetterTopic(name), configEntries: entries({ 'retention.ms': 30 * 86_400_000 }) }))
   const memory = statefulStages.map((stage) => ({ topic: stateTopic(stage), configEntries: entries({ 'cleanup.policy': 'compact', 'segment.ms': 3_600_000 }) }))
-  return [...kept, ...dead, ...memory]
+  const notes = { topic: attemptsTopic, configEntries: entries({ 'cleanup.policy': 'compact', 'segment.ms': 3_600_000 }) }
+  return [...kept, ...dead, ...memory, notes]
 }
 
 /** Makes the topics that are missing; those that are there keep their partitions, because keys would move. */

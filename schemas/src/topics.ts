@@ -60,6 +60,9 @@ export function stateTopic(stage: string): string {
   return `${stage}.state`
 }
 
+/** Where stages note what they are about to work on, to find the record that kills them; compacted. */
+export const attemptsTopic = 'chain.attempts'
+
 /** Stages whose memory lives in a compacted changelog. */
 export const statefulStages: readonly string[] = ['validate']
 

@@ -12,6 +12,7 @@
  * R3  After any failure inside a transaction its outcome counts as unknown: the producer is thrown away, a new one with the
  *     same id settles what was open, memory is read again, and reading goes on from the committed offsets.
  * R4  The order of outputs is the order of the records, however they were worked on.
+ * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  * R5  A record that must wait holds back its partition only; the others go on.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -27,6 +28,7 @@ import { bucketName } from '@frameloop/schemas/object-keys'
 import { headersOf } from '@frameloop/schemas/record-headers'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
+import { Attempts } from './attempts.ts'
 import { deadLetterOf } from './dead-letters.ts'
 import { BusConsumer, isFenced, type Position, type Produced, type TopicPartition, TransactionalProducer } from './kafka-bus.ts'
 import { Memory } from './memory.ts'
@@ -184,6 +186,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
 
   const run = async (signal: AbortSignal): Promise<void> => {
     const memory = stage.memory ? new Memory(tools.brokers, stage.name) : undefined
+    const notes = new Attempts(stage.name)
     const groupId = `frameloop.${stage.name}`
     const consumer = await BusConsumer.connect({
       brokers: tools.brokers,
@@ -202,6 +205,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     opened.own('consumer', consumer, (open) => open.close())
     let producer = await TransactionalProducer.open(tools.brokers, `${groupId}.${tools.instance}`, log)
     opened.own('producer', undefined, () => producer.discard())
+    // ended as asked, not killed; where Kafka is away this start counts as a death, which only costs caution
+    opened.own('notes', undefined, () => (signal.aborted ? producer.transact(notes.end(consumer.assigned), [], undefined).catch(() => {}) : undefined))
     const paused = new Map<string, { readonly position: Position; readonly until: EpochMs; readonly tries: number }>()
     const context: StageContext = {
       fetch: ({ bucket, key }) => tools.store.get(bucket, key, signal),
@@ -240,6 +245,26 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
 
+    let notedGeneration = -1
+    /** Notes where reading begins; false when the records in hand must be read again, one at a time. */
+    const noteBeginning = async (records: readonly BusRecord[]): Promise<boolean> => {
+      notedGeneration = consumer.generation
+      await notes.load(tools.brokers, signal)
+      const committed = await consumer.committed()
+      await producer.transact(notes.begin(committed), [], undefined)
+      if (!notes.suspects || records.length <= 1) return true
+      log.warn({ stage: stage.name }, 'this stage died too often where it begins: records are worked on one at a time')
+      await consumer.seek(committed)
+      return false
+    }
+    /** What the only record in hand comes to when it has killed the process too often, after noting that it is tried. */
+    const tryAlone = async (record: BusRecord): Promise<Worked | undefined> => {
+      const decided = notes.before(record)
+      if (decided.giveUp) return { record, outcome: { kind: 'reject', reason: 'PROCESS_KILLED', message: `The process of ${stage.name} died each time it worked on this record` } }
+      await producer.transact([decided.produced], [], undefined)
+      return undefined
+    }
+
     let lagAt = 0
     let failures = 0
     while (!signal.aborted) {
@@ -249,7 +274,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
       }
       const generation = consumer.generation
-      const records = await consumer.poll(stage.batch ?? batchLimit)
+      const records = await consumer.poll(notes.suspects ? 1 : (stage.batch ?? batchLimit))
       state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
       if (consumer.generation !== generation) {
         // some of them may belong to partitions that are somebody else's by now
@@ -258,7 +283,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
       if (records.length === 0) continue
       try {
-        const judged = await inOrder(records, workLimit, (record) => work(record, context))
+        if (notedGeneration !== generation && !(await noteBeginning(records))) continue
+        const isAlone = notes.suspects
+        const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
+        const judged = givenUp ? [givenUp] : await inOrder(records, workLimit, (record) => work(record, context))
         const remembered: Produced[] = []
         const first = cutAtWaiting(judged)
         const decided = first.settled.map((item): Worked => {
@@ -283,6 +311,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           const offsets = nextOffsets(settled.map(({ record }) => record))
           await producer.transact(produced, offsets, consumer)
           failures = 0
+          if (isAlone) {
+            const cleared = notes.passed(batchLimit)
+            if (cleared.length > 0) await producer.transact(cleared, [], undefined)
+          }
           for (const { topic, partition, offset } of offsets) {
             positions.set(`${topic} ${partition}`, offset)
             paused.delete(`${topic} ${partition}`)

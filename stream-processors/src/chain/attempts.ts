@@ -1,0 +1,105 @@
+/**
+ * Finds the record that kills the process: out of memory, a crash inside a native library, a decode without end.
+ * Whoever dies leaves no word, so a stage notes where it begins, and looks closer after it has begun there too often:
+ *
+ *   began at the same offset three times ─▶ one record at a time, each noted before it is worked on
+ *   died three times on the same record  ─▶ that record is a dead letter, unworked
+ *
+ * A1  Notes are made before the work they are about, and never inside its transaction.
+ * A2  Ending as asked is no death: it takes the note back.
+ */
+import { attemptsTopic } from '@frameloop/schemas/topics'
+import { boundsOf, type Position, type Produced, readRanges, type TopicPartition } from './kafka-bus.ts'
+
+export interface Note {
+  /** Where reading began. */
+  readonly offset: number
+  /** How often it began there and did not end as asked. */
+  readonly starts: number
+  /** The record that was being worked on alone, and how often. */
+  readonly trying?: number
+  readonly tries?: number
+}
+
+const startLimit = 3
+const tryLimit = 3
+
+/** The note for beginning at `offset`. */
+export function began(before: Note | undefined, offset: number): Note {
+  if (before?.trying === offset) return before
+  return before?.offset === offset ? { offset, starts: before.starts + 1 } : { offset, starts: 1 }
+}
+
+export function isSuspicious(note: Note | undefined): boolean {
+  return note !== undefined && (note.starts >= startLimit || note.trying !== undefined)
+}
+
+/** What to do with the record at `offset`, alone: give it up, or work on it with this note made before. */
+export function beforeTrying(note: Note, offset: number): { readonly giveUp: true } | { readonly giveUp: false; readonly note: Note } {
+  const tries = note.trying === offset ? (note.tries ?? 0) : 0
+  return tries >= tryLimit ? { giveUp: true } : { giveUp: false, note: { ...note, trying: offset, tries: tries + 1 } }
+}
+
+const keyOf = (stage: string, { topic, partition }: TopicPartition): string => `${stage} ${topic} ${partition}`
+
+/** The notes of one stage, in a compacted topic. */
+export class Attempts {
+  readonly #stage: string
+  readonly #notes = new Map<string, Note>()
+  /** Records that went well alone since suspicion arose. */
+  #passed = 0
+
+  constructor(stage: string) {
+    this.#stage = stage
+  }
+
+  async load(brokers: string, signal: AbortSignal): Promise<void> {
+    const name = `frameloop.${this.#stage}.attempts`
+    this.#notes.clear()
+    for await (const { key, value } of readRanges(brokers, name, await boundsOf(brokers, name, attemptsTopic), signal)) {
+      if (!key.startsWith(`${this.#stage} `)) continue
+      if (value.length === 0) this.#notes.delete(key)
+      else this.#notes.set(key, JSON.parse(value.toString('utf8')) as Note)
+    }
+  }
+
+  #set(at: TopicPartition, note: Note | undefined): Produced {
+    const key = keyOf(this.#stage, at)
+    if (note) this.#notes.set(key, note)
+    else this.#notes.delete(key)
+    return { topic: attemptsTopic, key, value: note ? Buffer.from(JSON.stringify(note)) : null, headers: {} }
+  }
+
+  /** Notes that reading begins here. */
+  begin(positions: readonly Position[]): Produced[] {
+    return positions.map((position) => this.#set(position, began(this.#notes.get(keyOf(this.#stage, position)), position.offset)))
+  }
+
+  /** A2. */
+  end(partitions: readonly TopicPartition[]): Produced[] {
+    return partitions.map((partition) => this.#set(partition, undefined))
+  }
+
+  get suspects(): boolean {
+    return [...this.#notes.values()].some(isSuspicious)
+  }
+
+  /** The note to make before working on a record alone, or that it is given up. */
+  before(record: Position): { readonly giveUp: true } | { readonly giveUp: false; readonly produced: Produced } {
+    const decided = beforeTrying(this.#notes.get(keyOf(this.#stage, record)) ?? { offset: record.offset, starts: 0 }, record.offset)
+    return decided.giveUp ? decided : { giveUp: false, produced: this.#set(record, decided.note) }
+  }
+
+  /** A record that was worked on alone is through; after `enough` of them nothing is suspected any more. */
+  passed(enough: number): Produced[] {
+    this.#passed += 1
+    if (this.#passed < enough) return []
+    this.#passed = 0
+    return [...this.#notes]
+      .filter(([, note]) => isSuspicious(note))
+      .map(([key]) => {
+        this.#notes.delete(key)
+        return { topic: attemptsTopic, key, value: null, headers: {} }
+      })
+  }
+}
