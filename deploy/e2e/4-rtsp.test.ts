@@ -106,9 +106,12 @@ test('its answers are live on the feed', async () => {
   const socket = new WebSocket(`${(state.endpoints['serve'] ?? '').replace('http', 'ws')}/v1/feeds`)
   const answer = await new Promise<Record<string, unknown>>((resolve, reject) => {
     socket.on('open', () => socket.send(JSON.stringify({ cameras: ['gate'] })))
+    // until the wish is acknowledged everything comes
+    let isSubscribed = false
     socket.on('message', (data: Buffer) => {
       const message = JSON.parse(data.toString('utf8')) as Record<string, unknown>
-      if (message['kind'] === 'prediction') resolve(message)
+      if (message['kind'] === 'subscribed') isSubscribed = true
+      else if (isSubscribed && message['kind'] === 'prediction') resolve(message)
     })
     socket.on('error', reject)
   })

@@ -2,8 +2,8 @@
  * Finds the record that kills the process: out of memory, a crash inside a native library, a decode without end.
  * Whoever dies leaves no word, so a stage notes where it begins, and looks closer after it has begun there too often:
  *
- *   began at the same offset three times ─▶ one record at a time, each noted before it is worked on
- *   died three times on the same record  ─▶ that record is a dead letter, unworked
+ *   begins at the same offset the third time ─▶ one record at a time, each noted before it is worked on
+ *   died three times on the same record       ─▶ that record is a dead letter, unworked
  *
  * A1  Notes are made before the work they are about, and never inside its transaction.
  * A2  Ending as asked is no death: it takes the note back.

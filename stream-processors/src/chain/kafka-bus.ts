@@ -232,6 +232,12 @@ export interface Produced {
   readonly headers: Readonly<Record<string, string | Buffer>>
 }
 
+/** The steps of a batch, in order. */
+export type Step = 'read' | 'worked' | 'stored' | 'begun' | 'produced' | 'offsets sent' | 'committed'
+export const steps: readonly Step[] = ['read', 'worked', 'stored', 'begun', 'produced', 'offsets sent', 'committed']
+/** Told of each step as it is done: tests end the process there. */
+export type OnStep = (step: Step) => void | Promise<void>
+
 /** A transactional producer. After any error it is not used again: `discard` it and open a new one with the same id. */
 export class TransactionalProducer {
   readonly #client: rdkafka.Producer
@@ -269,8 +275,9 @@ export class TransactionalProducer {
   }
 
   /** Publishes all of it and moves the group's offsets, or nothing. */
-  async transact(records: readonly Produced[], offsets: readonly Position[], consumer: BusConsumer | undefined): Promise<void> {
+  async transact(records: readonly Produced[], offsets: readonly Position[], consumer: BusConsumer | undefined, onStep: OnStep = () => {}): Promise<void> {
     await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
+    await onStep('begun')
     for (const { topic, partition, key, value, headers } of records) {
       this.#client.produce(
         topic,
@@ -282,8 +289,11 @@ export class TransactionalProducer {
         Object.entries(headers).map(([name, text]) => ({ [name]: text })),
       )
     }
+    await onStep('produced')
     if (consumer && offsets.length > 0) await called('sending offsets', 20_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], consumer.client, 15_000, done))
+    await onStep('offsets sent')
     await called('committing', 35_000, (done) => this.#client.commitTransaction(30_000, done))
+    await onStep('committed')
   }
 
   async discard(): Promise<void> {

@@ -30,7 +30,7 @@ import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
 import { Attempts } from './attempts.ts'
 import { deadLetterOf } from './dead-letters.ts'
-import { BusConsumer, isFenced, type Position, type Produced, type TopicPartition, TransactionalProducer } from './kafka-bus.ts'
+import { BusConsumer, isFenced, type OnStep, type Position, type Produced, type TopicPartition, TransactionalProducer } from './kafka-bus.ts'
 import { Memory } from './memory.ts'
 import type { BusRecord, Incoming, Outcome, Stage, StageContext } from './stage.ts'
 
@@ -43,6 +43,7 @@ export interface StageTools {
   readonly bucketPrefix: string
   readonly log: Log
   readonly metrics: Metrics
+  readonly onStep?: OnStep
 }
 
 const batchLimit = 128
@@ -92,7 +93,7 @@ export interface RunningStage {
 
 /** Runs the stage until the signal; ends with an error when it was fenced. */
 export function startStage<Name extends EventName>(stage: Stage<Name>, tools: StageTools): RunningStage & { readonly run: (signal: AbortSignal) => Promise<void> } {
-  const { log } = tools
+  const { log, onStep = () => {} } = tools
   const metrics = stageMetrics(tools.metrics)
   const eventOf = new Map<string, Topic<Name>>(stage.inputs.map((topic) => [topic.name, topic]))
   const attempts = new Map<string, number>()
@@ -284,9 +285,11 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (records.length === 0) continue
       try {
         if (notedGeneration !== generation && !(await noteBeginning(records))) continue
+        await onStep('read')
         const isAlone = notes.suspects
         const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
         const judged = givenUp ? [givenUp] : await inOrder(records, workLimit, (record) => work(record, context))
+        await onStep('worked')
         const remembered: Produced[] = []
         const first = cutAtWaiting(judged)
         const decided = first.settled.map((item): Worked => {
@@ -298,6 +301,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           return { ...item, outcome }
         })
         const { settled, waiting } = cutAtWaiting(await putObjects(decided, signal))
+        await onStep('stored')
         // an object that cannot be stored now takes back what was remembered after it: simplest is to begin this batch again
         const putsWait = settled.length < decided.length
         if (putsWait && memory)
@@ -309,7 +313,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           // work that was cut short by our own end is no verdict on a record
           if (signal.aborted) return
           const offsets = nextOffsets(settled.map(({ record }) => record))
-          await producer.transact(produced, offsets, consumer)
+          await producer.transact(produced, offsets, consumer, onStep)
           failures = 0
           if (isAlone) {
             const cleared = notes.passed(batchLimit)
