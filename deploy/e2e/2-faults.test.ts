@@ -7,6 +7,7 @@ import { openLog } from '@frameloop/kit/log'
 import { openObjectStore, sha256Hex } from '@frameloop/kit/object-store'
 import { openCodec } from '@frameloop/schemas/codec'
 import { mediaIdOf } from '@frameloop/schemas/ids'
+import { rawKey } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
@@ -203,6 +204,23 @@ test('an announcement that comes twice leaves one row and one record behind', as
     [mediaId],
   )
   expect(hops).toEqual({ captured: 2, validated: 1 })
+})
+
+test('an object that was never announced is found by verify, announced again, and then all is clean', async () => {
+  const { object_key } = await soon(async () => one<{ object_key: string }>("select object_key from media where camera_id = 'street' limit 1"))
+  const picture = await store.get('frameloop-raw', object_key)
+  const epoch = 'c'.repeat(32)
+  const capturedAt = Date.UTC(2026, 0, 2, 3, 4, 5)
+  const mediaId = mediaIdOf('lost-agent', 'lost-camera', epoch, 1)
+  const key = rawKey({ siteId: 'site-1', cameraId: 'lost-camera', mediaId, capturedAt, extension: 'jpg' })
+  const metadata = { 'media-id': mediaId, 'agent-id': 'lost-agent', 'site-id': 'site-1', 'camera-id': 'lost-camera', epoch, seq: '1', 'captured-at': String(capturedAt) }
+  await store.putOnce({ bucket: 'frameloop-raw', key, body: picture, contentType: 'image/jpeg', metadata })
+  const range = ['--from', '2026-01-02T03:00:00Z', '--to', '2026-01-02T04:00:00Z']
+  await expect(frameloop('verify', ...range)).rejects.toMatchObject({ code: 1, stdout: expect.stringContaining(`orphan     s3://frameloop-raw/${key}: no row names it`) })
+  await expect(frameloop('verify', ...range, '--repair')).rejects.toMatchObject({ stdout: expect.stringContaining('1 announced again') })
+  await stateOf(mediaId, 4)
+  await soon(async () => one('select 1 as ok from features f join frames using (frame_id) where media_id = $1', [mediaId]))
+  expect(await frameloop('verify', ...range)).toMatch(/1 media and \d+ objects looked at: clean/)
 })
 
 test('a record that kills its process each time becomes a dead letter, and those around it are worked on', async () => {

@@ -4,6 +4,7 @@ import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
+import { openObjectStore } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { showMs } from '@frameloop/kit/units'
 import { isName } from '@frameloop/schemas/ids'
@@ -18,6 +19,7 @@ import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
+import { repair, settleTime, showVerified, verify } from './verify.ts'
 
 const print = (text: string): void => {
   process.stdout.write(`${text}\n`)
@@ -225,6 +227,36 @@ export async function main(argv: readonly string[]): Promise<void> {
       print(json ? JSON.stringify(found, null, 2) : showLedger(found, allow * 1000))
       if (overdue(found, allow * 1000).length > 0) process.exitCode = 1
     })
+  program
+    .command('verify')
+    .description('object store, topics and rows against each other; exit code 1 when something is missing, doubled or orphaned')
+    .option('--from <TIME>', 'captured at or after this time (the last day)')
+    .option('--to <TIME>', 'captured before this time (two minutes ago: what is younger may be on its way)')
+    .option('--repair', 'announce again what lies in the raw bucket and no row names')
+    .option('--json', 'for programs')
+    .action(async (flags: { from?: string; to?: string; repair?: boolean; json?: boolean }) =>
+      withDatabase(openHome(), async (pool) => {
+        const store = openObjectStore({
+          s3Endpoint: setting('S3_ENDPOINT'),
+          s3Region: process.env['S3_REGION'] ?? 'us-east-1',
+          awsAccessKeyId: setting('AWS_ACCESS_KEY_ID'),
+          awsSecretAccessKey: setting('AWS_SECRET_ACCESS_KEY'),
+        })
+        const say = (text: string): void => void process.stderr.write(`${text}\n`)
+        const tools = { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say, brokers: setting('KAFKA_BROKERS'), registryUrl: setting('SCHEMA_REGISTRY_URL') }
+        try {
+          const found = await verify(new Date(flags.from ?? Date.now() - 86_400_000), new Date(flags.to ?? Date.now() - settleTime), tools)
+          print(flags.json ? JSON.stringify(found, null, 2) : showVerified(found))
+          if (found.findings.length > 0) process.exitCode = 1
+          if (!flags.repair) return
+          const { announced, nameless } = await repair(found.findings, tools)
+          for (const key of nameless) print(`left ${key}: it carries no identity`)
+          print(`${announced} announced again`)
+        } finally {
+          store.close()
+        }
+      }),
+    )
   const dead = program.command('dead-letters').description('records that a stage could not accept')
   const filtered = (command: Command): Command =>
     command

@@ -33,7 +33,11 @@ export interface ObjectStore {
   putOnce(request: PutRequest, signal?: AbortSignal): Promise<StoredObject>
   /** Throws `OBJECT_MISSING` when there is none. */
   get(bucket: string, key: string, signal?: AbortSignal): Promise<Buffer>
-  head(bucket: string, key: string, signal?: AbortSignal): Promise<{ readonly sha256: string | undefined; readonly bytes: Bytes; readonly versionId: string } | undefined>
+  head(
+    bucket: string,
+    key: string,
+    signal?: AbortSignal,
+  ): Promise<{ readonly sha256: string | undefined; readonly bytes: Bytes; readonly versionId: string; readonly metadata: Readonly<Record<string, string>> } | undefined>
   list(bucket: string, prefix: string, signal?: AbortSignal): AsyncIterable<{ readonly key: string; readonly bytes: Bytes }>
   ensureBucket(bucket: string, versioned: boolean): Promise<void>
   close(): void
@@ -128,7 +132,7 @@ export function openObjectStore(settings: StoreSettings): ObjectStore {
     async head(bucket, key, signal) {
       try {
         const head = await call(`asking for ${key}`, () => client.send(new HeadObjectCommand({ Bucket: bucket, Key: key }), signal ? { abortSignal: signal } : {}))
-        return { sha256: head.Metadata?.['sha256'], bytes: head.ContentLength ?? 0, versionId: head.VersionId ?? '' }
+        return { sha256: head.Metadata?.['sha256'], bytes: head.ContentLength ?? 0, versionId: head.VersionId ?? '', metadata: head.Metadata ?? {} }
       } catch (thrown) {
         if (statusOf(thrown) === 404) return undefined
         throw thrown
