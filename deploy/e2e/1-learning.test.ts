@@ -146,6 +146,28 @@ test('follow of an answered frame ends at the model, its MLflow run and its data
   expect(way).toMatch(/frameloop-pedestrians version \d+: MLflow run [0-9a-f]{32}, dataset [0-9a-f]{64}/)
 })
 
+test('an earlier version is promoted by hand and rolled back, and answers follow without a restart', async () => {
+  const serves = async (): Promise<string | undefined> => {
+    const { models } = (await (await fetch(`${state.endpoints['serve']}/v1/models`)).json()) as { models: { task: string; version: string }[] }
+    return models.find(({ task }) => task === 'pedestrians')?.version
+  }
+  const now = await soon(serves)
+  const other =
+    (await pool.query<{ version: string }>("select version from model_versions where task = 'pedestrians' and version <> $1 order by created_at limit 1", [now])).rows[0]
+      ?.version ?? ''
+  expect(await frameloop('models', 'promote', 'pedestrians', other, '--reason', 'a test')).toContain(`version ${other} of pedestrians is champion now, version ${now} was`)
+  await soon(async () => ((await serves()) === other ? true : undefined))
+  expect(JSON.parse(await frameloop('models', 'show', 'pedestrians', other))).toMatchObject({
+    version: other,
+    promotions: expect.arrayContaining([expect.objectContaining({ reason: 'a test' })]),
+  })
+  // the watcher may have had one trained meanwhile: whichever was champion before comes back
+  const again = /version (\d+) of pedestrians is champion again, version \d+ was/.exec(await frameloop('models', 'rollback', 'pedestrians'))?.[1]
+  expect(again).toBeDefined()
+  await soon(async () => ((await serves()) === again ? true : undefined))
+  await expect(frameloop('models', 'promote', 'pedestrians', '999')).rejects.toThrow(/Task pedestrians has no version 999; it has /)
+})
+
 test('bad input over HTTP gets a problem document', async () => {
   const send = (path: string, body: string, type: string) =>
     fetch(`${state.endpoints['serve']}${path}`, { method: 'POST', headers: { 'content-type': type }, body }).then(

@@ -14,8 +14,9 @@ import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, showWay } from './follow.ts'
 import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
-import { exportPredictions, listModels, showModels, type TrainFlags, train } from './learning.ts'
+import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
+import { listModels, promote, rollback, showModel, showModels } from './models.ts'
 import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
@@ -319,6 +320,32 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async ({ json }: { json?: boolean }) => {
       const found = await withDatabase(openHome(), listModels)
       print(json ? JSON.stringify(found, null, 2) : showModels(found))
+    })
+  const by = process.env['USER'] || 'command'
+  models
+    .command('show')
+    .description('one version: figures per zone, data, when it served; JSON')
+    .argument('<TASK>', 'the task')
+    .argument('<VERSION>', 'as `models list` prints it')
+    .action(async (task: string, version: string) => print(JSON.stringify(await withDatabase(openHome(), (pool) => showModel(pool, task, version)), null, 2)))
+  models
+    .command('promote')
+    .description('make a version champion, on record; inference servers swap without a gap')
+    .argument('<TASK>', 'the task')
+    .argument('<VERSION>', 'as `models list` prints it')
+    .option('--reason <TEXT>', 'stands in the record', 'promoted by hand')
+    .action(async (task: string, version: string, { reason }: { reason: string }) => {
+      const { before } = await withDatabase(openHome(), (pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason))
+      print(`version ${version} of ${task} is champion now${before ? `, version ${before} was` : ''}`)
+    })
+  models
+    .command('rollback')
+    .description('make the version champion that was it before')
+    .argument('<TASK>', 'the task')
+    .option('--reason <TEXT>', 'stands in the record', '')
+    .action(async (task: string, { reason }: { reason: string }) => {
+      const { version, before } = await withDatabase(openHome(), (pool) => rollback(pool, setting('MLFLOW_TRACKING_URI'), task, by, reason))
+      print(`version ${version} of ${task} is champion again, version ${before} was`)
     })
   const predictions = program.command('predictions').description('answers')
   predictions

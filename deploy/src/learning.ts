@@ -1,4 +1,4 @@
-/** `train`, `models list`, `predictions export`. */
+/** `train`, `predictions export`. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { requestTraining } from '@frameloop/cloud/train/request'
 import { Fault } from '@frameloop/kit/fault'
@@ -111,36 +111,6 @@ export async function train(pool: Pool, task: string, flags: TrainFlags, print: 
     }
     await sleep(300)
   }
-}
-
-export interface ListedModel {
-  readonly task: string
-  readonly version: string
-  readonly alias: string
-  readonly created_at: Date
-  readonly metrics: { readonly balancedAccuracy?: number; readonly n?: number }
-  readonly dataset_digest: string
-  readonly run_id: string
-}
-
-export async function listModels(pool: Pool): Promise<ListedModel[]> {
-  const { rows } = await pool.query<ListedModel>(
-    `with serving as (select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc)
-     select m.task, m.version, coalesce(string_agg(s.alias, ', '), '') as alias, m.created_at, m.metrics, m.dataset_digest, m.run_id
-     from model_versions m left join serving s on s.task = m.task and s.version = m.version
-     group by m.task, m.version order by m.task, m.created_at`,
-  )
-  return rows
-}
-
-export function showModels(models: readonly ListedModel[]): string {
-  if (models.length === 0) return 'No model has been trained yet.'
-  return models
-    .map(
-      ({ task, version, alias, created_at, metrics, dataset_digest, run_id }) =>
-        `${task} version ${version.padEnd(3)} ${alias.padEnd(10)} balanced accuracy ${((metrics.balancedAccuracy ?? 0) * 100).toFixed(1)} % of ${metrics.n ?? 0} held out  ${created_at.toISOString()}  run ${run_id}  dataset ${dataset_digest.slice(0, 12)}`,
-    )
-    .join('\n')
 }
 
 export async function exportPredictions(pool: Pool, flags: { readonly camera: string; readonly task?: string }, out: NodeJS.WritableStream): Promise<void> {
