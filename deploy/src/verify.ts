@@ -93,7 +93,7 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
       findings.push({ kind: 'orphan', what: `s3://${bucket}/${key}`, detail: 'no row names it', ...(role === 'raw' ? { key } : {}) })
     strangers = []
   }
-  for await (const { key, bytes } of store.list(bucket, '')) {
+  for await (const { key, bytes, modifiedAt } of store.list(bucket, '')) {
     objects += 1
     if (objects % 50_000 === 0) say(`${bucket}: ${objects} objects …`)
     const owner = named.get(key)
@@ -103,9 +103,9 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
         findings.push({ kind: 'missing', what: `s3://${bucket}/${key}`, detail: `it holds ${bytes} bytes, ${owner.owner} says ${owner.bytes}` })
       continue
     }
+    // the key says when it was captured, to the hour; one that does not is as old as its object
     const hour = hourOf(key)
-    // the key says when it was captured, to the hour: another hour's object is not looked at
-    if (hour !== undefined && (hour + 3_600_000 <= from.getTime() || hour >= to.getTime())) continue
+    if ((hour === undefined ? modifiedAt : hour + 3_600_000 - 1) < from.getTime() || (hour ?? modifiedAt) >= to.getTime()) continue
     strangers.push(key)
     if (strangers.length >= 1_000) await askAbout()
   }

@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto'
 import { CreateBucketCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutBucketVersioningCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
 import { Fault } from './fault.ts'
-import type { Bytes } from './units.ts'
+import type { Bytes, EpochMs } from './units.ts'
 
 export interface StoredObject {
   readonly bucket: string
@@ -38,7 +38,7 @@ export interface ObjectStore {
     key: string,
     signal?: AbortSignal,
   ): Promise<{ readonly sha256: string | undefined; readonly bytes: Bytes; readonly versionId: string; readonly metadata: Readonly<Record<string, string>> } | undefined>
-  list(bucket: string, prefix: string, signal?: AbortSignal): AsyncIterable<{ readonly key: string; readonly bytes: Bytes }>
+  list(bucket: string, prefix: string, signal?: AbortSignal): AsyncIterable<{ readonly key: string; readonly bytes: Bytes; readonly modifiedAt: EpochMs }>
   ensureBucket(bucket: string, versioned: boolean): Promise<void>
   close(): void
 }
@@ -144,7 +144,7 @@ export function openObjectStore(settings: StoreSettings): ObjectStore {
         const page = await call(`listing ${bucket}`, () =>
           client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: prefix, ...(token ? { ContinuationToken: token } : {}) }), signal ? { abortSignal: signal } : {}),
         )
-        for (const entry of page.Contents ?? []) if (entry.Key) yield { key: entry.Key, bytes: entry.Size ?? 0 }
+        for (const entry of page.Contents ?? []) if (entry.Key) yield { key: entry.Key, bytes: entry.Size ?? 0, modifiedAt: entry.LastModified?.getTime() ?? 0 }
         token = page.NextContinuationToken
       } while (token)
     },
