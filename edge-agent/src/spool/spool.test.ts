@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { openLog } from '@frameloop/kit/log'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { chooseEvictions } from './budget.ts'
+import { encodeRecord } from './log-file.ts'
 import { type FrameHead, Spool } from './spool.ts'
 
 const log = openLog('test', 'silent')
@@ -153,4 +154,15 @@ test('after a restart an epoch whose frames are all gone is not reported as wait
   const again = await open()
   expect(again.counters).toMatchObject([{ highestSeq: 12, forgottenSeq: 12 }])
   await again.close()
+})
+
+test('a spool that filled up with small frames over a long outage opens again', async () => {
+  const count = 150_000
+  const parts: Buffer[] = []
+  for (let seq = 1; seq <= count; seq += 1) parts.push(...encodeRecord(1, aHead(seq), Buffer.from([1])))
+  writeFileSync(join(folder, '00000001.log'), Buffer.concat(parts))
+  const spool = await Spool.open({ folder, capacity: 1_000_000, segmentBytes: 100_000_000 }, log)
+  expect(spool.size.frames).toBe(count)
+  expect(spool.counters).toMatchObject([{ highestSeq: count, forgottenSeq: 0 }])
+  await spool.close()
 })

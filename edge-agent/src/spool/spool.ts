@@ -32,6 +32,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
+import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import type { Bytes, EpochMs, Us } from '@frameloop/kit/units'
 import type { CameraId, Epoch } from '@frameloop/schemas/ids'
 import { chooseEvictions } from './budget.ts'
@@ -124,25 +125,6 @@ interface Waiting {
   readonly failed: (error: Error) => void
 }
 
-/** Identifies a running process across pid reuse: its start time in clock ticks (proc(5), field 22), or 0 where there is no /proc. */
-function startTicks(pid: number): string {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '0'
-  } catch {
-    return '0'
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (thrown) {
-    return (thrown as NodeJS.ErrnoException).code === 'EPERM'
-  }
-}
-
 /** Frames that must have lain between those of one segment: of each epoch they were written in order of seq. */
 function gapsBetween(frames: readonly FrameHead[]): Loss[] {
   const last = new Map<string, number>()
@@ -185,7 +167,7 @@ export class Spool {
     const lock = join(settings.folder, 'lock')
     if (existsSync(lock)) {
       const [pid, ticks] = readFileSync(lock, 'utf8').split(' ')
-      if (pid && Number(pid) !== process.pid && isAlive(Number(pid)) && startTicks(Number(pid)) === ticks) {
+      if (pid && Number(pid) !== process.pid && isSameProcess(Number(pid), ticks ?? '')) {
         throw new Fault('SPOOL_LOCKED', `The spool ${settings.folder} is in use by process ${pid}`, { folder: settings.folder, pid: Number(pid) })
       }
     }
@@ -359,10 +341,9 @@ export class Spool {
       }
     })
     // acknowledgements whose frames went with their segment say nothing by themselves: what is not here is forgotten
-    for (const counter of this.#counters.values()) {
-      const open = [...this.#entries.values()].filter(({ head }) => epochKey(head) === epochKey(counter)).map(({ seq }) => seq)
-      counter.forgottenSeq = Math.max(counter.forgottenSeq, open.length > 0 ? Math.min(...open) - 1 : counter.highestSeq)
-    }
+    const firstOpen = new Map<string, number>()
+    for (const { head, seq } of this.#entries.values()) firstOpen.set(epochKey(head), Math.min(firstOpen.get(epochKey(head)) ?? seq, seq))
+    for (const counter of this.#counters.values()) counter.forgottenSeq = Math.max(counter.forgottenSeq, (firstOpen.get(epochKey(counter)) ?? counter.highestSeq + 1) - 1)
     this.#usedBytes = [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0)
   }
 
