@@ -8,14 +8,13 @@ import { putZoneFile } from '@frameloop/deploy/label-file'
 import { paintScene, sceneHeight, sceneWidth } from '@frameloop/edge-agent/capture/scene'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
-import { openObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import { objectStoreOf, sha256Hex } from '@frameloop/kit/object-store'
 import { openPool } from '@frameloop/kit/postgres'
 import { until } from '@frameloop/kit/retry'
-import { openCodec } from '@frameloop/schemas/codec'
+import { openCodec, recordOf } from '@frameloop/schemas/codec'
 import type { MediaCaptured } from '@frameloop/schemas/events'
 import { mediaIdOf, mintEpoch } from '@frameloop/schemas/ids'
 import { bucketName, rawKey } from '@frameloop/schemas/object-keys'
-import { headersOf } from '@frameloop/schemas/record-headers'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
@@ -40,12 +39,7 @@ export async function benchChain(say: (text: string) => void): Promise<object> {
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const pool = openPool(env['DATABASE_URL'] ?? '', 'bench', 2)
-  const store = openObjectStore({
-    s3Endpoint: env['S3_ENDPOINT'] ?? '',
-    s3Region: 'us-east-1',
-    awsAccessKeyId: env['AWS_ACCESS_KEY_ID'] ?? '',
-    awsSecretAccessKey: env['AWS_SECRET_ACCESS_KEY'] ?? '',
-  })
+  const store = objectStoreOf(env)
   const producer = openKafka(env['KAFKA_BROKERS'] ?? '', 'bench', openLog('bench', 'error')).producer()
   try {
     await producer.connect()
@@ -79,11 +73,9 @@ export async function benchChain(say: (text: string) => void): Promise<object> {
         }),
       )
       const messages = await Promise.all(
-        events.map(async (event) => ({
-          key: event.cameraId,
-          value: await codec.encode(topics.mediaCaptured.name, 'MediaCaptured', event),
-          headers: headersOf({ id: event.mediaId, time: event.capturedAt, type: 'MediaCaptured', source: 'bench', traceparent: newTraceparent() }),
-        })),
+        events.map((event) =>
+          recordOf(codec, topics.mediaCaptured, event, { key: event.cameraId, id: event.mediaId, time: event.capturedAt, source: 'bench', traceparent: newTraceparent() }),
+        ),
       )
       const pids = new Map(stack.processes.map(({ name, pid }) => [name, pid]))
       const before = watched.map((name) => cpuMs(pids.get(name) ?? 0))

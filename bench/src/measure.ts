@@ -1,21 +1,14 @@
 /** CPU time of running programs, and the middle of a series. */
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
+import { statFields } from '@frameloop/kit/process-identity'
 
 /** User and system time in ms of a program, its children and those it has waited for (proc(5), fields 4 and 14 to 17, in ticks of 10 ms). */
 export function cpuMs(pid: number): number {
   let ticks = 0
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue
-    try {
-      const stat = readFileSync(`/proc/${entry}/stat`, 'utf8')
-      const fields = stat
-        .slice(stat.lastIndexOf(')') + 2)
-        .split(' ')
-        .map(Number)
-      if (Number(entry) === pid || fields[1] === pid) for (const time of fields.slice(11, 15)) ticks += time
-    } catch {
-      // it ended while we looked
-    }
+    const fields = statFields(Number(entry)).map(Number)
+    if (Number(entry) === pid || fields[1] === pid) for (const time of fields.slice(11, 15)) ticks += time
   }
   return ticks * 10
 }

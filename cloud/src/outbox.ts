@@ -6,9 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
-import type { Codec } from '@frameloop/schemas/codec'
+import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { Events } from '@frameloop/schemas/events'
-import { headersOf } from '@frameloop/schemas/record-headers'
 import { allTopics, type EventName, type Topic } from '@frameloop/schemas/topics'
 
 /** Puts an event into the outbox of the transaction `sql` is in. */
@@ -33,9 +32,8 @@ async function publishSome(pool: Pool, producer: Producer, codec: Codec): Promis
     for (const row of rows) {
       const topic = allTopics.find(({ name }) => name === row.topic)
       if (!topic) continue
-      const value = await codec.encode(topic.name, topic.event, row.event)
       const list = messages.get(row.topic) ?? []
-      list.push({ key: row.key, value, headers: headersOf({ id: row.event_id, time: row.event_time.getTime(), type: topic.event, source: 'outbox', traceparent: '' }) })
+      list.push(await recordOf(codec, topic, row.event, { key: row.key, id: row.event_id, time: row.event_time.getTime(), source: 'outbox', traceparent: '' }))
       messages.set(row.topic, list)
     }
     await producer.sendBatch({ acks: -1, topicMessages: [...messages].map(([topic, list]) => ({ topic, messages: list })) })

@@ -111,13 +111,8 @@ test('live answers arrive on the WebSocket feed with model version and preproces
 })
 
 test('a picture sent over HTTP gets the same answer as the live frame', async () => {
-  const { openObjectStore } = await import('@frameloop/kit/object-store')
-  const store = openObjectStore({
-    s3Endpoint: state.environment['S3_ENDPOINT'] ?? '',
-    s3Region: 'us-east-1',
-    awsAccessKeyId: state.environment['AWS_ACCESS_KEY_ID'] ?? '',
-    awsSecretAccessKey: state.environment['AWS_SECRET_ACCESS_KEY'] ?? '',
-  })
+  const { objectStoreOf } = await import('@frameloop/kit/object-store')
+  const store = objectStoreOf(state.environment)
   // when a champion is promoted between the two, they are asked anew
   const [live, sent] = await soon(async () => {
     const live = await one<{ zone: string; answer: string; confidence: number; model_version: string; bucket: string; object_key: string }>(

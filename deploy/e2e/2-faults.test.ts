@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { AvroDeserializer, AvroSerializer, SchemaRegistryClient, SerdeType } from '@confluentinc/schemaregistry'
 import { openKafka, type Producer } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
-import { openObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import { objectStoreOf, sha256Hex } from '@frameloop/kit/object-store'
 import { openCodec } from '@frameloop/schemas/codec'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { rawKey } from '@frameloop/schemas/object-keys'
@@ -15,7 +15,7 @@ import type { Status } from '../src/status.ts'
 import { env, frameloop, one, pool, soon, state, unaccounted } from './session.ts'
 
 let producer: Producer
-const store = openObjectStore({ s3Endpoint: env('S3_ENDPOINT'), s3Region: 'us-east-1', awsAccessKeyId: env('AWS_ACCESS_KEY_ID'), awsSecretAccessKey: env('AWS_SECRET_ACCESS_KEY') })
+const store = objectStoreOf(state.environment)
 const codec = openCodec(openRegistry(env('SCHEMA_REGISTRY_URL')))
 
 beforeAll(async () => {

@@ -5,7 +5,7 @@ import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { boundsOf, readRanges, type Step, steps } from '@frameloop/stream-processors/chain/kafka-bus'
+import { readTopic, type Step, steps } from '@frameloop/stream-processors/chain/kafka-bus'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
 import { env, pool, soon, state } from './session.ts'
@@ -52,7 +52,7 @@ async function send(count: number): Promise<void> {
 /** What has come out, per camera: [number given, seq] in the order of the topic. */
 async function cameOut(): Promise<Map<string, [number, number][]>> {
   const out = new Map<string, [number, number][]>()
-  for await (const record of readRanges(env('KAFKA_BROKERS'), 'test.crash', await boundsOf(env('KAFKA_BROKERS'), 'test.crash', 'crash.out'), AbortSignal.timeout(60_000))) {
+  for await (const record of readTopic(env('KAFKA_BROKERS'), 'test.crash', 'crash.out', AbortSignal.timeout(60_000))) {
     const { cameraId, seqFrom, seqTo } = await codec.decode('MediaLost', record.value)
     out.set(cameraId, [...(out.get(cameraId) ?? []), [seqTo, seqFrom]])
   }

@@ -3,8 +3,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { isSameProcess } from '@frameloop/kit/process-identity'
 import type { Ms } from '@frameloop/kit/units'
-import { isSameProcess, root } from '../src/home.ts'
+import { root } from '../src/home.ts'
 import type { StackState } from '../src/up.ts'
 
 export interface OwnHome {
@@ -30,6 +31,8 @@ export interface OwnStack {
   printed(): string
   /** Sends the signal to the command and waits until it has ended. */
   end(signal: NodeJS.Signals): Promise<void>
+  /** The pid that a program has now; it changes with every restart. */
+  pidOf(name: string): number
   /** Names of its processes that still run. */
   alive(): readonly string[]
   /** SIGKILL to the supervisor, its guard and every process at once, as a power cut does. */
@@ -83,6 +86,11 @@ export async function startOwnStack(home: OwnHome, args: readonly string[], env:
       for (const pid of [guard, child.pid]) if (pid) process.kill(pid, 'SIGKILL')
       for (const { pid, ticks } of processes) if (isSameProcess(pid, ticks)) process.kill(-pid, 'SIGKILL')
       await ended
+    },
+    pidOf(name) {
+      const found = readJson<{ name: string; pid: number }[]>(join(home.folder, 'pids.json')).find((process) => process.name === name)
+      if (!found) throw new Error(`${name} does not run`)
+      return found.pid
     },
     alive: () => processes.filter(({ pid, ticks }) => isSameProcess(pid, ticks)).map(({ name }) => name),
   }

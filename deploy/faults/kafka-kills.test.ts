@@ -3,7 +3,6 @@ import { openPool } from '@frameloop/kit/postgres'
 import { until } from '@frameloop/kit/retry'
 import { afterAll, expect, test } from 'vitest'
 import { openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
-import { isSameProcess, readState } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 
 const home = openOwnHome()
@@ -15,15 +14,10 @@ test(`after ${kills} kills of Kafka frames flow each time, and the ledger is cle
   const stack = await startOwnStack(home, ['--demo', '--camera', 'second=simulator:?seed=3', '--camera', 'third=simulator:?seed=4'])
   const pool = openPool(stack.state.environment['DATABASE_URL'] ?? '', 'test', 2)
   try {
-    const kafka = (): { pid: number; ticks: string } | undefined =>
-      readState<{ name: string; pid: number; ticks: string }[]>({ path: (...parts: string[]) => [home.folder, ...parts].join('/') } as never, 'pids.json')?.find(
-        ({ name }) => name === 'kafka',
-      )
     const took: number[] = []
     for (let at = 1; at <= kills; at += 1) {
-      const before = kafka()
-      if (!before || !isSameProcess(before.pid, before.ticks)) throw new Error('Kafka does not run')
-      process.kill(before.pid, 'SIGKILL')
+      // throws when it does not run
+      process.kill(stack.pidOf('kafka'), 'SIGKILL')
       const since = Date.now()
       // a frame captured after the kill has been prepared: every stage works again
       const back = await until(

@@ -4,21 +4,23 @@ import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
-import { openObjectStore } from '@frameloop/kit/object-store'
+import { objectStoreOf } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
+import { isSameProcess } from '@frameloop/kit/process-identity'
 import { showMs } from '@frameloop/kit/units'
 import { isName } from '@frameloop/schemas/ids'
 import { Command } from 'commander'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, showWay } from './follow.ts'
-import { type Home, isSameProcess, openHome, readState, writeState } from './home.ts'
+import { type Home, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { listModels, promote, rollback, showModel, showModels } from './models.ts'
 import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
+import { timeOf } from './times.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
 import { repair, settleTime, showVerified, verify } from './verify.ts'
 
@@ -26,13 +28,18 @@ const print = (text: string): void => {
   process.stdout.write(`${text}\n`)
 }
 
-async function withDatabase<Result>(home: Home, use: (pool: Pool) => Promise<Result>): Promise<Result> {
-  const pool = openPool(process.env['DATABASE_URL'] ?? needStack(home).environment['DATABASE_URL'] ?? '', 'command', 2)
+async function withDatabase<Result>(use: (pool: Pool) => Promise<Result>): Promise<Result> {
+  const pool = openPool(setting('DATABASE_URL'), 'command', 2)
   try {
     return await use(pool)
   } finally {
     await pool.end()
   }
+}
+
+/** What the stack that runs here uses, and before it what our own environment says. */
+function environment(): NodeJS.ProcessEnv {
+  return { ...runningStack(openHome())?.environment, ...process.env }
 }
 
 /** From the environment, else from the stack that runs here. Throws `STACK_NOT_RUNNING`. */
@@ -215,7 +222,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<ID>', 'a frame or media id')
     .option('--json', 'for programs')
     .action(async (id: string, { json }: { json?: boolean }) => {
-      const way = await withDatabase(openHome(), (pool) => follow(pool, id))
+      const way = await withDatabase((pool) => follow(pool, id))
       print(json ? JSON.stringify(way, null, 2) : showWay(way))
     })
   program
@@ -224,7 +231,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--allow <SECONDS>', 'how long something may be open', Number, openLimit / 1000)
     .option('--json', 'for programs')
     .action(async ({ json, allow }: { json?: boolean; allow: number }) => {
-      const found = await withDatabase(openHome(), readLedger)
+      const found = await withDatabase(readLedger)
       print(json ? JSON.stringify(found, null, 2) : showLedger(found, allow * 1000))
       if (overdue(found, allow * 1000).length > 0) process.exitCode = 1
     })
@@ -236,17 +243,12 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--repair', 'announce again what lies in the raw bucket and no row names')
     .option('--json', 'for programs')
     .action(async (flags: { from?: string; to?: string; repair?: boolean; json?: boolean }) =>
-      withDatabase(openHome(), async (pool) => {
-        const store = openObjectStore({
-          s3Endpoint: setting('S3_ENDPOINT'),
-          s3Region: process.env['S3_REGION'] ?? 'us-east-1',
-          awsAccessKeyId: setting('AWS_ACCESS_KEY_ID'),
-          awsSecretAccessKey: setting('AWS_SECRET_ACCESS_KEY'),
-        })
+      withDatabase(async (pool) => {
+        const store = objectStoreOf(environment())
         const say = (text: string): void => void process.stderr.write(`${text}\n`)
         const tools = { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say, brokers: setting('KAFKA_BROKERS'), registryUrl: setting('SCHEMA_REGISTRY_URL') }
         try {
-          const found = await verify(new Date(flags.from ?? Date.now() - 86_400_000), new Date(flags.to ?? Date.now() - settleTime), tools)
+          const found = await verify(timeOf(flags.from, '--from') ?? new Date(Date.now() - 86_400_000), timeOf(flags.to, '--to') ?? new Date(Date.now() - settleTime), tools)
           print(flags.json ? JSON.stringify(found, null, 2) : showVerified(found))
           if (found.findings.length > 0) process.exitCode = 1
           if (!flags.repair) return
@@ -270,7 +272,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   filtered(dead.command('list').description('which, why, and where they lie; oldest first'))
     .option('--json', 'for programs')
     .action(async (flags: DeadLetterFlags & { json?: boolean }) => {
-      const found = await withDatabase(openHome(), (pool) => listDeadLetters(pool, flags))
+      const found = await withDatabase((pool) => listDeadLetters(pool, flags))
       print(flags.json ? JSON.stringify(found, null, 2) : showDeadLetters(found))
     })
   dead
@@ -281,7 +283,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   filtered(dead.command('redrive').description('send them through the chain again, key and value unchanged'))
     .option('--dry-run', 'only say which')
     .action(async (flags: DeadLetterFlags & { dryRun?: boolean }) =>
-      withDatabase(openHome(), async (pool) => {
+      withDatabase(async (pool) => {
         const letters = await listDeadLetters(pool, flags)
         const { sent, left } = await redrive(letters, { pool, brokers: setting('KAFKA_BROKERS'), dryRun: flags.dryRun ?? false, requestedBy: process.env['USER'] ?? '' })
         for (const [place, why] of left) print(`left ${place}: ${why}`)
@@ -311,14 +313,14 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--wait', 'first wait until the range is prepared, then until the run has ended')
     .option('--promote', 'promote the result whatever its figures, on record')
     .option('--json', 'for programs')
-    .action(async (task: string, flags: TrainFlags) => withDatabase(openHome(), (pool) => train(pool, task, flags, print)))
+    .action(async (task: string, flags: TrainFlags) => withDatabase((pool) => train(pool, task, flags, print)))
   const models = program.command('models').description('versions and who serves')
   models
     .command('list')
     .description('all versions with their held-out figures')
     .option('--json', 'for programs')
     .action(async ({ json }: { json?: boolean }) => {
-      const found = await withDatabase(openHome(), listModels)
+      const found = await withDatabase(listModels)
       print(json ? JSON.stringify(found, null, 2) : showModels(found))
     })
   const by = process.env['USER'] || 'command'
@@ -327,7 +329,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('one version: figures per zone, data, when it served; JSON')
     .argument('<TASK>', 'the task')
     .argument('<VERSION>', 'as `models list` prints it')
-    .action(async (task: string, version: string) => print(JSON.stringify(await withDatabase(openHome(), (pool) => showModel(pool, task, version)), null, 2)))
+    .action(async (task: string, version: string) => print(JSON.stringify(await withDatabase((pool) => showModel(pool, task, version)), null, 2)))
   models
     .command('promote')
     .description('make a version champion, on record; inference servers swap without a gap')
@@ -335,7 +337,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<VERSION>', 'as `models list` prints it')
     .option('--reason <TEXT>', 'stands in the record', 'promoted by hand')
     .action(async (task: string, version: string, { reason }: { reason: string }) => {
-      const { before } = await withDatabase(openHome(), (pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason))
+      const { before } = await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason))
       print(`version ${version} of ${task} is champion now${before ? `, version ${before} was` : ''}`)
     })
   models
@@ -344,7 +346,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<TASK>', 'the task')
     .option('--reason <TEXT>', 'stands in the record', '')
     .action(async (task: string, { reason }: { reason: string }) => {
-      const { version, before } = await withDatabase(openHome(), (pool) => rollback(pool, setting('MLFLOW_TRACKING_URI'), task, by, reason))
+      const { version, before } = await withDatabase((pool) => rollback(pool, setting('MLFLOW_TRACKING_URI'), task, by, reason))
       print(`version ${version} of ${task} is champion again, version ${before} was`)
     })
   const predictions = program.command('predictions').description('answers')
@@ -354,7 +356,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .requiredOption('--camera <ID>', 'the camera')
     .option('--task <NAME>', 'only this task')
     .option('--csv', 'comma separated (the default)')
-    .action(async (flags: { camera: string; task?: string }) => withDatabase(openHome(), (pool) => exportPredictions(pool, flags, process.stdout)))
+    .action(async (flags: { camera: string; task?: string }) => withDatabase((pool) => exportPredictions(pool, flags, process.stdout)))
   program
     .command('doctor')
     .description('what frameloop needs of this machine, and what is missing')

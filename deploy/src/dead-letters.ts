@@ -13,6 +13,7 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { allTopics } from '@frameloop/schemas/topics'
 import { readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
+import { timeOf } from './times.ts'
 
 export interface DeadLetterFlags {
   readonly reason?: string
@@ -40,13 +41,6 @@ export interface DeadLetter {
   readonly redrives: number
   /** What it is about has got through since. */
   readonly settled: boolean
-}
-
-function timeOf(text: string | undefined, flag: string): Date | null {
-  if (text === undefined) return null
-  const at = new Date(text)
-  if (Number.isNaN(at.getTime())) throw new Fault('REQUEST_INVALID', `${flag} ${text} is no time; times look like 2026-11-24T10:00:00Z`)
-  return at
 }
 
 /** Oldest first. */

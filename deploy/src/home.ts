@@ -89,29 +89,3 @@ export async function wantPort(port: number, setting: string): Promise<number> {
   if (await isFree(port)) return port
   throw new Fault('PORT_TAKEN', `Port ${port} (${setting}) is taken by another program`, { port })
 }
-
-/** Fields of proc(5) from the third on (state), or none where there is no such process or no /proc. */
-function statFields(pid: number): readonly string[] {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  } catch {
-    return []
-  }
-}
-
-/** Identifies a process across pid reuse: its start time (proc(5), field 22). */
-export function startTicks(pid: number): string {
-  return statFields(pid)[19] ?? ''
-}
-
-export function isSameProcess(pid: number, ticks: string): boolean {
-  try {
-    process.kill(pid, 0)
-  } catch {
-    return false
-  }
-  const [state, ...rest] = statFields(pid)
-  // a zombie has ended, whether somebody asks for its exit code or not
-  return state !== 'Z' && (ticks === '' || rest[18] === ticks)
-}

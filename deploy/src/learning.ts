@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { requestTraining } from '@frameloop/cloud/train/request'
 import { Fault } from '@frameloop/kit/fault'
 import type { Pool } from '@frameloop/kit/postgres'
+import { timeOf } from './times.ts'
 
 export interface TrainFlags {
   readonly camera?: string
@@ -26,13 +27,6 @@ interface RunRow {
   readonly promoted: boolean
   readonly reason: string
   readonly dataset_digest: string
-}
-
-function timeOf(text: string | undefined, name: string): number | null {
-  if (text === undefined) return null
-  const at = Date.parse(text)
-  if (Number.isNaN(at)) throw new Fault('REQUEST_INVALID', `${name} ${text} is no time; times look like 2026-11-24T10:00:00Z`)
-  return at
 }
 
 const preparedLimit = 180_000
@@ -74,8 +68,8 @@ export async function train(pool: Pool, task: string, flags: TrainFlags, print: 
     cameraId: flags.camera ?? null,
     fromOffsetUs: offset(flags.fromOffsetMs),
     untilOffsetUs: offset(flags.untilOffsetMs),
-    fromTime: timeOf(flags.from, '--from'),
-    untilTime: timeOf(flags.to, '--to'),
+    fromTime: timeOf(flags.from, '--from')?.getTime() ?? null,
+    untilTime: timeOf(flags.to, '--to')?.getTime() ?? null,
     cause: 'manual',
     requestedBy: 'command line',
     seed: flags.seed,

@@ -1,8 +1,9 @@
 /** What runs, how large it is, who serves: for people and, as JSON, for programs. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { openPool } from '@frameloop/kit/postgres'
+import { isSameProcess, statFields } from '@frameloop/kit/process-identity'
 import { showBytes } from '@frameloop/kit/units'
-import { type Home, isSameProcess, readState } from './home.ts'
+import { type Home, readState } from './home.ts'
 import { needStack } from './up.ts'
 
 export interface Status {
@@ -13,35 +14,33 @@ export interface Status {
   readonly models: readonly { readonly task: string; readonly alias: string; readonly version: string }[]
 }
 
-/** Resident memory of a process and all its descendants. */
-function residentBytes(pid: number): number {
+/** Process id → its children, of everything that runs now. */
+function childrenByParent(): ReadonlyMap<number, readonly number[]> {
   const children = new Map<number, number[]>()
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue
-    try {
-      const stat = readFileSync(`/proc/${entry}/stat`, 'utf8')
-      const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
-      children.set(parent, [...(children.get(parent) ?? []), Number(entry)])
-    } catch {
-      // it ended while we looked
-    }
+    const parent = Number(statFields(Number(entry))[1])
+    children.set(parent, [...(children.get(parent) ?? []), Number(entry)])
   }
-  const sum = (at: number): number => {
-    let own = 0
-    try {
-      own = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${at}/status`, 'utf8'))?.[1] ?? 0) * 1024
-    } catch {
-      return 0
-    }
-    return own + (children.get(at) ?? []).reduce((total, child) => total + sum(child), 0)
+  return children
+}
+
+/** Resident memory of a process and all its descendants. */
+function residentBytes(pid: number, children: ReadonlyMap<number, readonly number[]>): number {
+  let own = 0
+  try {
+    own = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+  } catch {
+    return 0
   }
-  return sum(pid)
+  return own + (children.get(pid) ?? []).reduce((total, child) => total + residentBytes(child, children), 0)
 }
 
 export async function status(home: Home): Promise<Status> {
   const stack = needStack(home)
   const started = readState<{ pid: number; ticks: string; name: string }[]>(home, 'pids.json') ?? []
   const pids = started.filter(({ pid, ticks }) => isSameProcess(pid, ticks))
+  const children = process.platform === 'linux' ? childrenByParent() : undefined
   const processes = await Promise.all(
     pids.map(async ({ name, pid }) => {
       const url = stack.health[name]
@@ -52,7 +51,7 @@ export async function status(home: Home): Promise<Status> {
               (answer) => (answer.ok ? 'ready' : 'not ready'),
               () => 'not answering',
             )
-      return { name, pid, state, rssBytes: process.platform === 'linux' ? residentBytes(pid) : 0 }
+      return { name, pid, state, rssBytes: children ? residentBytes(pid, children) : 0 }
     }),
   )
   const pool = openPool(stack.environment['DATABASE_URL'] ?? '', 'status', 1)

@@ -9,9 +9,10 @@ import { closeSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
+import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import { type Home, isSameProcess, readState, root, startTicks, writeState } from './home.ts'
+import { type Home, readState, root, writeState } from './home.ts'
 
 export interface Program {
   readonly name: string
@@ -36,8 +37,7 @@ interface Running {
   restarts: number
   startedAt: EpochMs
   stopping: boolean
-  ready: boolean
-  /** Since its first start: then its end is news. */
+  /** It was ready once: then its end is news. */
   wasReady: boolean
 }
 
@@ -66,7 +66,7 @@ export class Supervisor {
   async start(program: Program): Promise<Ms> {
     if (this.#ending) throw new Fault('PART_NOT_READY', `${program.name} is not started any more: everything is being stopped`)
     const since = Date.now()
-    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, ready: false, wasReady: false }
+    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, wasReady: false }
     this.#running.push(running)
     this.#watch(running)
     this.#remember()
@@ -111,7 +111,6 @@ export class Supervisor {
       if (running.stopping || this.#ending) return
       if (Date.now() - running.startedAt > 60_000) running.restarts = 0
       running.restarts += 1
-      running.ready = false
       const pause = backoffPause(running.restarts, { first: 200, cap: 5_000 }, Math.random())
       if (running.wasReady) this.#say(`${program.name} ended (${signal ?? `code ${code}`}), starting it again`)
       setTimeout(() => {
@@ -129,7 +128,6 @@ export class Supervisor {
   }
 
   #becameReady(running: Running): void {
-    running.ready = true
     running.wasReady = true
     const ended = new AbortController()
     running.child.once('exit', () => ended.abort())

@@ -9,17 +9,15 @@
  * Y1  What may still be on its way is no finding: objects and rows of the last minutes are left out.
  * Y2  Repair announces again what lies in the raw bucket with its identity on it; validate knows what it has seen. Nothing is deleted.
  */
-import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import { openCodec } from '@frameloop/schemas/codec'
+import { openCodec, recordOf } from '@frameloop/schemas/codec'
 import type { MediaCaptured } from '@frameloop/schemas/events'
 import { isUuid } from '@frameloop/schemas/ids'
 import { type BucketRole, bucketName, contentTypeOf } from '@frameloop/schemas/object-keys'
-import { headersOf } from '@frameloop/schemas/record-headers'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
@@ -138,7 +136,6 @@ async function checkRecords(pool: Pool, from: Date, to: Date): Promise<Finding[]
 
 /** Everything captured in [from, to). */
 export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<Verified> {
-  if (Number.isNaN(from.getTime()) || Number.isNaN(to.getTime())) throw new Fault('REQUEST_INVALID', 'Times look like 2026-11-24T10:00:00Z')
   const raw = await checkObjects('raw', from, to, tools)
   const processed = await checkObjects('processed', from, to, tools)
   const records = await checkRecords(tools.pool, from, to)
@@ -207,9 +204,14 @@ export async function repair(
         nameless.push(key)
         continue
       }
-      const value = await codec.encode(topics.mediaBackfill.name, 'MediaCaptured', event)
-      const headers = headersOf({ id: event.mediaId, time: event.capturedAt, type: 'MediaCaptured', source: 'verify', traceparent: newTraceparent() })
-      await producer.send({ topic: topics.mediaBackfill.name, acks: -1, messages: [{ key: event.cameraId, value, headers }] })
+      const record = await recordOf(codec, topics.mediaBackfill, event, {
+        key: event.cameraId,
+        id: event.mediaId,
+        time: event.capturedAt,
+        source: 'verify',
+        traceparent: newTraceparent(),
+      })
+      await producer.send({ topic: topics.mediaBackfill.name, acks: -1, messages: [record] })
       announced += 1
     }
   } finally {

@@ -2,8 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
-import type { Codec } from '@frameloop/schemas/codec'
-import { headersOf } from '@frameloop/schemas/record-headers'
+import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { topics } from '@frameloop/schemas/topics'
 import type { Camera } from './agent.ts'
 import type { Spool } from './spool/spool.ts'
@@ -48,11 +47,11 @@ export async function runReporter(cameras: readonly Camera[], spool: Spool, prod
       ],
     }
     try {
-      const value = await codec.encode(topics.agentsReported.name, 'AgentReported', report)
+      const about = { key: identity.agentId, id: identity.agentId, time: now, source: identity.agentId, traceparent: '' }
       await producer.send({
         topic: topics.agentsReported.name,
         acks: -1,
-        messages: [{ key: identity.agentId, value, headers: headersOf({ id: identity.agentId, time: now, type: 'AgentReported', source: identity.agentId, traceparent: '' }) }],
+        messages: [await recordOf(codec, topics.agentsReported, report, about)],
       })
       for (const counter of ended) spool.forgetEpoch(counter)
       failing = false

@@ -6,6 +6,8 @@
  */
 import { createHash } from 'node:crypto'
 import { CreateBucketCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutBucketVersioningCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import Type from 'typebox'
+import { objectStoreSettings, readConfig } from './config.ts'
 import { Fault } from './fault.ts'
 import type { Bytes, EpochMs } from './units.ts'
 
@@ -68,6 +70,11 @@ export interface StoreSettings {
   readonly s3Region: string
   readonly awsAccessKeyId: string
   readonly awsSecretAccessKey: string
+}
+
+/** The store that environment variables name, as every process reads them. Throws `CONFIG_INVALID`. */
+export function objectStoreOf(env: NodeJS.ProcessEnv): ObjectStore {
+  return openObjectStore(readConfig(Type.Object(objectStoreSettings), env))
 }
 
 export function openObjectStore(settings: StoreSettings): ObjectStore {

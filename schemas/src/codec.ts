@@ -3,11 +3,13 @@
  * A record is read with the schema it was written with and resolved into ours (Avro 1.11, "Schema Resolution").
  */
 import { Fault, toError } from '@frameloop/kit/fault'
+import type { EpochMs } from '@frameloop/kit/units'
 import avro from 'avsc'
 import type { Events } from './events.ts'
 import { schemaTexts } from './events.ts'
+import { headersOf } from './record-headers.ts'
 import type { SchemaRegistry } from './registry.ts'
-import { type EventName, subjectOf } from './topics.ts'
+import { type EventName, subjectOf, type Topic } from './topics.ts'
 
 const types = new Map<EventName, avro.Type>()
 
@@ -34,6 +36,26 @@ export interface Codec {
   encode<Name extends EventName>(topicName: string, event: Name, value: Events[Name]): Promise<Buffer>
   /** Throws `RECORD_MALFORMED` or `SCHEMA_UNKNOWN`; `REGISTRY_UNAVAILABLE` may pass. */
   decode<Name extends EventName>(event: Name, bytes: Uint8Array): Promise<Events[Name]>
+}
+
+/** Whoever publishes an event: what it is about, when that was, who says so. */
+export interface RecordAbout {
+  readonly key: string
+  readonly id: string
+  /** Event time. */
+  readonly time: EpochMs
+  readonly source: string
+  readonly traceparent: string
+}
+
+/** An event as a record of its topic: key, value and headers. */
+export async function recordOf<Name extends EventName>(
+  codec: Codec,
+  topic: Topic<Name>,
+  event: Events[Name],
+  { key, ...head }: RecordAbout,
+): Promise<{ readonly key: string; readonly value: Buffer; readonly headers: Record<string, string> }> {
+  return { key, value: await codec.encode(topic.name, topic.event, event), headers: headersOf({ ...head, type: topic.event }) }
 }
 
 const headerBytes = 5

@@ -14,11 +14,10 @@ import type { Log } from '@frameloop/kit/log'
 import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
 import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
-import type { Codec } from '@frameloop/schemas/codec'
+import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { MediaCaptured } from '@frameloop/schemas/events'
 import { frameIdOf, mintEpoch, uploadMediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
-import { headersOf } from '@frameloop/schemas/record-headers'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { sniffClip } from '@frameloop/stream-processors/clip'
@@ -138,14 +137,8 @@ async function take(tools: IngestTools, upload: Upload, key: string, sha256: str
 }
 
 async function announce(tools: IngestTools, event: MediaCaptured): Promise<void> {
-  const value = await tools.codec.encode(topics.mediaCaptured.name, 'MediaCaptured', event)
-  await tools.producer.send({
-    topic: topics.mediaCaptured.name,
-    acks: -1,
-    messages: [
-      { key: event.cameraId, value, headers: headersOf({ id: event.mediaId, time: event.capturedAt, type: 'MediaCaptured', source: 'ingest', traceparent: newTraceparent() }) },
-    ],
-  })
+  const about = { key: event.cameraId, id: event.mediaId, time: event.capturedAt, source: 'ingest', traceparent: newTraceparent() }
+  await tools.producer.send({ topic: topics.mediaCaptured.name, acks: -1, messages: [await recordOf(tools.codec, topics.mediaCaptured, event, about)] })
   await tools.pool.query('update uploads set announced_at = now() where media_id = $1', [event.mediaId])
 }
 
@@ -189,8 +182,8 @@ export async function announceOpen(tools: IngestTools): Promise<number> {
 
 async function tellLost(tools: IngestTools, { siteId, cameraId, mediaId, epoch, seq, agentId }: MediaCaptured): Promise<void> {
   const lostAt = Date.now()
-  const value = await tools.codec.encode(topics.mediaLost.name, 'MediaLost', { siteId, cameraId, epoch, seqFrom: seq, seqTo: seq, agentId, reason: 'never stored', lostAt })
-  const headers = headersOf({ id: mediaId, time: lostAt, type: 'MediaLost', source: 'ingest', traceparent: '' })
-  await tools.producer.send({ topic: topics.mediaLost.name, acks: -1, messages: [{ key: cameraId, value, headers }] })
+  const loss = { siteId, cameraId, epoch, seqFrom: seq, seqTo: seq, agentId, reason: 'never stored', lostAt }
+  const about = { key: cameraId, id: mediaId, time: lostAt, source: 'ingest', traceparent: '' }
+  await tools.producer.send({ topic: topics.mediaLost.name, acks: -1, messages: [await recordOf(tools.codec, topics.mediaLost, loss, about)] })
   await tools.pool.query('update uploads set lost_at = now() where media_id = $1', [mediaId])
 }

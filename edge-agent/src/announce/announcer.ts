@@ -7,9 +7,8 @@ import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import type { Codec } from '@frameloop/schemas/codec'
+import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { contentTypeOf } from '@frameloop/schemas/object-keys'
-import { headersOf } from '@frameloop/schemas/record-headers'
 import { topics } from '@frameloop/schemas/topics'
 import type { Entry, Loss, Spool } from '../spool/spool.ts'
 import { type Identity, placeOf } from '../upload/uploader.ts'
@@ -44,7 +43,7 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
       const { mediaId, bucket, key } = placeOf(identity, head)
       const lane = laneOf(head.capturedAt, now)
       const topic = lane === 'live' ? topics.mediaCaptured : topics.mediaBackfill
-      const value = await codec.encode(topic.name, topic.event, {
+      const event = {
         siteId: identity.siteId,
         cameraId: head.cameraId,
         mediaId,
@@ -61,10 +60,9 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
         height: head.height,
         motion: null,
         sourceName: head.sourceName,
-      })
-      const headers = headersOf({ id: mediaId, time: head.capturedAt, type: topic.event, source: identity.agentId, traceparent: head.traceparent })
+      }
       const batch = batches.get(topic.name) ?? []
-      batch.push({ key: head.cameraId, value, headers })
+      batch.push(await recordOf(codec, topic, event, { key: head.cameraId, id: mediaId, time: head.capturedAt, source: identity.agentId, traceparent: head.traceparent }))
       batches.set(topic.name, batch)
     }
     await producer.sendBatch({ acks: -1, topicMessages: [...batches].map(([topic, messages]) => ({ topic, messages })) })
@@ -72,11 +70,14 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
   }
   const tell = async (losses: readonly Loss[]): Promise<void> => {
     const messages = await Promise.all(
-      losses.map(async (loss) => ({
-        key: loss.cameraId,
-        value: await codec.encode(topics.mediaLost.name, 'MediaLost', { siteId: identity.siteId, agentId: identity.agentId, ...loss }),
-        headers: headersOf({ id: `${loss.epoch}-${loss.seqFrom}`, time: loss.lostAt, type: 'MediaLost', source: identity.agentId, traceparent: '' }),
-      })),
+      losses.map((loss) =>
+        recordOf(
+          codec,
+          topics.mediaLost,
+          { siteId: identity.siteId, agentId: identity.agentId, ...loss },
+          { key: loss.cameraId, id: `${loss.epoch}-${loss.seqFrom}`, time: loss.lostAt, source: identity.agentId, traceparent: '' },
+        ),
+      ),
     )
     await producer.send({ topic: topics.mediaLost.name, acks: -1, messages })
     await spool.markTold(losses)

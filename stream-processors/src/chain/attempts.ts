@@ -9,7 +9,7 @@
  * A2  Ending as asked is no death: it takes the note back.
  */
 import { attemptsTopic } from '@frameloop/schemas/topics'
-import { boundsOf, type Position, type Produced, readRanges, type TopicPartition } from './kafka-bus.ts'
+import { type Position, type Produced, readTopic, type TopicPartition } from './kafka-bus.ts'
 
 export interface Note {
   /** Where reading began. */
@@ -56,7 +56,7 @@ export class Attempts {
   async load(brokers: string, signal: AbortSignal): Promise<void> {
     const name = `frameloop.${this.#stage}.attempts`
     this.#notes.clear()
-    for await (const { key, value } of readRanges(brokers, name, await boundsOf(brokers, name, attemptsTopic), signal)) {
+    for await (const { key, value } of readTopic(brokers, name, attemptsTopic, signal)) {
       if (!key.startsWith(`${this.#stage} `)) continue
       if (value.length === 0) this.#notes.delete(key)
       else this.#notes.set(key, JSON.parse(value.toString('utf8')) as Note)

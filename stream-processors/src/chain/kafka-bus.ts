@@ -339,32 +339,35 @@ export interface Range extends TopicPartition {
 
 /**
  * Reads committed records of the ranges and ends when every partition's position has reached the range's end
- * (transaction markers leave gaps, so offsets are never counted). No group is joined.
+ * (transaction markers leave gaps, so offsets are never counted).
  */
-export async function* readRanges(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
+async function* recordsOf(client: rdkafka.KafkaConsumer, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
   const open = new Map(ranges.filter((range) => range.until > range.from).map((range) => [`${range.topic} ${range.partition}`, range]))
   if (open.size === 0) return
-  yield* withReader(brokers, name, async function* (client) {
-    const ends = new Set<string>()
-    client.on('partition.eof', ({ topic, partition }: { topic: string; partition: number }) => ends.add(`${topic} ${partition}`))
-    client.assign([...open.values()].map(({ topic, partition, from }) => ({ topic, partition, offset: from })) as rdkafka.TopicPartition[])
-    while (open.size > 0) {
-      signal.throwIfAborted()
-      const messages = await called<rdkafka.Message[]>('reading a range', 60_000, (done) => client.consume(500, done))
-      for (const message of messages) {
-        const key = `${message.topic} ${message.partition}`
-        const range = open.get(key)
-        if (!range) continue
-        if (message.offset >= range.until) open.delete(key)
-        else {
-          yield toRecord(message)
-          if (message.offset + 1 >= range.until) open.delete(key)
-        }
+  const ends = new Set<string>()
+  client.on('partition.eof', ({ topic, partition }: { topic: string; partition: number }) => ends.add(`${topic} ${partition}`))
+  client.assign([...open.values()].map(({ topic, partition, from }) => ({ topic, partition, offset: from })) as rdkafka.TopicPartition[])
+  while (open.size > 0) {
+    signal.throwIfAborted()
+    const messages = await called<rdkafka.Message[]>('reading a range', 60_000, (done) => client.consume(500, done))
+    for (const message of messages) {
+      const key = `${message.topic} ${message.partition}`
+      const range = open.get(key)
+      if (!range) continue
+      if (message.offset >= range.until) open.delete(key)
+      else {
+        yield toRecord(message)
+        if (message.offset + 1 >= range.until) open.delete(key)
       }
-      // the last offsets of a range may be markers: the end of the partition proves that nothing is left
-      if (messages.length === 0) for (const key of ends) open.delete(key)
     }
-  })
+    // the last offsets of a range may be markers: the end of the partition proves that nothing is left
+    if (messages.length === 0) for (const key of ends) open.delete(key)
+  }
+}
+
+/** Committed records of the ranges. No group is joined. */
+export async function* readRanges(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
+  if (ranges.length > 0) yield* withReader(brokers, name, (client) => recordsOf(client, ranges, signal))
 }
 
 async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Range[]> {
@@ -378,14 +381,16 @@ async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Ran
   )
 }
 
-/** The first and the end offsets of each partition of a topic now. */
-export async function boundsOf(brokers: string, name: string, topic: string): Promise<Range[]> {
-  const found: Range[] = []
-  for await (const range of withReader(brokers, name, async function* (client) {
-    yield* await bounds(client, topic)
-  }))
-    found.push(range)
-  return found
+/** Committed records of a topic as it is now, of the partitions named or of all. */
+export async function* readTopic(brokers: string, name: string, topic: string, signal: AbortSignal, partitions?: readonly number[]): AsyncGenerator<BusRecord> {
+  yield* withReader(brokers, name, async function* (client) {
+    const ranges = await bounds(client, topic)
+    yield* recordsOf(
+      client,
+      ranges.filter(({ partition }) => partitions?.includes(partition) ?? true),
+      signal,
+    )
+  })
 }
 
 /** Every record of a topic, all partitions, no group, on and on; `undefined` once, when all that was there at the start has been read. */

@@ -1,7 +1,7 @@
 /** A stage's memory: per key a small JSON value, kept in a compacted topic whose partitions match the stage's input. */
 
 import { stateTopic } from '@frameloop/schemas/topics'
-import { boundsOf, type Produced, readRanges, type TopicPartition } from './kafka-bus.ts'
+import { type Produced, readTopic, type TopicPartition } from './kafka-bus.ts'
 
 export class Memory {
   readonly #byPartition = new Map<number, Map<string, unknown>>()
@@ -21,9 +21,8 @@ export class Memory {
     const missing = [...wanted].filter((partition) => !this.#byPartition.has(partition))
     if (missing.length === 0) return
     const name = `frameloop.${this.#stage}.memory`
-    const ranges = (await boundsOf(this.#brokers, name, topic)).filter(({ partition }) => missing.includes(partition))
     const loaded = new Map(missing.map((partition) => [partition, new Map<string, unknown>()]))
-    for await (const record of readRanges(this.#brokers, name, ranges, signal)) {
+    for await (const record of readTopic(this.#brokers, name, topic, signal, missing)) {
       if (record.value.length === 0) loaded.get(record.partition)?.delete(record.key)
       else loaded.get(record.partition)?.set(record.key, JSON.parse(record.value.toString('utf8')))
     }

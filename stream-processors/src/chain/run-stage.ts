@@ -12,8 +12,8 @@
  * R3  After any failure inside a transaction its outcome counts as unknown: the producer is thrown away, a new one with the
  *     same id settles what was open, memory is read again, and reading goes on from the committed offsets.
  * R4  The order of outputs is the order of the records, however they were worked on.
- * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  * R5  A record that must wait holds back its partition only; the others go on.
+ * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -23,9 +23,8 @@ import { type Metrics, stageMetrics } from '@frameloop/kit/metrics'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs } from '@frameloop/kit/units'
-import type { Codec } from '@frameloop/schemas/codec'
+import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { bucketName } from '@frameloop/schemas/object-keys'
-import { headersOf } from '@frameloop/schemas/record-headers'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
 import { Attempts } from './attempts.ts'
@@ -169,10 +168,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         const traceparent = childTraceparent(record.headers['traceparent'])
         try {
           const outputs: Produced[] = []
-          for (const { topic, event, key, id, time } of outcome.outputs) {
-            const value = await tools.codec.encode(topic.name, topic.event, event)
-            outputs.push({ topic: topic.name, key, value, headers: headersOf({ id, time, type: topic.event, source: stage.name, traceparent }) })
-          }
+          for (const { topic, event, ...about } of outcome.outputs)
+            outputs.push({ topic: topic.name, ...(await recordOf(tools.codec, topic, event, { ...about, source: stage.name, traceparent })) })
           produced.push(...outputs)
           for (const { topic } of outputs) metrics.emitted.inc({ stage: stage.name, topic })
         } catch (thrown) {
@@ -249,10 +246,11 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     let notedGeneration = -1
     /** Notes where reading begins; false when the records in hand must be read again, one at a time. */
     const noteBeginning = async (records: readonly BusRecord[]): Promise<boolean> => {
-      notedGeneration = consumer.generation
+      const { generation } = consumer
       await notes.load(tools.brokers, signal)
       const committed = await consumer.committed()
       await producer.transact(notes.begin(committed), [], undefined)
+      notedGeneration = generation
       if (!notes.suspects || records.length <= 1) return true
       log.warn({ stage: stage.name }, 'this stage died too often where it begins: records are worked on one at a time')
       await consumer.seek(committed)
