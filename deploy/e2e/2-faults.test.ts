@@ -272,10 +272,18 @@ test.each(['validate', 'extract', 'features', 'catalog', 'agent', 'labels', 'tra
       return found?.ready && now && now.pid !== before.pid ? true : undefined
     }, 60_000)
     const mark = new Date(Date.now())
+    const backAfter = (mark.getTime() - since) / 1000
     // frames captured after it came back arrive: the whole chain works again
     await soon(async () => one("select 1 as ok from features where camera_id = 'street' and frame_at > $1 limit 1", [mark]), 60_000)
-    process.stdout.write(`${name}: frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after the kill\n`)
+    process.stdout.write(`${name}: ready again ${backAfter.toFixed(1)} s, frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after the kill\n`)
+    expect(backAfter).toBeLessThanOrEqual(15)
     await soon(async () => ((await unaccounted(pool, 'street')) === 0 ? true : undefined), 60_000)
     expect(await one('select media_id from media group by camera_id, epoch, seq, media_id having count(*) > 1')).toBeUndefined()
+    // the rows cannot be doubled by their keys; the records could: no stage has let one of them out twice
+    expect(
+      await one(
+        "select h.topic, h.subject_id, count(*) from hops h join frames f on h.subject_id in (f.media_id, f.frame_id) where f.camera_id = 'street' and h.topic in ('media.validated', 'frames.extracted', 'features.prepared') group by h.topic, h.subject_id having count(*) > 1",
+      ),
+    ).toBeUndefined()
   },
 )

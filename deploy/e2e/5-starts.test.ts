@@ -43,6 +43,9 @@ test('a start after a kill -9 of everything loses nothing', async () => {
   await soon(async () => ((await mediaOf(after)) >= known + 10 ? true : undefined))
   await soon(async () => ((await unaccounted(after, 'street')) === 0 ? true : undefined))
   expect((await after.query('select 1 from media group by camera_id, epoch, seq having count(*) > 1')).rowCount).toBe(0)
+  expect(
+    (await after.query("select 1 from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1")).rowCount,
+  ).toBe(0)
   await after.end()
 })
 

@@ -40,6 +40,9 @@ test(`after ${kills} kills of Kafka frames flow each time, and the ledger is cle
     )
     expect(clean).toBe(true)
     expect((await pool.query('select 1 from media group by camera_id, epoch, seq having count(*) > 1')).rowCount).toBe(0)
+    expect(
+      (await pool.query("select 1 from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1")).rowCount,
+    ).toBe(0)
   } finally {
     await pool.end()
     await stack.end('SIGTERM')
