@@ -4,6 +4,7 @@ import { openPool } from '@frameloop/kit/postgres'
 import { isSameProcess, statFields } from '@frameloop/kit/process-identity'
 import { showBytes } from '@frameloop/kit/units'
 import { type Home, readState } from './home.ts'
+import type { Remembered } from './supervisor.ts'
 import { needStack } from './up.ts'
 
 export interface Status {
@@ -38,15 +39,18 @@ function residentBytes(pid: number, children: ReadonlyMap<number, readonly numbe
 
 export async function status(home: Home): Promise<Status> {
   const stack = needStack(home)
-  const started = readState<{ pid: number; ticks: string; name: string }[]>(home, 'pids.json') ?? []
+  const started = readState<Remembered[]>(home, 'pids.json') ?? []
   const pids = started.filter(({ pid, ticks }) => isSameProcess(pid, ticks))
   const children = process.platform === 'linux' ? childrenByParent() : undefined
   const processes = await Promise.all(
-    pids.map(async ({ name, pid }) => {
+    pids.map(async ({ name, pid, isReady }) => {
       const url = stack.health[name]
+      // our own processes say it themselves; of a backing service the supervisor knows, by a real operation
       const state =
         url === undefined
-          ? 'running'
+          ? isReady
+            ? 'ready'
+            : 'starting'
           : await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
               (answer) => (answer.ok ? 'ready' : 'not ready'),
               () => 'not answering',
@@ -59,7 +63,7 @@ export async function status(home: Home): Promise<Status> {
     const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
       'select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc',
     )
-    const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready' || state === 'running')
+    const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready')
     return { ready, console: stack.console, endpoints: stack.endpoints, processes, models: rows }
   } finally {
     await pool.end()

@@ -39,12 +39,17 @@ interface Running {
   stopping: boolean
   /** It was ready once: then its end is news. */
   wasReady: boolean
+  /** This process of it, not only an earlier one. */
+  isReady: boolean
 }
 
-interface Remembered {
+/** What a start leaves in `pids.json`: for the next start, and for `status`. */
+export interface Remembered {
   readonly pid: number
   readonly ticks: string
   readonly name: string
+  /** Its real operation has worked since this process of it began. */
+  readonly isReady: boolean
 }
 
 export class Supervisor {
@@ -66,7 +71,7 @@ export class Supervisor {
   async start(program: Program): Promise<Ms> {
     if (this.#ending) throw new Fault('PART_NOT_READY', `${program.name} is not started any more: everything is being stopped`)
     const since = Date.now()
-    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, wasReady: false }
+    const running: Running = { program, child: this.#spawn(program), restarts: 0, startedAt: since, stopping: false, wasReady: false, isReady: false }
     this.#running.push(running)
     this.#watch(running)
     this.#remember()
@@ -117,6 +122,7 @@ export class Supervisor {
         if (running.stopping || this.#ending) return
         running.child = this.#spawn(program)
         running.startedAt = Date.now()
+        running.isReady = false
         this.#watch(running)
         this.#remember()
         if (running.wasReady) this.#awaitReady(running)
@@ -129,6 +135,8 @@ export class Supervisor {
 
   #becameReady(running: Running): void {
     running.wasReady = true
+    running.isReady = true
+    this.#remember()
     const ended = new AbortController()
     running.child.once('exit', () => ended.abort())
     void running.program.afterReady?.(ended.signal)
@@ -150,7 +158,9 @@ export class Supervisor {
   }
 
   #remember(): void {
-    const pids: Remembered[] = this.#running.flatMap(({ program, child }) => (child.pid ? [{ pid: child.pid, ticks: startTicks(child.pid), name: program.name }] : []))
+    const pids: Remembered[] = this.#running.flatMap(({ program, child, isReady }) =>
+      child.pid ? [{ pid: child.pid, ticks: startTicks(child.pid), name: program.name, isReady }] : [],
+    )
     writeState(this.#home, 'pids.json', pids)
   }
 
