@@ -1,8 +1,10 @@
 /** ffmpeg as a child that never outlives the agent's wish: its pictures, its last words (without passwords), its end. */
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { redact } from './log.ts'
 import { jpegsOf } from './mpjpeg.ts'
+import type { Bytes } from './units.ts'
 
 export interface Ffmpeg {
   readonly jpegs: AsyncIterable<Buffer>
@@ -12,9 +14,25 @@ export interface Ffmpeg {
   readonly ended: Promise<number | null>
 }
 
-export function startFfmpeg(program: string, args: readonly string[], signal: AbortSignal): Ffmpeg {
-  const child: ChildProcessByStdio<null, Readable, Readable> = spawn(program, ['-hide_banner', '-nostdin', '-loglevel', 'warning', ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+export interface FfmpegOptions {
+  /** Address space it may take, where the system can limit it (not on macOS). */
+  readonly memory?: Bytes
+  /** Each line it writes to stderr. */
+  readonly onLine?: (line: string) => void
+}
+
+/** The command under a limit of memory: a shell that sets it and becomes the program, so the pid stays the same. */
+function limited(program: string, args: readonly string[], memory: Bytes | undefined): readonly [string, readonly string[]] {
+  if (memory === undefined) return [program, args]
+  return ['/bin/sh', ['-c', `ulimit -v ${Math.ceil(memory / 1024)} 2>/dev/null; exec "$0" "$@"`, program, ...args]]
+}
+
+export function startFfmpeg(program: string, args: readonly string[], signal: AbortSignal, options: FfmpegOptions = {}): Ffmpeg {
+  const [command, all] = limited(program, ['-hide_banner', '-nostdin', '-loglevel', 'warning', ...args], options.memory)
+  const child: ChildProcessByStdio<null, Readable, Readable> = spawn(command, all, { stdio: ['ignore', 'pipe', 'pipe'] })
   let lines = ''
+  const { onLine } = options
+  if (onLine) createInterface({ input: child.stderr }).on('line', onLine)
   child.stderr.on('data', (chunk: Buffer) => {
     lines = (lines + chunk.toString('utf8')).slice(-2_000)
   })
@@ -38,8 +56,10 @@ export async function runFfprobe(
   program: string,
   args: readonly string[],
   signal: AbortSignal,
+  options: Pick<FfmpegOptions, 'memory'> = {},
 ): Promise<{ readonly code: number | null; readonly out: string; readonly said: string }> {
-  const child = spawn(program, ['-v', 'error', ...args], { stdio: ['ignore', 'pipe', 'pipe'], signal })
+  const [command, all] = limited(program, ['-v', 'error', ...args], options.memory)
+  const child = spawn(command, all, { stdio: ['ignore', 'pipe', 'pipe'], signal, killSignal: 'SIGKILL' })
   let out = ''
   let said = ''
   child.stdout.on('data', (chunk: Buffer) => {

@@ -15,6 +15,7 @@ export interface StageMetrics {
   readonly received: Counter<'stage'>
   readonly emitted: Counter<'stage' | 'topic'>
   readonly rejected: Counter<'stage' | 'reason'>
+  readonly marked: Counter<'stage' | 'mark'>
   readonly seconds: Histogram<'stage'>
   readonly blockedSeconds: Counter<'stage'>
   /** Records between what the stage has committed and the end of its topics. */
@@ -32,6 +33,7 @@ export function stageMetrics(registry: Metrics): StageMetrics {
     received: new Counter({ name: 'frameloop_stage_received_total', help: 'Records taken in', labelNames: ['stage'], registers }),
     emitted: new Counter({ name: 'frameloop_stage_emitted_total', help: 'Records given out', labelNames: ['stage', 'topic'], registers }),
     rejected: new Counter({ name: 'frameloop_stage_rejected_total', help: 'Records sent to the dead letters', labelNames: ['stage', 'reason'], registers }),
+    marked: new Counter({ name: 'frameloop_stage_marked_total', help: 'Media that go on with something odd about them', labelNames: ['stage', 'mark'], registers }),
     seconds: new Histogram({
       name: 'frameloop_stage_seconds',
       help: 'Seconds of work on one record',

@@ -12,6 +12,11 @@ export const ChainSettings = Type.Object({
   instance: Type.String({ pattern: namePattern, default: '1', description: 'stable name of this instance among those of its stage' }),
   ffmpegPath: Type.String({ default: 'ffmpeg', description: 'ffmpeg 5 or newer' }),
   ffprobePath: Type.String({ default: 'ffprobe', description: 'ffprobe of the same ffmpeg' }),
-  clipFramesPerSecond: Type.Number({ exclusiveMinimum: 0, maximum: 60, default: 2, description: 'frames a second taken out of a clip' }),
+  clipFrames: Type.Union([Type.Literal('rate'), Type.Literal('key-frames'), Type.Literal('scene')], {
+    default: 'rate',
+    description: 'which frames of a clip are taken: by rate, its key frames, or where the scene changes',
+  }),
+  clipFramesPerSecond: Type.Number({ exclusiveMinimum: 0, maximum: 60, default: 2, description: 'frames a second taken out of a clip, by rate' }),
+  clipSceneChange: Type.Number({ minimum: 0, maximum: 1, default: 0.3, description: 'share of the picture that must change for a new scene' }),
   clipFrameLimit: Type.Integer({ minimum: 1, default: 600, description: 'at most this many frames of one clip' }),
 })

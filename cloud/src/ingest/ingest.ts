@@ -21,7 +21,8 @@ import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-key
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { sniffClip } from '@frameloop/stream-processors/clip'
-import { decodePicture, sniffPicture } from '@frameloop/stream-processors/picture/decode-picture'
+import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
+import { sniffPicture } from '@frameloop/stream-processors/picture/picture-header'
 
 export interface Upload {
   /** Acts as a camera. */

@@ -65,7 +65,17 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
         status_rank: mediaRanks.validated,
         reason: '',
         format: event.format,
-        parameters: { validate: { version: event.stageVersion, brightness: event.brightness, sharpness: event.sharpness, durationUs: event.durationUs } },
+        parameters: {
+          validate: {
+            version: event.stageVersion,
+            brightness: event.brightness,
+            sharpness: event.sharpness,
+            durationUs: event.durationUs,
+            phash: event.phash,
+            marks: event.marks,
+            arrivedAt: event.arrivedAt,
+          },
+        },
         trace_id: traceIdOf(record.headers['traceparent']),
       })
       return

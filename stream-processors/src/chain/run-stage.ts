@@ -31,6 +31,7 @@ import { Attempts } from './attempts.ts'
 import { deadLetterOf } from './dead-letters.ts'
 import { BusConsumer, isFenced, type OnStep, type Position, type Produced, type TopicPartition, TransactionalProducer } from './kafka-bus.ts'
 import { Memory } from './memory.ts'
+import { isReason } from './reasons.ts'
 import type { BusRecord, Incoming, Outcome, Stage, StageContext } from './stage.ts'
 
 export interface StageTools {
@@ -112,7 +113,6 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     } catch (thrown) {
       if (context.signal.aborted) throw thrown
       const code = thrown instanceof Fault ? thrown.code : undefined
-      if (code === 'RECORD_MALFORMED' || code === 'SCHEMA_UNKNOWN') return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
       if (code === 'OBJECT_MISSING') {
         const tried = (attempts.get(id) ?? 0) + 1
         attempts.set(id, tried)
@@ -126,8 +126,9 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       ) {
         return { record, outcome: { kind: 'retry', cause: thrown } }
       }
+      if (isReason(code)) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
       log.error({ err: thrown, topic: record.topic, partition: record.partition, offset: record.offset }, 'stage failed on a record')
-      return { record, outcome: { kind: 'reject', reason: code ?? 'INTERNAL', message: rootMessage(thrown) } }
+      return { record, outcome: { kind: 'reject', reason: 'INTERNAL', message: rootMessage(thrown) } }
     } finally {
       end()
     }
@@ -172,6 +173,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
             outputs.push({ topic: topic.name, ...(await recordOf(tools.codec, topic, event, { ...about, source: stage.name, traceparent })) })
           produced.push(...outputs)
           for (const { topic } of outputs) metrics.emitted.inc({ stage: stage.name, topic })
+          for (const { event } of outcome.outputs) if ('marks' in event) for (const mark of event.marks) metrics.marked.inc({ stage: stage.name, mark })
         } catch (thrown) {
           if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
           // what a stranger sent can pass a stage and still not be written: a time that is none, a text where a number belongs

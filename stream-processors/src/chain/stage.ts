@@ -6,6 +6,7 @@ import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import type { Events } from '@frameloop/schemas/events'
 import type { BucketRole } from '@frameloop/schemas/object-keys'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
+import type { ReasonCode } from './reasons.ts'
 
 /** A record as it lies on the bus. */
 export interface BusRecord {
@@ -44,7 +45,7 @@ export interface ObjectToPut {
 export type Outcome =
   | { readonly kind: 'emit'; readonly outputs: readonly Output[]; readonly puts?: readonly ObjectToPut[] }
   /** This record is wrong: it goes to the dead letters, with a code that docs and metrics know. */
-  | { readonly kind: 'reject'; readonly reason: string; readonly message: string; readonly puts?: readonly ObjectToPut[] }
+  | { readonly kind: 'reject'; readonly reason: ReasonCode; readonly message: string; readonly puts?: readonly ObjectToPut[] }
   /** The world is wrong: ask again. */
   | { readonly kind: 'retry'; readonly cause: unknown }
 
@@ -63,7 +64,7 @@ export interface Stage<Name extends EventName = EventName> {
   readonly outputs: readonly Topic[]
   /** Records taken at a time, where one of them can take seconds. */
   readonly batch?: number
-  /** Runs for many records at once; the order of outputs is the order of records all the same. */
+  /** Runs for many records at once; the order of outputs is the order of records all the same. A `Fault` whose code is a reason rejects the record. */
   work(incoming: Incoming<Name>, context: StageContext): Promise<Outcome>
   /** The stage's memory of earlier records, kept per key in a compacted changelog inside the same transaction. */
   readonly memory?: StageMemory<Name>

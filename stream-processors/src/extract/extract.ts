@@ -1,21 +1,28 @@
 /** media.validated → frames.extracted: an image is its own frame, without a copy; a clip gives the frames that are due. */
-import { Fault } from '@frameloop/kit/fault'
 import { sha256Hex } from '@frameloop/kit/object-store'
 import type { MediaValidated } from '@frameloop/schemas/events'
 import { frameIdOf } from '@frameloop/schemas/ids'
 import { bucketName, clipFrameKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import type { ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
-import { type ClipTools, chooseFrames, extractFrames, probeClip } from '../clip.ts'
+import { type Choice, type ClipTools, extractPictures } from '../clip.ts'
 
-const version = '1'
+const version = '2'
 
 export interface ExtractSettings extends ClipTools {
   readonly bucketPrefix: string
-  /** Frames a second taken out of a clip. */
+  readonly clipFrames: 'rate' | 'key-frames' | 'scene'
+  /** Frames a second taken out of a clip, by rate. */
   readonly clipFramesPerSecond: number
+  /** Share of the picture that must change for a new scene, 0..1. */
+  readonly clipSceneChange: number
   /** At most this many frames of one clip. */
   readonly clipFrameLimit: number
+}
+
+function choiceOf({ clipFrames, clipFramesPerSecond, clipSceneChange }: ExtractSettings): Choice {
+  if (clipFrames === 'scene') return { by: 'scene', change: clipSceneChange }
+  return clipFrames === 'rate' ? { by: 'rate', perSecond: clipFramesPerSecond } : { by: 'key-frames' }
 }
 
 const originOf = (event: MediaValidated) => {
@@ -42,38 +49,30 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
     return { kind: 'emit', outputs: [{ topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: event.capturedAt, event: frame }] }
   }
   const bytes = await context.fetch(event.object)
-  try {
-    const { times } = await probeClip(bytes, settings, context.signal)
-    const chosen = chooseFrames(times, settings.clipFramesPerSecond).slice(0, settings.clipFrameLimit)
-    const jpegs = await extractFrames(bytes, chosen, settings, context.signal)
-    const puts: ObjectToPut[] = []
-    const outputs: Output[] = jpegs.map((jpeg, index) => {
-      const ptsUs = times[chosen[index] ?? 0] ?? 0
-      const frameId = frameIdOf(event.mediaId, ptsUs)
-      const frameAt = event.capturedAt + Math.round(ptsUs / 1000)
-      const key = clipFrameKey(event, frameId)
-      const sha256 = sha256Hex(jpeg)
-      puts.push({ role: 'processed', key, body: jpeg, sha256, contentType: 'image/jpeg', metadata: { 'frame-id': frameId, 'media-id': event.mediaId } })
-      const object = { bucket: bucketName(settings.bucketPrefix, 'processed'), key, sha256, bytes: jpeg.length, versionId: '', contentType: 'image/jpeg' }
-      const frame = {
-        ...common,
-        frameId,
-        frameAt,
-        mediaOffsetUs: (event.mediaOffsetUs ?? 0) + ptsUs,
-        index,
-        frameCount: jpegs.length,
-        ptsUs,
-        object,
-        width: event.width,
-        height: event.height,
-      }
-      return { topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: frameAt, event: frame }
-    })
-    return { kind: 'emit', outputs, puts }
-  } catch (thrown) {
-    if (thrown instanceof Fault) return { kind: 'reject', reason: thrown.code, message: thrown.message }
-    throw thrown
-  }
+  const pictures = await extractPictures(bytes, choiceOf(settings), settings.clipFrameLimit, settings, context.signal)
+  const puts: ObjectToPut[] = []
+  const outputs: Output[] = pictures.map(({ jpeg, ptsUs }, index) => {
+    const frameId = frameIdOf(event.mediaId, ptsUs)
+    const frameAt = event.capturedAt + Math.round(ptsUs / 1000)
+    const key = clipFrameKey(event, frameId)
+    const sha256 = sha256Hex(jpeg)
+    puts.push({ role: 'processed', key, body: jpeg, sha256, contentType: 'image/jpeg', metadata: { 'frame-id': frameId, 'media-id': event.mediaId } })
+    const object = { bucket: bucketName(settings.bucketPrefix, 'processed'), key, sha256, bytes: jpeg.length, versionId: '', contentType: 'image/jpeg' }
+    const frame = {
+      ...common,
+      frameId,
+      frameAt,
+      mediaOffsetUs: (event.mediaOffsetUs ?? 0) + ptsUs,
+      index,
+      frameCount: pictures.length,
+      ptsUs,
+      object,
+      width: event.width,
+      height: event.height,
+    }
+    return { topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: frameAt, event: frame }
+  })
+  return { kind: 'emit', outputs, puts }
 }
 
 export function extractStage(settings: ExtractSettings): Stage<'MediaValidated'> {

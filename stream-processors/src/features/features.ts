@@ -5,7 +5,7 @@ import type { FrameExtracted } from '@frameloop/schemas/events'
 import { bucketName, processedKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import type { ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
-import { decodePicture, type Picture } from '../picture/decode-picture.ts'
+import { decodePicture } from '../picture/decode-picture.ts'
 import { neededSize, type Preprocessing, prepareZone, preprocessingDigest } from './prepare.ts'
 import type { TaskZone, ZoneDirectory } from './zones.ts'
 
@@ -38,13 +38,7 @@ async function prepare(event: FrameExtracted, zones: readonly TaskZone[], bucket
       group.preprocessing,
     ),
   )
-  let picture: Picture
-  try {
-    picture = await decodePicture(bytes, { atLeast: { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) } })
-  } catch (thrown) {
-    if (thrown instanceof Fault) return { kind: 'reject', reason: thrown.code, message: thrown.message }
-    throw thrown
-  }
+  const picture = await decodePicture(bytes, { atLeast: { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) } })
   const outputs: Output[] = []
   const puts: ObjectToPut[] = []
   for (const group of groups) {

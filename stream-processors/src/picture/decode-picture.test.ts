@@ -2,8 +2,9 @@ import { readJpegHeader } from '@frameloop/kit/jpeg-header'
 import sharp from 'sharp'
 import { beforeAll, expect, test } from 'vitest'
 import { areaResize } from './area-resize.ts'
-import { chooseScale, decodePicture, sniffPicture } from './decode-picture.ts'
+import { chooseScale, decodePicture } from './decode-picture.ts'
 import { jpegDecoder } from './jpeg-decoder.ts'
+import { sniffPicture } from './picture-header.ts'
 
 const width = 320
 const height = 200
@@ -49,6 +50,55 @@ test.each([
   ['a PNG cut in half', () => png.subarray(0, png.length / 2), 'PICTURE_UNREADABLE'],
 ])('%s is refused with a code', async (_, make, code) => {
   await expect(decodePicture(make())).rejects.toMatchObject({ code })
+})
+
+test('bombs are refused by their header, in under 5 ms and without taking memory', async () => {
+  const webp = await sharp({ create: { width: 16, height: 16, channels: 3, background: '#123' } })
+    .webp({ lossless: true })
+    .toBuffer()
+  const hugeWebp = Buffer.from(webp)
+  // VP8L: two times 14 bits of size less one
+  hugeWebp.writeUInt32LE(0x0fffffff, 21)
+  const hugePng = Buffer.from(png)
+  hugePng.writeUInt32BE(100_000, 16)
+  hugePng.writeUInt32BE(100_000, 20)
+  const frames = { raw: { width: 8, height: 16, channels: 3, pageHeight: 8 } } as const
+  const animated = await sharp(raw.subarray(0, 8 * 16 * 3), frames)
+    .webp({ loop: 0, delay: [10, 10], lossless: true })
+    .toBuffer()
+  for (const [bomb, code] of [
+    [withSize(jpeg, 20_000, 20_000), 'PICTURE_TOO_LARGE'],
+    [hugePng, 'PICTURE_TOO_LARGE'],
+    [hugeWebp, 'PICTURE_TOO_LARGE'],
+    [animated, 'PICTURE_ANIMATED'],
+    [Buffer.concat([Buffer.from('GIF89a'), Buffer.alloc(1000)]), 'PICTURE_UNREADABLE'],
+  ] as const) {
+    const before = process.memoryUsage().rss
+    const since = performance.now()
+    await expect(decodePicture(bomb)).rejects.toMatchObject({ code })
+    expect(performance.now() - since).toBeLessThan(5)
+    expect(process.memoryUsage().rss - before).toBeLessThan(50e6)
+  }
+})
+
+test('500 damaged JPEGs are each decoded or refused with a code, and never the good one after them', async () => {
+  const good = (await decodePicture(jpeg)).rgb
+  let state = 20_261
+  const random = (below: number): number => {
+    state = (state * 1_103_515_245 + 12_345) % 2 ** 31
+    return state % below
+  }
+  let refused = 0
+  for (let round = 0; round < 500; round += 1) {
+    const copy = Buffer.from(round % 3 === 0 ? jpeg.subarray(0, 10 + random(jpeg.length - 10)) : jpeg)
+    for (let change = 0; change < 1 + random(8); change += 1) copy[random(copy.length)] = random(256)
+    await decodePicture(copy, { atLeast: { width: 80, height: 60 } }).catch((thrown: { code?: string }) => {
+      expect(thrown.code).toMatch(/^PICTURE_/)
+      refused += 1
+    })
+    expect(Buffer.from((await decodePicture(jpeg)).rgb).equals(Buffer.from(good))).toBe(true)
+  }
+  expect(refused).toBeGreaterThan(150)
 })
 
 /** The same JPEG claiming another size. */

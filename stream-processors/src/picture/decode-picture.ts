@@ -1,9 +1,9 @@
 /** Bytes → pixels, for validation, features, training and serving alike. JPEG goes the quick way, everything else through sharp. */
 
 import { Fault, toError } from '@frameloop/kit/fault'
-import { readJpegHeader } from '@frameloop/kit/jpeg-header'
 import sharp from 'sharp'
 import { jpegDecoder, type Scale } from './jpeg-decoder.ts'
+import { type PictureHeader, readPictureHeader, sniffPicture } from './picture-header.ts'
 
 /** Uint8Array [height, width, 3], RGB. `scale` says by how much it was shrunk while decoding. */
 export interface Picture {
@@ -25,17 +25,6 @@ sharp.unblock({ operation: ['VipsForeignLoadJpegBuffer', 'VipsForeignLoadPngBuff
 sharp.cache(false)
 sharp.concurrency(1)
 
-export type PictureFormat = 'jpeg' | 'png' | 'webp'
-
-/** The true format by content, or undefined. */
-export function sniffPicture(bytes: Uint8Array): PictureFormat | undefined {
-  const starts = (...magic: readonly number[]): boolean => magic.every((byte, at) => bytes[at] === byte)
-  if (starts(0xff, 0xd8, 0xff)) return 'jpeg'
-  if (starts(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a)) return 'png'
-  if (starts(0x52, 0x49, 0x46, 0x46) && bytes[8] === 0x57 && bytes[9] === 0x45 && bytes[10] === 0x42 && bytes[11] === 0x50) return 'webp'
-  return undefined
-}
-
 /** The strongest shrinking that leaves at least twice the pixels asked for, so that averaging hides the decoder's kernel. */
 export function chooseScale(width: number, height: number, wantWidth: number, wantHeight: number): Scale {
   const fits = ([8, 4, 2] as const).find((scale) => Math.ceil(width / scale) >= 2 * wantWidth && Math.ceil(height / scale) >= 2 * wantHeight)
@@ -47,22 +36,29 @@ export interface DecodeOptions {
   readonly atLeast?: { readonly width: number; readonly height: number }
 }
 
-/** Throws `PICTURE_UNREADABLE` (damaged, cut off, no picture) and `PICTURE_TOO_LARGE` (by its header, before decoding). */
-export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = {}): Promise<Picture> {
+/** What may be decoded, by its header alone. Throws `PICTURE_UNREADABLE` (no picture, no header), `PICTURE_TOO_LARGE` and `PICTURE_ANIMATED`. */
+export function admitPicture(bytes: Uint8Array): PictureHeader {
   const format = sniffPicture(bytes)
   if (!format) throw new Fault('PICTURE_UNREADABLE', 'The bytes are no JPEG, PNG or WebP picture')
-  const header = format === 'jpeg' ? readJpegHeader(bytes) : undefined
-  if (format === 'jpeg' && !header) throw new Fault('PICTURE_UNREADABLE', 'The JPEG has no readable header')
-  if (header) {
-    if (header.width * header.height > pixelLimit)
-      throw new Fault('PICTURE_TOO_LARGE', `The picture says it is ${header.width}x${header.height}, more than ${pixelLimit / 1e6} million pixels`)
-    if (header.width === 0 || header.height === 0) throw new Fault('PICTURE_UNREADABLE', 'The JPEG says it has no size')
-    const plain = header.bitsPerSample === 8 && header.process <= 2 && header.orientation === 1 && (header.components === 1 || header.components === 3)
-    if (plain) {
-      const scale = options.atLeast ? chooseScale(header.width, header.height, options.atLeast.width, options.atLeast.height) : 1
-      const rgb = jpegDecoder().decode(bytes, header, scale)
-      return { width: Math.ceil(header.width / scale), height: Math.ceil(header.height / scale), rgb, scale, fullWidth: header.width, fullHeight: header.height }
-    }
+  const header = readPictureHeader(bytes)
+  if (!header) throw new Fault('PICTURE_UNREADABLE', `The ${names[format]} has no readable header`)
+  const { width, height, frames } = header
+  if (width === 0 || height === 0) throw new Fault('PICTURE_UNREADABLE', `The ${names[format]} says it has no size`)
+  if (width * height > pixelLimit) throw new Fault('PICTURE_TOO_LARGE', `The picture says it is ${width}x${height}, more than ${pixelLimit / 1e6} million pixels`)
+  if (frames > 1) throw new Fault('PICTURE_ANIMATED', `The ${names[format]} is an animation of ${frames} pictures`)
+  return header
+}
+
+const names = { jpeg: 'JPEG', png: 'PNG', webp: 'WebP' } as const
+
+/** Throws what `admitPicture` throws, before decoding, and `PICTURE_UNREADABLE` when the data are damaged or cut off. */
+export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = {}): Promise<Picture> {
+  const { jpeg, width, height } = admitPicture(bytes)
+  const isPlain = jpeg && jpeg.bitsPerSample === 8 && jpeg.process <= 2 && jpeg.orientation === 1 && (jpeg.components === 1 || jpeg.components === 3)
+  if (isPlain) {
+    const scale = options.atLeast ? chooseScale(width, height, options.atLeast.width, options.atLeast.height) : 1
+    const rgb = jpegDecoder().decode(bytes, jpeg, scale)
+    return { width: Math.ceil(width / scale), height: Math.ceil(height / scale), rgb, scale, fullWidth: width, fullHeight: height }
   }
   try {
     const { data, info } = await sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })

@@ -36,16 +36,28 @@ function openNative(): JpegDecoder {
   const setScale = lib.func('int tj3SetScalingFactor(void*, tjscalingfactor)')
   const decompress = lib.func('int tj3Decompress8(void*, const uint8_t*, size_t, uint8_t*, int, int)')
   const errorText = lib.func('const char* tj3GetErrorStr(void*)')
-  const handle: unknown = init(tj.decompress)
-  set(handle, tj.scanLimit, scanLimit)
-  set(handle, tj.stopOnWarning, 1)
+  const destroy = lib.func('void tj3Destroy(void*)')
+  const open = (): unknown => {
+    const handle: unknown = init(tj.decompress)
+    set(handle, tj.scanLimit, scanLimit)
+    set(handle, tj.stopOnWarning, 1)
+    return handle
+  }
+  let handle = open()
+  /** A damaged picture leaves the instance in a state that refuses the next good one (measured with a bogus Huffman table): it is opened anew. */
+  const refuse = (): Fault => {
+    const fault = unreadable(String(errorText(handle)))
+    destroy(handle)
+    handle = open()
+    return fault
+  }
   return {
     kind: 'native',
     decode(bytes, { width, height }, scale) {
-      if (readHeader(handle, bytes, bytes.length) !== 0) throw unreadable(String(errorText(handle)))
+      if (readHeader(handle, bytes, bytes.length) !== 0) throw refuse()
       setScale(handle, { num: 1, denom: scale })
       const out = new Uint8Array(Math.ceil(width / scale) * Math.ceil(height / scale) * 3)
-      if (decompress(handle, bytes, bytes.length, out, 0, tj.rgb) !== 0) throw unreadable(String(errorText(handle)))
+      if (decompress(handle, bytes, bytes.length, out, 0, tj.rgb) !== 0) throw refuse()
       return out
     },
   }

@@ -1,8 +1,11 @@
+import type { MediaValidated } from '@frameloop/schemas/events'
+import { topics } from '@frameloop/schemas/topics'
 import { expect, test } from 'vitest'
 import type { Outcome } from '../chain/stage.ts'
 import { remember } from './validate.ts'
 
-const accepted: Outcome = { kind: 'emit', outputs: [] }
+const validated = { cameraId: 'c', capturedAt: 1_000, phash: 'ff', fingerprint: 'f1', marks: ['dark'] } as unknown as MediaValidated
+const accepted: Outcome = { kind: 'emit', outputs: [{ topic: topics.mediaValidated, key: 'c', id: 'm', time: 1_000, event: validated }] }
 const refused: Outcome = { kind: 'reject', reason: 'PICTURE_UNREADABLE', message: 'damaged' }
 
 test('an announcement that comes again leaves nothing behind, whether it was accepted or refused', () => {
@@ -18,7 +21,15 @@ test('what was refused is judged again once each time it is sent again, and neve
   expect(again.outcome).toBe(refused)
   expect(remember(refused, 7, 1, again.remember).outcome).toEqual({ kind: 'emit', outputs: [] })
   const third = remember(accepted, 7, 2, again.remember)
-  expect(third.outcome).toBe(accepted)
+  expect(third.outcome).toEqual(accepted)
   expect(remember(refused, 7, 3, third.remember).outcome).toEqual({ kind: 'emit', outputs: [] })
   expect(third.remember.refused).toEqual({})
+})
+
+test('a picture is marked by what the one before it was, across batches', () => {
+  const first = remember(accepted, 1, 0, undefined)
+  const second = remember(accepted, 2, 0, JSON.parse(JSON.stringify(first.remember)))
+  expect(second.outcome).toMatchObject({ outputs: [{ event: { marks: ['dark', 'near-duplicate'] } }] })
+  // what is refused or came before changes nothing of it
+  expect(remember(refused, 3, 0, second.remember).remember.picture).toEqual(second.remember.picture)
 })

@@ -1,30 +1,33 @@
 /** media.captured, media.backfill → media.validated: the bytes are what was announced, whole, of a known kind, and new. */
 import { Fault } from '@frameloop/kit/fault'
 import { sha256Hex } from '@frameloop/kit/object-store'
-import type { MediaCaptured } from '@frameloop/schemas/events'
+import type { EpochMs } from '@frameloop/kit/units'
+import type { MediaCaptured, MediaValidated } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
-import type { ObjectToPut, Outcome, Stage, StageContext } from '../chain/stage.ts'
-import { type ClipTools, probeClip } from '../clip.ts'
-import { decodePicture, sniffPicture } from '../picture/decode-picture.ts'
+import { isReason } from '../chain/reasons.ts'
+import type { Incoming, ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
+import { type ClipTools, probeClip, sniffClip } from '../clip.ts'
+import { decodePicture } from '../picture/decode-picture.ts'
+import { sniffPicture } from '../picture/picture-header.ts'
 import { measureQuality } from '../picture/quality.ts'
+import { type Arrival, type Before, compare, type Look, marksOf, refuse } from './rules.ts'
 import { addSeq, type Ranges } from './seen-seqs.ts'
 
-const version = '1'
+const version = '2'
 
-interface Measured {
-  readonly format: string
-  readonly width: number
-  readonly height: number
-  readonly durationUs: number
-  readonly brightness: number
-  readonly sharpness: number
+type Measured = Pick<MediaValidated, 'format' | 'width' | 'height' | 'durationUs' | 'brightness' | 'sharpness' | 'phash' | 'fingerprint' | 'marks'>
+
+async function measurePicture(bytes: Buffer, format: string, arrival: Arrival): Promise<Measured> {
+  // a scaled decode reads every bit of the data, so damage shows, at a fraction of the cost
+  const { rgb, width, height, fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 80, height: 60 } })
+  const look: Look = { ...measureQuality(rgb, width, height), fingerprint: sha256Hex(rgb).slice(0, 16) }
+  return { format, width: fullWidth, height: fullHeight, durationUs: 0, ...look, marks: marksOf(look, arrival) }
 }
 
-async function measurePicture(bytes: Buffer): Promise<Measured> {
-  // a scaled decode reads every bit of the data, so damage shows, at a fraction of the cost
-  const picture = await decodePicture(bytes, { atLeast: { width: 80, height: 60 } })
-  const { brightness, sharpness } = measureQuality(picture.rgb, picture.width, picture.height)
-  return { format: sniffPicture(bytes) ?? '', width: picture.fullWidth, height: picture.fullHeight, durationUs: 0, brightness, sharpness }
+async function measureClip(bytes: Buffer, tools: ClipTools, arrival: Arrival, signal: AbortSignal): Promise<Measured> {
+  const { format, width, height, durationUs, isTruncated } = await probeClip(bytes, tools, signal)
+  const marks = [...marksOf(undefined, arrival), ...(isTruncated ? ['truncated'] : [])]
+  return { format, width, height, durationUs, brightness: 0, sharpness: 0, phash: '', fingerprint: '', marks }
 }
 
 /** Refused content is kept where nothing reads it by itself: for whoever wants to know what it was. */
@@ -33,40 +36,32 @@ function quarantined({ object, mediaId, cameraId }: MediaCaptured, bytes: Buffer
   return { role: 'quarantine', key: object.key, body: bytes, sha256: sha256Hex(bytes), contentType: 'application/octet-stream', metadata }
 }
 
-async function validate(event: MediaCaptured, tools: ClipTools, context: StageContext): Promise<Outcome> {
+async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: ClipTools, context: StageContext): Promise<Outcome> {
   const bytes = await context.fetch(event.object)
-  const outcome = await judge(event, bytes, tools, context)
+  const outcome = await judge(event, bytes, record.timestamp, tools, context)
   return outcome.kind === 'reject' ? { ...outcome, puts: [quarantined(event, bytes, outcome.reason)] } : outcome
 }
 
-async function judge(event: MediaCaptured, bytes: Buffer, tools: ClipTools, context: StageContext): Promise<Outcome> {
-  if (bytes.length !== event.object.bytes)
-    return { kind: 'reject', reason: 'SIZE_MISMATCH', message: `The object holds ${bytes.length} bytes, ${event.object.bytes} were announced` }
-  const sha256 = sha256Hex(bytes)
-  if (sha256 !== event.object.sha256) return { kind: 'reject', reason: 'DIGEST_MISMATCH', message: `The object hashes to ${sha256}, ${event.object.sha256} was announced` }
-  let measured: Measured
+async function judge(event: MediaCaptured, bytes: Buffer, arrivedAt: EpochMs, tools: ClipTools, context: StageContext): Promise<Outcome> {
+  const format = event.kind === 'clip' ? (sniffClip(bytes) ?? sniffPicture(bytes)) : (sniffPicture(bytes) ?? sniffClip(bytes))
+  const refusal = refuse(event, { bytes: bytes.length, sha256: sha256Hex(bytes), format })
+  if (refusal) return { kind: 'reject', ...refusal }
+  const arrival = { lane: event.lane, capturedAt: event.capturedAt, arrivedAt }
   try {
-    if (event.kind === 'clip') {
-      const clip = await probeClip(bytes, tools, context.signal)
-      measured = { format: clip.format, width: clip.width, height: clip.height, durationUs: clip.durationUs, brightness: 0, sharpness: 0 }
-    } else measured = await measurePicture(bytes)
+    const measured = event.kind === 'clip' ? await measureClip(bytes, tools, arrival, context.signal) : await measurePicture(bytes, format ?? '', arrival)
+    const validated: MediaValidated = { ...event, ...measured, arrivedAt, validatedAt: context.now(), stageVersion: version }
+    return { kind: 'emit', outputs: [{ topic: topics.mediaValidated, key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: validated }] }
   } catch (thrown) {
-    if (thrown instanceof Fault) return { kind: 'reject', reason: thrown.code, message: thrown.message }
+    if (thrown instanceof Fault && isReason(thrown.code)) return { kind: 'reject', reason: thrown.code, message: thrown.message }
     throw thrown
-  }
-  const now = context.now()
-  return {
-    kind: 'emit',
-    outputs: [
-      { topic: topics.mediaValidated, key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: { ...event, ...measured, validatedAt: now, stageVersion: version } },
-    ],
   }
 }
 
-/** Of one epoch: which seqs were judged, and those refused, with how often they had been sent again by then. */
+/** Of one epoch: which seqs were judged, those refused with how often they had been sent again by then, and the last picture. */
 interface Remembered {
   readonly seen: Ranges
   readonly refused: Readonly<Record<string, number>>
+  readonly picture?: Before
 }
 
 /**
@@ -74,13 +69,26 @@ interface Remembered {
  * Only what was refused may come again, and only when somebody sent it again since.
  */
 export function remember(outcome: Outcome, seq: number, redrives: number, before: Remembered | undefined): { readonly outcome: Outcome; readonly remember: Remembered } {
-  const { seen, refused } = before ?? { seen: [], refused: {} }
+  const { seen, refused, picture } = before ?? { seen: [], refused: {} }
   const added = addSeq(seen, seq)
   const refusedAt = refused[seq]
   const isSentAgain = refusedAt !== undefined && redrives > refusedAt
-  if (!added.isNew && !isSentAgain) return { outcome: { kind: 'emit', outputs: [] }, remember: { seen, refused } }
+  const kept = picture ? { picture } : {}
+  if (!added.isNew && !isSentAgain) return { outcome: { kind: 'emit', outputs: [] }, remember: { seen, refused, ...kept } }
   const { [seq]: _, ...others } = refused
-  return { outcome, remember: { seen: added.seen, refused: outcome.kind === 'reject' ? { ...others, [seq]: redrives } : others } }
+  const judged = { seen: added.seen, refused: outcome.kind === 'reject' ? { ...others, [seq]: redrives } : others }
+  if (outcome.kind !== 'emit') return { outcome, remember: { ...judged, ...kept } }
+  // marks that need the picture before
+  let last = picture
+  const outputs = outcome.outputs.map((output): Output => {
+    if (output.topic.event !== 'MediaValidated') return output
+    const event = output.event as MediaValidated
+    if (event.fingerprint === '') return output
+    const { marks, now } = compare(event, event.capturedAt, last)
+    last = now
+    return { ...output, event: { ...event, marks: [...event.marks, ...marks] } } as Output
+  })
+  return { outcome: { ...outcome, outputs }, remember: { ...judged, ...(last ? { picture: last } : {}) } }
 }
 
 export function validateStage(tools: ClipTools): Stage<'MediaCaptured'> {
@@ -89,7 +97,7 @@ export function validateStage(tools: ClipTools): Stage<'MediaCaptured'> {
     version,
     inputs: [topics.mediaCaptured, topics.mediaBackfill],
     outputs: [topics.mediaValidated],
-    work: ({ event }, context) => validate(event, tools, context),
+    work: (incoming, context) => validate(incoming, tools, context),
     memory: {
       keyOf: ({ cameraId, epoch }) => `${cameraId} ${epoch}`,
       judge: ({ event, record }, outcome, remembered) => remember(outcome, event.seq, Number(record.headers['fl-redrives'] ?? 0), remembered as Remembered | undefined),
