@@ -20,6 +20,7 @@ import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { listModels, promote, rollback, showModel, showModels } from './models.ts'
 import { provision } from './provision.ts'
 import { showStatus, status } from './status.ts'
+import { buildReference, listTasks, type PreprocessingFlags, type ReferenceFlags, setTask, showPreprocessing, showTasks } from './tasks.ts'
 import { timeOf } from './times.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
 import { repair, settleTime, showVerified, verify } from './verify.ts'
@@ -300,6 +301,49 @@ export async function main(argv: readonly string[]): Promise<void> {
     .requiredOption('--task <NAME>', 'the question the labels answer')
     .option('--as-of <TIME>', 'recorded time, for example 2026-11-24T10:00:00Z')
     .action(runImport)
+  const tasks = program.command('tasks').description('questions asked of zones, and how pixels are prepared for them')
+  tasks
+    .command('list')
+    .description('all tasks')
+    .option('--json', 'for programs')
+    .action(async ({ json }: { json?: boolean }) => {
+      const found = await withDatabase(listTasks)
+      print(json ? JSON.stringify(found, null, 2) : showTasks(found))
+    })
+  tasks
+    .command('set')
+    .description('make a task, or change how its zones are prepared; the champion goes on being served until a new version replaces it')
+    .argument('<TASK>', 'the task')
+    .option('--size <WxH>', 'pixels of the model, for example 96x96')
+    .option('--kernel <NAME>', 'area (default), linear, cubic or lanczos')
+    .option('--colour <NAME>', 'rgb (default) or gray')
+    .option('--filters <LIST>', 'in order, with commas: equalise, denoise, sharpen, difference; none for none')
+    .option('--classes <LIST>', 'answers in order, with commas (as labelled)')
+    .action(async (task: string, flags: PreprocessingFlags & { classes?: string }) => {
+      const { preprocessing, isNew, isChanged, without } = await withDatabase((pool) => setTask(pool, task, flags))
+      print(`${task}: ${showPreprocessing(preprocessing)}${isNew ? ', new; give it zones' : ''}`)
+      if (isChanged) print(`Frames are prepared this way from now on, and the old way too while its champion serves. Then: npx frameloop train ${task} --wait`)
+      for (const camera of without) print(`${camera} has no reference picture to be compared with: npx frameloop references build ${camera}`)
+    })
+  const references = program.command('references').description('the picture of a camera with nothing going on, for the filter `difference`')
+  references
+    .command('build')
+    .description('the median of frames of a range; use the range that is trained on')
+    .argument('<CAMERA>', 'the camera')
+    .option('--from <TIME>', 'capture time, inclusive')
+    .option('--to <TIME>', 'capture time, exclusive')
+    .option('--from-offset-ms <N>', 'media offset, inclusive', Number)
+    .option('--until-offset-ms <N>', 'media offset, exclusive', Number)
+    .option('--frames <N>', 'at most this many, spread evenly', Number, 25)
+    .action(async (camera: string, flags: ReferenceFlags) => {
+      const store = objectStoreOf(environment())
+      try {
+        const made = await withDatabase((pool) => buildReference(camera, flags, { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say: print }))
+        print(`${camera}: reference ${made.version}, ${made.width}x${made.height}, the median of ${made.frames} frames (${made.sha256.slice(0, 12)}…)`)
+      } finally {
+        store.close()
+      }
+    })
   program
     .command('train')
     .description('train a model on labelled frames; prints the run')

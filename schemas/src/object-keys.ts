@@ -42,6 +42,26 @@ export function datasetKey(digest: string): string {
   return `datasets/${digest}.json`
 }
 
+/** `archive/{topic}/{partition}/{first offset, 20 digits}.avro` */
+export function archiveKey(topic: string, partition: number, from: number): string {
+  return `archive/${topic}/${partition}/${String(from).padStart(20, '0')}.avro`
+}
+
+/** What a replay prepares lies apart, so that removing it touches nothing else: `replays/{id}/…` in the processed bucket. */
+export function replayPrefix(id: string): string {
+  return `replays/${id}/`
+}
+
+/** What a replay has read: `manifests/{digest}.json` in the datasets bucket. */
+export function manifestKey(digest: string): string {
+  return `manifests/${digest}.json`
+}
+
+/** `references/{camera}/{sha256}.png` in the datasets bucket. */
+export function referenceKey(cameraId: string, sha256: string): string {
+  return `references/${cameraId}/${sha256}.png`
+}
+
 const contentTypes: Readonly<Record<string, string>> = {
   jpg: 'image/jpeg',
   png: 'image/png',

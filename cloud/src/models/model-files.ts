@@ -12,8 +12,12 @@ export interface ModelMeta {
   readonly classes: readonly string[]
   readonly width: number
   readonly height: number
+  /** 3, or 1 for luma. */
+  readonly channels: number
   /** Digest of the preprocessing whose pixels it was trained on. */
   readonly preprocessing: string
+  /** Per camera: sha256 of the reference picture its pixels were compared with, where they were. */
+  readonly referencePictures: Readonly<Record<string, string>>
   readonly seed: number
   readonly datasetDigest: string
   /** `camera zone` in the order of the pictures in `references.bin`. */
@@ -75,15 +79,16 @@ export async function readModel(files: ModelFiles, digest: string): Promise<Pred
     if (!file) throw new Fault('MODEL_INVALID', `The model has no file ${name}`)
     return file
   }
-  const meta = JSON.parse(need('meta.json').toString('utf8')) as ModelMeta
+  // models of before these parameters existed
+  const meta = { channels: 3, referencePictures: {}, ...JSON.parse(need('meta.json').toString('utf8')) } as ModelMeta
   const topology = JSON.parse(need('model.json').toString('utf8')) as { weightsManifest: { weights: io.WeightsManifestEntry[] }[] }
   const weights = need('weights.bin')
   const specs = topology.weightsManifest.flatMap((group) => group.weights)
   const tensors = tf.io.decodeWeights(weights.buffer.slice(weights.byteOffset, weights.byteOffset + weights.length) as ArrayBuffer, specs)
-  const model = buildNetwork(meta.width, meta.height, meta.classes.length, meta.seed)
+  const model = buildNetwork([meta.height, meta.width, meta.channels], meta.classes.length, meta.seed)
   model.setWeights(specs.map(({ name }) => tensors[name] as TF.Tensor))
   for (const tensor of Object.values(tensors)) tensor.dispose()
-  const size = meta.width * meta.height * 3
+  const size = meta.width * meta.height * meta.channels
   const pictures = need('references.bin')
   const references = new Map(meta.references.map((key, at) => [key, new Uint8Array(pictures.subarray(at * size, (at + 1) * size))]))
   return {
@@ -91,8 +96,10 @@ export async function readModel(files: ModelFiles, digest: string): Promise<Pred
     digest,
     predict(examples) {
       const input = new Float32Array(examples.length * size)
-      for (const [at, { referenceKey, pixels }] of examples.entries()) writeInput(input, at * size, pixels, references.get(referenceKey), meta.width)
-      const scores = tf.tidy(() => tf.softmax(model.predict(tf.tensor4d(input, [examples.length, meta.height, meta.width, 3])) as TF.Tensor2D).arraySync() as number[][])
+      for (const [at, { referenceKey, pixels }] of examples.entries()) writeInput(input, at * size, pixels, references.get(referenceKey), meta)
+      const scores = tf.tidy(
+        () => tf.softmax(model.predict(tf.tensor4d(input, [examples.length, meta.height, meta.width, meta.channels])) as TF.Tensor2D).arraySync() as number[][],
+      )
       if (scores.some((row) => row.some((score) => !Number.isFinite(score)))) throw new Fault('MODEL_INVALID', 'The model answered with something that is no number')
       return scores
     },

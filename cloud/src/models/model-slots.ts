@@ -44,7 +44,7 @@ export class ModelSlots {
       const files = await this.#files(change, signal)
       const predictor = await readModel(files, change.digest)
       // the first answer of a network is the slow one; it is not a caller's
-      predictor.predict([{ referenceKey: predictor.meta.references[0] ?? '', pixels: new Uint8Array(predictor.meta.width * predictor.meta.height * 3) }])
+      predictor.predict([{ referenceKey: predictor.meta.references[0] ?? '', pixels: new Uint8Array(predictor.meta.width * predictor.meta.height * predictor.meta.channels) }])
       this.#slots.set(key, { change, predictor })
       this.#log.info({ task: change.task, alias: change.alias, version: change.version, was: before?.change.version }, 'model serves')
       before?.predictor.dispose()

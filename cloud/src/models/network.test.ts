@@ -1,6 +1,7 @@
+import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import { expect, test } from 'vitest'
 import { digestOf, readModel, writeModel } from './model-files.ts'
-import { buildNetwork, medianPicture, writeInput } from './network.ts'
+import { buildNetwork, writeInput } from './network.ts'
 
 test('the median picture is the median of every value', () => {
   expect([...medianPicture([Uint8Array.of(1, 200), Uint8Array.of(9, 100), Uint8Array.of(5, 0)])]).toEqual([5, 100])
@@ -10,20 +11,22 @@ test('the input is the distance to the reference, mirrored by pixels and not by 
   const crop = Uint8Array.of(10, 20, 30, 40, 50, 60)
   const reference = Uint8Array.of(0, 0, 0, 40, 50, 60)
   const out = new Float32Array(6)
-  writeInput(out, 0, crop, reference, 2)
+  writeInput(out, 0, crop, reference, { width: 2, channels: 3 })
   expect([...out].map((value) => Math.round((value * 255) / 4))).toEqual([10, 20, 30, 0, 0, 0])
-  writeInput(out, 0, crop, reference, 2, { gain: 1, bias: 0, flip: true })
+  writeInput(out, 0, crop, reference, { width: 2, channels: 3 }, { gain: 1, bias: 0, flip: true })
   expect([...out].map((value) => Math.round((value * 255) / 4))).toEqual([0, 0, 0, 10, 20, 30])
 })
 
 test('a model read back from its files answers as before, and one with a flipped bit is refused', async () => {
-  const model = buildNetwork(16, 16, 2, 3)
+  const model = buildNetwork([16, 16, 3], 2, 3)
   const references = new Map([['c z', new Uint8Array(16 * 16 * 3).fill(90)]])
   const files = await writeModel(model, references, {
     task: 't',
     classes: ['a', 'b'],
     width: 16,
     height: 16,
+    channels: 3,
+    referencePictures: {},
     preprocessing: 'p',
     seed: 3,
     datasetDigest: 'd',

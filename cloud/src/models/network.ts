@@ -6,35 +6,11 @@
 import type * as TF from '@tensorflow/tfjs-node'
 import { tf } from './tensorflow.ts'
 
-/** Per `camera zone`: Uint8Array [height, width, 3], the median of the training crops. */
+/** Per `camera zone`: Uint8Array [height, width, channels], the median of the training crops. */
 export type References = ReadonlyMap<string, Uint8Array>
 
 export function referenceKey(cameraId: string, zone: string): string {
   return `${cameraId} ${zone}`
-}
-
-/** Medians of each pixel and channel over the crops. */
-export function medianPicture(crops: readonly Uint8Array[]): Uint8Array {
-  const length = crops[0]?.length ?? 0
-  const out = new Uint8Array(length)
-  const counts = new Uint32Array(256)
-  const half = crops.length / 2
-  for (let at = 0; at < length; at += 1) {
-    counts.fill(0)
-    for (const crop of crops) {
-      const value = crop[at] ?? 0
-      counts[value] = (counts[value] ?? 0) + 1
-    }
-    let seen = 0
-    let value = 0
-    while (value < 255) {
-      seen += counts[value] ?? 0
-      if (seen >= half) break
-      value += 1
-    }
-    out[at] = value
-  }
-  return out
 }
 
 const contrast = 4
@@ -47,26 +23,33 @@ export interface Augmentation {
 
 const plain: Augmentation = { gain: 1, bias: 0, flip: false }
 
-/** Writes one example, Float32 [height, width, 3], at `offset` of `out`. A zone without a reference is compared with black. */
-export function writeInput(out: Float32Array, offset: number, crop: Uint8Array, reference: Uint8Array | undefined, width: number, augmentation: Augmentation = plain): void {
+/** Writes one example, Float32 [height, width, channels], at `offset` of `out`. A zone without a reference is compared with black. */
+export function writeInput(
+  out: Float32Array,
+  offset: number,
+  crop: Uint8Array,
+  reference: Uint8Array | undefined,
+  { width, channels }: { readonly width: number; readonly channels: number },
+  augmentation: Augmentation = plain,
+): void {
   const { gain, bias, flip } = augmentation
-  const line = width * 3
+  const line = width * channels
   for (let at = 0; at < crop.length; at += 1) {
     const value = ((crop[at] as number) / 255 - 0.5) * gain + 0.5 + bias
     const difference = contrast * Math.abs(value - (reference ? (reference[at] as number) / 255 : 0))
     if (!flip) out[offset + at] = difference
     else {
       const inLine = at % line
-      const channel = inLine % 3
-      out[offset + at - inLine + (line - 3 - (inLine - channel)) + channel] = difference
+      const channel = inLine % channels
+      out[offset + at - inLine + (line - channels - (inLine - channel)) + channel] = difference
     }
   }
 }
 
 /** About 10,000 weights: three strided convolutions, global maximum and mean, one dense layer of logits. */
-export function buildNetwork(width: number, height: number, classes: number, seed: number): TF.LayersModel {
+export function buildNetwork(shape: readonly [height: number, width: number, channels: number], classes: number, seed: number): TF.LayersModel {
   let next = seed * 1_000
-  const input = tf.input({ shape: [height, width, 3] })
+  const input = tf.input({ shape: [...shape] })
   let layer: TF.SymbolicTensor = input
   for (const filters of [12, 24, 32]) {
     next += 1

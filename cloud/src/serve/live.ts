@@ -2,11 +2,16 @@
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
-import type { ModelSlots } from '../models/model-slots.ts'
+import type { ModelSlots, Slot } from '../models/model-slots.ts'
 import { referenceKey } from '../models/network.ts'
 import type { Batcher } from './batcher.ts'
 
 const version = '1'
+
+/** Whether pixels are what the model was trained on: the same preprocessing and, where it compares with one, the same reference picture. */
+export function isPreparedFor(slot: Slot, preprocessing: string, cameraId: string, referenceSha256: string | undefined): boolean {
+  return slot.change.preprocessing === preprocessing && slot.predictor.meta.referencePictures[cameraId] === referenceSha256
+}
 
 async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batcher, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
@@ -14,7 +19,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batch
     zone.tasks.flatMap((task) => {
       const slot = slots.of(task)
       // a model answers only what was prepared the way it was trained
-      return slot && slot.change.preprocessing === event.preprocessing ? [{ zone, task, slot }] : []
+      return slot && isPreparedFor(slot, event.preprocessing, event.cameraId, event.reference?.sha256) ? [{ zone, task, slot }] : []
     }),
   )
   const outputs = await Promise.all(

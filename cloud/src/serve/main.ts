@@ -13,7 +13,8 @@ import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
 import { tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
-import { neededSize, prepareZone, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
+import { decodeSize, referencePicture } from '@frameloop/stream-processors/features/features'
+import { prepareZone, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { openZoneDirectory } from '@frameloop/stream-processors/features/zones'
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
 import Type from 'typebox'
@@ -23,7 +24,7 @@ import { ModelSlots } from '../models/model-slots.ts'
 import { referenceKey } from '../models/network.ts'
 import { Batcher } from './batcher.ts'
 import { Feeds } from './feeds.ts'
-import { liveStage } from './live.ts'
+import { isPreparedFor, liveStage } from './live.ts'
 
 await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'serve'), (open) => open.end())
@@ -76,16 +77,19 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
       const asked = zones.of(query.camera).filter(({ task }) => task !== '' && (query.task === undefined || task === query.task))
       if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${query.camera} has no zones${query.task ? ` for task ${query.task}` : ''}`, { cameraId: query.camera })
       const traceId = traceIdOf(newTraceparent())
-      const sizes = asked.map(({ shape, preprocessing }) => neededSize([shape], preprocessing))
-      const picture = await decodePicture(body, { atLeast: { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) } })
+      const picture = await decodePicture(body, { atLeast: decodeSize(asked) })
+      const answered = [...new Set(asked.map(({ task }) => task))].flatMap((task) => {
+        const slot = slots.of(task)
+        if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
+        const fitting = asked.filter((zone) => zone.task === task && isPreparedFor(slot, preprocessingDigest(zone.preprocessing), query.camera, zone.reference?.sha256))
+        if (fitting.length === 0)
+          throw new Fault('MODEL_INVALID', `The model of task ${task} was trained on preprocessing ${slot.change.preprocessing}, which no zone of ${query.camera} is prepared by`)
+        return fitting.map((zone) => ({ ...zone, slot }))
+      })
       const answers = await Promise.all(
-        asked.map(async ({ shape, task, preprocessing }) => {
-          const slot = slots.of(task)
-          if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
-          const digest = preprocessingDigest(preprocessing)
-          if (slot.change.preprocessing !== digest)
-            throw new Fault('MODEL_INVALID', `The model of task ${task} was trained on preprocessing ${slot.change.preprocessing}, the zones are prepared by ${digest}`)
-          const { pixels, rectangle } = prepareZone(picture, shape, preprocessing)
+        answered.map(async ({ shape, task, preprocessing, reference: object, slot }) => {
+          const reference = object ? await referencePicture(object, ({ bucket, key }) => store.get(bucket, key)) : undefined
+          const { pixels, rectangle } = prepareZone(picture, shape, preprocessing, reference)
           const { scores } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(query.camera, shape.zone), pixels })
           const confidence = Math.max(...scores)
           const { classes } = slot.predictor.meta
@@ -99,7 +103,7 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
             modelName: slot.change.modelName,
             modelVersion: slot.change.version,
             modelDigest: slot.change.digest,
-            preprocessing: digest,
+            preprocessing: slot.change.preprocessing,
           }
         }),
       )

@@ -4,12 +4,14 @@
  * D2  Each (picture, zone) is in it once, however often the footage was played.
  * D3  Equal frames and labels give an equal manifest and so an equal digest, whenever it is built.
  */
+import { Fault } from '@frameloop/kit/fault'
 import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Us } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import type { FeaturesPrepared } from '@frameloop/schemas/events'
 import { type Range, readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
+import { needsReference, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 
 export interface DatasetQuery {
   readonly task: string
@@ -29,7 +31,7 @@ export interface Example {
   /** Media offset in ms where there is one, else capture time. */
   readonly at: number
   readonly pictureSha256: string
-  /** Uint8Array [height, width, 3]. */
+  /** Uint8Array [height, width, channels]. */
   readonly pixels: Uint8Array
 }
 
@@ -38,9 +40,10 @@ export interface Dataset {
   readonly manifest: string
   readonly examples: readonly Example[]
   readonly classes: readonly string[]
-  readonly preprocessing: string
-  readonly width: number
-  readonly height: number
+  readonly preprocessing: Preprocessing
+  readonly preprocessingDigest: string
+  /** Per camera: sha256 of the reference picture that its pixels were compared with. */
+  readonly referencePictures: Readonly<Record<string, string>>
   readonly cutAt: EpochMs
 }
 
@@ -59,17 +62,19 @@ interface Row {
   readonly bucket: string
   readonly object_key: string
   readonly zones: FeaturesPrepared['zones']
+  readonly reference: string | null
 }
 
 /** Features that a current label speaks of, by frame, by media offset or by capture time. */
 const selectLabelled = `
-  select f.frame_id, f.camera_id, l.zone, l.label, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones
+  select f.frame_id, f.camera_id, l.zone, l.label, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones, f.parameters->>'reference' as reference
   from labels l
   join features f on f.camera_id = l.camera_id
     and ((l.frame_id is not null and f.frame_id = l.frame_id)
       or (l.media_offset_us is not null and f.media_offset_us = l.media_offset_us)
       or (l.frame_at is not null and f.frame_at = l.frame_at))
-  where l.task = $1 and l.superseded_at is null
+  where l.task = $1 and l.superseded_at is null and f.preprocessing = $7
+    and coalesce(f.parameters->>'reference', '') = coalesce((select r.sha256 from reference_pictures r where $8 and r.camera_id = f.camera_id order by r.version desc limit 1), '')
     and ($2::text is null or l.camera_id = $2)
     and ($3::bigint is null or f.media_offset_us >= $3) and ($4::bigint is null or f.media_offset_us < $4)
     and ($5::timestamptz is null or f.frame_at >= $5) and ($6::timestamptz is null or f.frame_at < $6)
@@ -78,7 +83,12 @@ const selectLabelled = `
 /** The labelled frames that have been prepared. An empty dataset is returned as it is. */
 export async function buildDataset(pool: Pool, brokers: string, codec: Codec, store: ObjectStore, query: DatasetQuery, signal: AbortSignal): Promise<Dataset> {
   const time = (at: EpochMs | null): Date | null => (at === null ? null : new Date(at))
-  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)])
+  const tasks = await pool.query<{ preprocessing: Preprocessing }>('select preprocessing from tasks where task = $1', [query.task])
+  const preprocessing = tasks.rows[0]?.preprocessing
+  if (!preprocessing) throw new Fault('TASK_UNKNOWN', `There is no task ${query.task}`)
+  const named = preprocessingDigest(preprocessing)
+  const range = [query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)]
+  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing)])
   // D2: the first of equal pictures stands for all of them
   const once = new Map<string, Row>()
   for (const row of rows) {
@@ -99,14 +109,10 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
     })
   }
   const examples: Example[] = []
-  let preprocessing = ''
-  let shape: readonly number[] = [64, 64, 3]
   const take = (rowsOf: readonly Row[], pixels: Uint8Array): void => {
     for (const row of rowsOf) {
       const zone = row.zones.find((one) => one.zone === row.zone)
       if (!zone) continue
-      preprocessing = row.preprocessing
-      shape = zone.shape
       const size = zone.shape.reduce((product, side) => product * side, 1)
       examples.push({
         frameId: row.frame_id,
@@ -139,16 +145,18 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const classes = [...new Set(examples.map(({ label }) => label))].sort()
   const used = new Set(examples.map(({ frameId }) => frameId))
   const cutAt = [...once.values()].filter((row) => used.has(row.frame_id)).reduce((latest, row) => Math.max(latest, row.frame_at.getTime()), 0)
+  const referencePictures = Object.fromEntries([...once.values()].flatMap(({ camera_id, reference }) => (reference ? [[camera_id, reference]] : [])))
   const content = {
     task: query.task,
-    preprocessing,
+    preprocessing: named,
+    ...(Object.keys(referencePictures).length > 0 ? { referencePictures } : {}),
     classes,
     items: examples.map(({ cameraId, zone, at, label, pictureSha256, pixels }) => [cameraId, zone, at, label, pictureSha256, sha256Hex(pixels)]),
   }
   // D3: where the frames lie on the bus is told beside, and is no part of the digest
   const digest = sha256Hex(Buffer.from(JSON.stringify(content)))
   const manifest = JSON.stringify({ digest, ...content, ranges: [...ranges.values()], frames: examples.map(({ frameId }) => frameId), cutAt: new Date(cutAt).toISOString(), query })
-  return { digest, manifest, examples, classes, preprocessing, height: shape[0] ?? 64, width: shape[1] ?? 64, cutAt }
+  return { digest, manifest, examples, classes, preprocessing, preprocessingDigest: named, referencePictures, cutAt }
 }
 
 function compare(a: string, b: string): number {

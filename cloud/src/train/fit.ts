@@ -1,8 +1,12 @@
 /** The training loop, in a worker thread: TensorFlow blocks the thread that calls it. Fixed epochs, cosine rate, balanced draws. */
+
 import { parentPort, workerData } from 'node:worker_threads'
+import { Fault } from '@frameloop/kit/fault'
+import { channelsOf, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
+import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import type * as TF from '@tensorflow/tfjs-node'
 import { digestOf, type ModelFiles, readModel, writeModel } from '../models/model-files.ts'
-import { buildNetwork, medianPicture, referenceKey, writeInput } from '../models/network.ts'
+import { buildNetwork, referenceKey, writeInput } from '../models/network.ts'
 import { device, tf } from '../models/tensorflow.ts'
 import type { Example } from './dataset.ts'
 import { type Evaluation, evaluate, type Judged } from './evaluate.ts'
@@ -13,9 +17,8 @@ export interface FitJob {
   readonly train: readonly number[]
   readonly heldOut: readonly number[]
   readonly classes: readonly string[]
-  readonly width: number
-  readonly height: number
-  readonly preprocessing: string
+  readonly preprocessing: Preprocessing
+  readonly referencePictures: Readonly<Record<string, string>>
   readonly datasetDigest: string
   readonly cutAt: string
   readonly seed: number
@@ -51,7 +54,9 @@ export function randomOf(seed: number): () => number {
 
 async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<void> {
   const random = randomOf(job.seed)
-  const size = job.width * job.height * 3
+  const { width, height } = job.preprocessing
+  const channels = channelsOf(job.preprocessing)
+  const size = width * height * channels
   const crops = new Map<string, Uint8Array[]>()
   const groups = new Map<string, number[]>()
   for (const index of job.train) {
@@ -62,7 +67,7 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
     groups.set(group, [...(groups.get(group) ?? []), index])
   }
   const references = new Map([...crops].map(([key, list]) => [key, medianPicture(list)]))
-  const model = buildNetwork(job.width, job.height, job.classes.length, job.seed)
+  const model = buildNetwork([height, width, channels], job.classes.length, job.seed)
   const { batch, rate, gain, bias } = hyperparameters
   const steps = Math.ceil(job.train.length / batch)
   const total = steps * job.epochs
@@ -78,18 +83,25 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
       for (let at = 0; at < batch; at += 1, draw += 1) {
         const group = drawFrom[draw % drawFrom.length] as number[]
         const example = job.examples[group[Math.floor(random() * group.length)] as number] as Example
-        writeInput(input, at * size, example.pixels, references.get(referenceKey(example.cameraId, example.zone)), job.width, {
-          gain: 1 + jitter(gain),
-          bias: jitter(bias),
-          flip: random() < 0.5,
-        })
+        writeInput(
+          input,
+          at * size,
+          example.pixels,
+          references.get(referenceKey(example.cameraId, example.zone)),
+          { width, channels },
+          {
+            gain: 1 + jitter(gain),
+            bias: jitter(bias),
+            flip: random() < 0.5,
+          },
+        )
         labels[at] = job.classes.indexOf(example.label)
       }
       const done = (epoch - 1) * steps + step
       // warm up over the first epoch, then half a cosine (Loshchilov & Hutter, ICLR 2017)
       ;(optimizer as unknown as { learningRate: number }).learningRate = rate * Math.min(1, (done + 1) / steps) * (0.5 + 0.5 * Math.cos((Math.PI * done) / total))
       const cost = tf.tidy(() => {
-        const x = tf.tensor4d(input, [batch, job.height, job.width, 3])
+        const x = tf.tensor4d(input, [batch, height, width, channels])
         const y = tf.oneHot(tf.tensor1d(labels, 'int32'), job.classes.length)
         return optimizer.minimize(() => tf.losses.softmaxCrossEntropy(y, model.apply(x, { training: true }) as TF.Tensor2D) as TF.Scalar, true) as TF.Scalar
       })
@@ -101,9 +113,11 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
   const files = await writeModel(model, references, {
     task: job.task,
     classes: job.classes,
-    width: job.width,
-    height: job.height,
-    preprocessing: job.preprocessing,
+    width,
+    height,
+    channels,
+    preprocessing: preprocessingDigest(job.preprocessing),
+    referencePictures: job.referencePictures,
     seed: job.seed,
     datasetDigest: job.datasetDigest,
     cutAt: job.cutAt,
@@ -118,6 +132,8 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
 async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Evaluation> {
   const predictor = await readModel(new Map([...files].map(([name, bytes]) => [name, Buffer.from(bytes)])), digest)
   try {
+    if (predictor.meta.preprocessing !== preprocessingDigest(job.preprocessing))
+      throw new Fault('MODEL_INVALID', 'The model was trained on another preprocessing and cannot be judged on these pixels')
     const judged: Judged[] = []
     for (let from = 0; from < job.heldOut.length; from += 64) {
       const part = job.heldOut.slice(from, from + 64).map((index) => job.examples[index] as Example)

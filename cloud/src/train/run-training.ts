@@ -7,6 +7,7 @@ import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { Codec } from '@frameloop/schemas/codec'
 import { bucketName, datasetKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
+import { channelsOf } from '@frameloop/stream-processors/features/prepare'
 import type { Mlflow } from '../models/mlflow.ts'
 import { mlmodelFile, modelFileNames } from '../models/mlflow.ts'
 import type { ModelFiles } from '../models/model-files.ts'
@@ -118,7 +119,8 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       {
         ...Object.fromEntries(Object.entries(hyperparameters).map(([key, value]) => [key, String(value)])),
         seed: String(request.seed),
-        preprocessing: dataset.preprocessing,
+        preprocessing: dataset.preprocessingDigest,
+        ...Object.fromEntries(Object.entries(dataset.preprocessing).map(([key, value]) => [`preprocessing.${key}`, String(value)])),
         dataset: dataset.digest,
         examples: String(dataset.examples.length),
         train: String(split.train.length),
@@ -143,9 +145,8 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
         train: split.train,
         heldOut: split.heldOut,
         classes: dataset.classes,
-        width: dataset.width,
-        height: dataset.height,
         preprocessing: dataset.preprocessing,
+        referencePictures: dataset.referencePictures,
         datasetDigest: dataset.digest,
         cutAt: new Date(dataset.cutAt).toISOString(),
         seed: request.seed,
@@ -178,7 +179,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       ...zoneMetrics,
     ])
     const stored = new Map<string, Buffer>([...done.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
-    stored.set('MLmodel', mlmodelFile(run.runId, dataset.width, dataset.height, dataset.classes.length))
+    stored.set('MLmodel', mlmodelFile(run.runId, [dataset.preprocessing.height, dataset.preprocessing.width, channelsOf(dataset.preprocessing)], dataset.classes.length))
     await mlflow.putFiles(run.artifactUri, 'model', stored)
     await mlflow.putFiles(
       run.artifactUri,
@@ -192,7 +193,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     const version = await mlflow.registerVersion(modelName, `${run.artifactUri}/model`, run.runId, {
       digest: done.digest,
       dataset: dataset.digest,
-      preprocessing: dataset.preprocessing,
+      preprocessing: dataset.preprocessingDigest,
     })
     await mlflow.endRun(run.runId, 'FINISHED')
     const verdict = mayReplace(evaluation, done.championEvaluation, request.force_promote)
@@ -203,13 +204,26 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       runId: run.runId,
       digest: done.digest,
       artifactPath: run.artifactUri,
-      preprocessing: dataset.preprocessing,
+      preprocessing: dataset.preprocessingDigest,
       datasetDigest: dataset.digest,
     }
     await inTransaction(pool, async (client) => {
       await client.query(
-        'insert into model_versions (task, version, model_name, run_id, digest, artifact_path, preprocessing, dataset_digest, cut_at, metrics) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
-        [request.task, version, modelName, run.runId, done.digest, run.artifactUri, dataset.preprocessing, dataset.digest, new Date(dataset.cutAt), evaluation],
+        'insert into model_versions (task, version, model_name, run_id, digest, artifact_path, preprocessing, dataset_digest, cut_at, metrics, preprocessing_parameters, reference_pictures) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
+        [
+          request.task,
+          version,
+          modelName,
+          run.runId,
+          done.digest,
+          run.artifactUri,
+          dataset.preprocessingDigest,
+          dataset.digest,
+          new Date(dataset.cutAt),
+          evaluation,
+          dataset.preprocessing,
+          dataset.referencePictures,
+        ],
       )
       if (verdict.promote) await recordPromotion(client, model, 'champion', request.requested_by || request.cause, verdict.reason)
       await client.query("update training_runs set state = 'succeeded', version = $2, metrics = $3, promoted = $4, reason = $5, ended_at = now() where request_id = $1", [

@@ -132,7 +132,7 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
         object_sha256: event.object.sha256,
         picture_sha256: event.picture?.sha256 ?? '',
         zones: event.zones,
-        parameters: { stageVersion: event.stageVersion },
+        parameters: { stageVersion: event.stageVersion, ...(event.reference ? { reference: event.reference.sha256 } : {}) },
         topic: record.topic,
         partition: record.partition,
         record_offset: record.offset,

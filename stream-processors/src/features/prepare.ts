@@ -3,14 +3,36 @@
  * what was trained; the digest names its parameters, its decoder and its code.
  */
 import { createHash } from 'node:crypto'
-import { areaResize, type Rectangle } from '../picture/area-resize.ts'
+import { Fault } from '@frameloop/kit/fault'
 import type { Picture } from '../picture/decode-picture.ts'
+import { denoise, difference, equalise, sharpen, toGray } from '../picture/filters.ts'
 import { measureQuality, type Quality } from '../picture/quality.ts'
+import { type Kernel, type Rectangle, resize } from '../picture/resize.ts'
 
+export const kernels = ['area', 'linear', 'cubic', 'lanczos'] as const satisfies readonly Kernel[]
+export const colours = ['rgb', 'gray'] as const
+/** `difference`: to the camera's reference picture, prepared the same way up to this filter. */
+export const filters = ['equalise', 'denoise', 'sharpen', 'difference'] as const
+export type Filter = (typeof filters)[number]
+
+/** What a task declares. Crop, resize, colour, then the filters in their order. */
 export interface Preprocessing {
   /** Pixels of the model's input. */
   readonly width: number
   readonly height: number
+  /** `area` unless stated. */
+  readonly kernel?: Kernel
+  /** `rgb` unless stated. */
+  readonly colour?: (typeof colours)[number]
+  readonly filters?: readonly Filter[]
+}
+
+export function channelsOf({ colour }: Preprocessing): number {
+  return colour === 'gray' ? 1 : 3
+}
+
+export function needsReference({ filters: asked = [] }: Preprocessing): boolean {
+  return asked.includes('difference')
 }
 
 /** A zone as it was drawn: on a picture of `pictureWidth` x `pictureHeight`. */
@@ -24,10 +46,11 @@ export interface ZoneShape extends Rectangle {
 const codeVersion = 'area-1'
 const decoderVersion = 'libjpeg-turbo islow, fancy upsampling, scaled to at least 2x; others libvips'
 
-/** 16 hex digits that name a preprocessing for good. */
-export function preprocessingDigest({ width, height }: Preprocessing): string {
+/** 16 hex digits that name a preprocessing for good. What is not stated does not count, so a new parameter renames nothing. */
+export function preprocessingDigest({ width, height, kernel = 'area', colour = 'rgb', filters: asked = [] }: Preprocessing): string {
+  const further = kernel === 'area' && asked.length === 0 ? [] : [kernel, asked]
   return createHash('sha256')
-    .update(JSON.stringify([codeVersion, decoderVersion, 'rgb', width, height]))
+    .update(JSON.stringify([codeVersion, decoderVersion, colour, width, height, ...further]))
     .digest('hex')
     .slice(0, 16)
 }
@@ -50,12 +73,51 @@ export function neededSize(zones: readonly ZoneShape[], { width, height }: Prepr
 export interface PreparedZone {
   /** On the picture at full size. */
   readonly rectangle: Rectangle
-  /** Uint8Array [height, width, 3], RGB. */
+  /** Uint8Array [height, width, channels]. */
   readonly pixels: Uint8Array
+  /** Of the crop before colour and filters. */
   readonly quality: Quality
 }
 
-export function prepareZone(picture: Picture, zone: ZoneShape, { width, height }: Preprocessing): PreparedZone {
-  const pixels = areaResize(picture.rgb, picture.width, fitZone(zone, picture.width, picture.height), width, height)
-  return { rectangle: fitZone(zone, picture.fullWidth, picture.fullHeight), pixels, quality: measureQuality(pixels, width, height) }
+/** `reference` is the camera's whole reference picture; throws when the preprocessing needs one and there is none. */
+export function prepareZone(picture: Picture, zone: ZoneShape, preprocessing: Preprocessing, reference?: Picture): PreparedZone {
+  const { width, height, kernel, filters: asked = [] } = preprocessing
+  const rgb = resize(picture.rgb, picture.width, fitZone(zone, picture.width, picture.height), width, height, kernel)
+  return {
+    rectangle: fitZone(zone, picture.fullWidth, picture.fullHeight),
+    pixels: asked.reduce((pixels, _, step) => applyFilter(pixels, step, zone, preprocessing, reference), colouredAs(rgb, preprocessing)),
+    quality: measureQuality(rgb, width, height),
+  }
+}
+
+const colouredAs = (rgb: Uint8Array, { colour }: Preprocessing): Uint8Array => (colour === 'gray' ? toGray(rgb) : rgb)
+
+function applyFilter(pixels: Uint8Array, step: number, zone: ZoneShape, preprocessing: Preprocessing, reference: Picture | undefined): Uint8Array {
+  const { width, height, filters: asked = [] } = preprocessing
+  const channels = channelsOf(preprocessing)
+  switch (asked[step]) {
+    case 'equalise':
+      return equalise(pixels, channels)
+    case 'denoise':
+      return denoise(pixels, width, height, channels)
+    case 'sharpen':
+      return sharpen(pixels, width, height, channels)
+    case 'difference':
+      if (!reference) throw new Fault('INTERNAL', 'A difference was asked for without a reference picture')
+      return difference(pixels, referenceZone(reference, zone, { ...preprocessing, filters: asked.slice(0, step) }))
+    default:
+      return pixels
+  }
+}
+
+const referenceZones = new WeakMap<Picture, Map<string, Uint8Array>>()
+
+/** The zone of a reference picture, prepared once per zone and preprocessing. */
+function referenceZone(reference: Picture, zone: ZoneShape, preprocessing: Preprocessing): Uint8Array {
+  const known = referenceZones.get(reference) ?? new Map<string, Uint8Array>()
+  referenceZones.set(reference, known)
+  const key = `${preprocessingDigest(preprocessing)} ${JSON.stringify(zone)}`
+  const pixels = known.get(key) ?? prepareZone(reference, zone, preprocessing).pixels
+  known.set(key, pixels)
+  return pixels
 }

@@ -1,14 +1,17 @@
-/** Which zones a camera has and which tasks ask about them; from PostgreSQL, refreshed while the process runs. */
+/** Which zones a camera has, which tasks ask about them and how they are prepared; from PostgreSQL, refreshed while the process runs. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '@frameloop/kit/log'
 import type { Pool, Sql } from '@frameloop/kit/postgres'
 import type { Ms } from '@frameloop/kit/units'
-import type { Preprocessing, ZoneShape } from './prepare.ts'
+import type { ObjectRef } from '@frameloop/schemas/events'
+import { needsReference, type Preprocessing, preprocessingDigest, type ZoneShape } from './prepare.ts'
 
 export interface TaskZone {
   readonly shape: ZoneShape
   readonly task: string
   readonly preprocessing: Preprocessing
+  /** The camera's reference picture, where the preprocessing compares with one. */
+  readonly reference?: ObjectRef
 }
 
 export interface ZoneDirectory {
@@ -28,25 +31,55 @@ interface Row {
   readonly height: number
   readonly picture_width: number
   readonly picture_height: number
-  readonly preprocessing: Preprocessing
+  readonly wanted: Preprocessing
+  /** What the champion was trained on; goes on being prepared until a new one serves. */
+  readonly serving: Preprocessing | null
+  readonly serving_references: Readonly<Record<string, string>> | null
+}
+
+interface ReferenceRow {
+  readonly camera_id: string
+  readonly bucket: string
+  readonly object_key: string
+  readonly sha256: string
+  readonly bytes: number
 }
 
 export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
   const { rows } = await sql.query<Row>(
-    'select z.camera_id, z.zone, z.task, z.x, z.y, z.width, z.height, z.picture_width, z.picture_height, t.preprocessing from zones z join tasks t using (task) order by z.camera_id, z.zone, z.task',
+    `with serving as (
+       select distinct on (p.task) p.task, m.preprocessing_parameters, m.reference_pictures
+       from promotions p join model_versions m on m.task = p.task and m.version = p.version where p.alias = 'champion' order by p.task, p.id desc
+     )
+     select z.camera_id, z.zone, z.task, z.x, z.y, z.width, z.height, z.picture_width, z.picture_height,
+       t.preprocessing as wanted, s.preprocessing_parameters as serving, s.reference_pictures as serving_references
+     from zones z join tasks t using (task) left join serving s using (task) order by z.camera_id, z.zone, z.task`,
   )
+  const references = await sql.query<ReferenceRow>('select camera_id, bucket, object_key, sha256, bytes from reference_pictures order by camera_id, version')
   const zones = new Map<string, TaskZone[]>()
   for (const row of rows) {
     const list = zones.get(row.camera_id) ?? []
-    list.push({
-      shape: { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height },
-      task: row.task,
-      preprocessing: row.preprocessing,
-    })
     zones.set(row.camera_id, list)
+    const shape: ZoneShape = { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height }
+    const own = references.rows.filter(({ camera_id }) => camera_id === row.camera_id)
+    const add = (preprocessing: Preprocessing, reference: ReferenceRow | undefined): void => {
+      if (!needsReference(preprocessing)) list.push({ shape, task: row.task, preprocessing })
+      // before a camera has a reference picture nothing can be compared with it
+      else if (reference) list.push({ shape, task: row.task, preprocessing, reference: referenceOf(reference) })
+    }
+    add(row.wanted, own.at(-1))
+    const served = row.serving_references?.[row.camera_id]
+    const differs = row.serving !== null && (preprocessingDigest(row.serving) !== preprocessingDigest(row.wanted) || (needsReference(row.wanted) && served !== own.at(-1)?.sha256))
+    if (row.serving !== null && differs)
+      add(
+        row.serving,
+        own.find(({ sha256 }) => sha256 === served),
+      )
   }
   return zones
 }
+
+const referenceOf = ({ bucket, object_key, sha256, bytes }: ReferenceRow): ObjectRef => ({ bucket, key: object_key, sha256, bytes, versionId: '', contentType: 'image/png' })
 
 const wholePicture: readonly TaskZone[] = [
   { shape: { zone: 'full', x: 0, y: 0, width: 1, height: 1, pictureWidth: 1, pictureHeight: 1 }, task: '', preprocessing: { width: 64, height: 64 } },

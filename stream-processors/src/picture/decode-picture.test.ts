@@ -1,10 +1,10 @@
 import { readJpegHeader } from '@frameloop/kit/jpeg-header'
 import sharp from 'sharp'
 import { beforeAll, expect, test } from 'vitest'
-import { areaResize } from './area-resize.ts'
 import { chooseScale, decodePicture } from './decode-picture.ts'
 import { jpegDecoder } from './jpeg-decoder.ts'
 import { sniffPicture } from './picture-header.ts'
+import { resize } from './resize.ts'
 
 const width = 320
 const height = 200
@@ -111,13 +111,13 @@ function withSize(bytes: Buffer, wide: number, high: number): Buffer {
 }
 
 test('an area average of whole ratios is the mean of the pixels it covers', () => {
-  const small = areaResize(raw, width, { x: 0, y: 0, width: 320, height: 200 }, 160, 100)
+  const small = resize(raw, width, { x: 0, y: 0, width: 320, height: 200 }, 160, 100)
   const mean = ((raw[0] ?? 0) + (raw[3] ?? 0) + (raw[width * 3] ?? 0) + (raw[width * 3 + 3] ?? 0)) / 4
   expect(Math.abs((small[0] ?? 0) - mean)).toBeLessThanOrEqual(0.5)
 })
 
 test('a crop at its own size is copied unchanged', () => {
-  const crop = areaResize(raw, width, { x: 10, y: 5, width: 20, height: 10 }, 20, 10)
+  const crop = resize(raw, width, { x: 10, y: 5, width: 20, height: 10 }, 20, 10)
   expect(crop[0]).toBe(raw[(5 * width + 10) * 3])
   expect(crop.at(-1)).toBe(raw[(14 * width + 29) * 3 + 2])
 })

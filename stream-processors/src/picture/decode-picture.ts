@@ -75,3 +75,10 @@ export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = 
     throw new Fault('PICTURE_UNREADABLE', `The picture cannot be decoded: ${message.split('\n')[0]}`, {}, thrown)
   }
 }
+
+/** Pixels → PNG, without loss. */
+export function encodePng({ rgb, width, height }: Pick<Picture, 'rgb' | 'width' | 'height'>): Promise<Buffer> {
+  return sharp(rgb, { raw: { width, height, channels: 3 } })
+    .png()
+    .toBuffer()
+}

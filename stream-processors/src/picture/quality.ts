@@ -1,5 +1,5 @@
 /** Figures about a picture that are cheap enough for every frame: brightness, sharpness, a perceptual hash. */
-import { areaResize } from './area-resize.ts'
+import { resize } from './resize.ts'
 
 export interface Quality {
   /** Mean luma (BT.601), 0..255. */
@@ -39,7 +39,7 @@ function round(value: number): number {
 }
 
 function differenceHash(rgb: Uint8Array, width: number, height: number): string {
-  const small = areaResize(rgb, width, { x: 0, y: 0, width, height }, 9, 8)
+  const small = resize(rgb, width, { x: 0, y: 0, width, height }, 9, 8)
   let hex = ''
   for (let y = 0; y < 8; y += 1) {
     let bits = 0

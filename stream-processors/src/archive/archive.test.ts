@@ -1,0 +1,91 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import type { BusRecord } from '../chain/stage.ts'
+import { append, closeByDay, type OpenFile } from './archive.ts'
+import { decodeContainer, encodeContainer } from './container.ts'
+
+const day = 86_400_000
+const recordAt = (offset: number, timestamp = 0): BusRecord => ({
+  topic: 't',
+  partition: 1,
+  offset,
+  timestamp,
+  key: `k${offset}`,
+  headers: { a: 'b' },
+  value: Buffer.from([offset & 255]),
+})
+
+/** Files of records read from `from` on, as the processor would cut them. */
+function filesOf(records: readonly BusRecord[], from: number, every: number): (OpenFile & { until: number })[] {
+  const files: (OpenFile & { until: number })[] = []
+  let open: OpenFile = { from, records: [] }
+  for (const record of records) {
+    const added = append(open, record, every)
+    if (added.closed) files.push(added.closed)
+    open = added.open
+  }
+  return files
+}
+
+test('wherever reading begins again, files end at the same places and hold each record once', () => {
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.integer({ min: 1, max: 15 }), fc.integer({ min: 0, max: day })), { maxLength: 60 }), fc.nat(), (steps, pick) => {
+      let offset = -1
+      let at = 0
+      const records = steps.map(([skip, later]) => {
+        offset += skip
+        at += later
+        return recordAt(offset, at)
+      })
+      const files = filesOf(records, 0, 10)
+      // without gaps, each record once, in order
+      files.forEach((file, index) => {
+        expect(file.from).toBe(files[index - 1]?.until ?? 0)
+        for (const record of file.records) {
+          expect(record.offset).toBeGreaterThanOrEqual(file.from)
+          expect(record.offset).toBeLessThan(file.until)
+        }
+        expect(new Set(file.records.map(({ timestamp }) => Math.floor(timestamp / day))).size).toBeLessThanOrEqual(1)
+      })
+      expect(files.flatMap((file) => file.records)).toEqual(
+        records.slice(
+          0,
+          files.reduce((sum, file) => sum + file.records.length, 0),
+        ),
+      )
+      // a restart reads on from a file's end
+      const start = files.length > 0 ? files[pick % files.length] : undefined
+      if (!start) return
+      expect(
+        filesOf(
+          records.filter((record) => record.offset >= start.from),
+          start.from,
+          10,
+        ),
+      ).toEqual(files.slice(files.indexOf(start)))
+    }),
+  )
+})
+
+test('a day that is over ends a file, though nothing more comes', () => {
+  const open = { from: 3, records: [recordAt(5, day - 1)] }
+  expect(closeByDay(open, 8, day + 1)).toBeUndefined()
+  expect(closeByDay(open, 8, day + 700_000)).toMatchObject({ from: 3, until: 8 })
+  expect(closeByDay({ from: 3, records: [] }, 8, 9 * day)).toBeUndefined()
+})
+
+test('a file written twice is the same to the byte, and read back gives the records', async () => {
+  const odd: BusRecord = { ...recordAt(41), key: Buffer.from([0xff, 0]).toString(), keyBytes: Buffer.from([0xff, 0]), value: Buffer.alloc(100_000, 7), headers: {} }
+  const records = [recordAt(17, 5), recordAt(18, 6), odd]
+  const place = { topic: 't', partition: 1, from: 10 }
+  const bytes = await encodeContainer(place, 50, records)
+  expect((await encodeContainer(place, 50, records)).equals(bytes)).toBe(true)
+  expect(await decodeContainer(place, bytes)).toEqual(records)
+  expect(bytes.subarray(0, 4).toString('latin1')).toBe('Obj\x01')
+})
+
+test('an archive with damaged bytes is refused', async () => {
+  const place = { topic: 't', partition: 1, from: 10 }
+  const bytes = await encodeContainer(place, 50, [recordAt(17)])
+  await expect(decodeContainer(place, bytes.subarray(0, bytes.length - 9))).rejects.toMatchObject({ code: 'OBJECT_CONFLICT' })
+})

@@ -1,0 +1,197 @@
+/**
+ * Every topic → Avro files in the archive bucket, for what is older than Kafka keeps.
+ * A1  Where a file ends depends on the records alone: at every N-th offset, and where the broker's day changes. So a
+ *     second writer, or the same one after a crash, writes the same bytes under the same key.
+ * A2  A file is stored before the index in PostgreSQL names it; files of a partition follow each other without a gap.
+ * A3  Each committed record is in exactly one file. Copied pixels are left out: the record names the object that holds them.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
+import { stageMetrics } from '@frameloop/kit/metrics'
+import { isStoreTransient, sha256Hex } from '@frameloop/kit/object-store'
+import { isDatabaseTransient, type Pool } from '@frameloop/kit/postgres'
+import { backoffPause } from '@frameloop/kit/retry'
+import type { EpochMs } from '@frameloop/kit/units'
+import type { Codec } from '@frameloop/schemas/codec'
+import { archiveKey, bucketName } from '@frameloop/schemas/object-keys'
+import { allTopics, consumedTopics, deadLetterTopic, topics } from '@frameloop/schemas/topics'
+import { BusConsumer } from '../chain/kafka-bus.ts'
+import type { StageTools } from '../chain/run-stage.ts'
+import type { BusRecord } from '../chain/stage.ts'
+import { encodeContainer } from './container.ts'
+
+const name = 'archive'
+const batchLimit = 500
+const dayLength = 86_400_000
+/** After midnight the last record of the day before may still be on its way to us; the broker's clock may differ from ours. */
+const dayGrace = 600_000
+
+const dayOf = (at: EpochMs): number => Math.floor(at / dayLength)
+
+/** A file being collected: what of a partition is read and not yet stored. */
+export interface OpenFile {
+  readonly from: number
+  readonly records: readonly BusRecord[]
+}
+
+/** One past the last offset of the file that offset `from` begins, by count alone. */
+export function boundaryAfter(from: number, every: number): number {
+  return (Math.floor(from / every) + 1) * every
+}
+
+/** The file with one more record, and the file that this record closes, if any. */
+export function append(open: OpenFile, record: BusRecord, every: number): { readonly open: OpenFile; readonly closed?: OpenFile & { readonly until: number } } {
+  const last = open.records.at(-1)
+  const boundary = boundaryAfter(open.from, every)
+  const isNextDay = last !== undefined && dayOf(record.timestamp) > dayOf(last.timestamp)
+  if (record.offset < boundary && !isNextDay) return { open: { from: open.from, records: [...open.records, record] } }
+  // a day's change ends a file where the first record of the new day lies; a full one ends at its boundary
+  const until = record.offset < boundary ? record.offset : boundary
+  const next: OpenFile = { from: until, records: [] }
+  const closed = { ...open, until }
+  const rest = append(next, record, every)
+  // offsets that hold nothing but markers can span whole files: those are stood for by the one that is closed
+  return rest.closed ? { open: rest.open, closed: { ...closed, until: rest.closed.until } } : { open: rest.open, closed }
+}
+
+/** The file that is over though no further record has come: its day has passed. `end` is the offset behind the last record there is. */
+export function closeByDay(open: OpenFile, end: number, now: EpochMs): (OpenFile & { readonly until: number }) | undefined {
+  const last = open.records.at(-1)
+  if (last === undefined || now < (dayOf(last.timestamp) + 1) * dayLength + dayGrace) return undefined
+  return { ...open, until: Math.max(end, last.offset + 1) }
+}
+
+/** A3: the pixels of prepared features lie in the object that the record names. */
+async function withoutCopies(record: BusRecord, codec: Codec): Promise<BusRecord> {
+  if (record.topic !== topics.featuresPrepared.name) return record
+  try {
+    const event = await codec.decode('FeaturesPrepared', record.value)
+    return event.pixels === null ? record : { ...record, value: await codec.encode(record.topic, 'FeaturesPrepared', { ...event, pixels: null }) }
+  } catch (thrown) {
+    if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+    // what cannot be read is kept as it is
+    return record
+  }
+}
+
+export const archivedTopics: readonly string[] = [...allTopics.map((topic) => topic.name), ...consumedTopics.map((topic) => deadLetterTopic(topic.name))]
+
+export function startArchive(pool: Pool, tools: StageTools, every: number): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
+  const { log, store, codec } = tools
+  const metrics = stageMetrics(tools.metrics)
+  const bucket = bucketName(tools.bucketPrefix, 'archive')
+  let state = 'starting'
+
+  const write = async (topic: string, partition: number, { from, until, records }: OpenFile & { readonly until: number }, signal: AbortSignal): Promise<void> => {
+    const key = archiveKey(topic, partition, from)
+    const body = await encodeContainer({ topic, partition, from }, until, records)
+    const sha256 = sha256Hex(body)
+    const times = records.map(({ timestamp }) => timestamp)
+    if (records.length > 0)
+      await store.putOnce({ bucket, key, body, sha256, contentType: 'application/avro', metadata: { topic, partition: String(partition), until: String(until) } }, signal)
+    await pool.query(
+      `insert into archive_files (topic, partition, from_offset, until_offset, bucket, object_key, sha256, bytes, records, from_time, until_time)
+       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (topic, partition, from_offset) do nothing`,
+      [
+        topic,
+        partition,
+        from,
+        until,
+        bucket,
+        records.length > 0 ? key : '',
+        sha256,
+        body.length,
+        records.length,
+        times.length > 0 ? new Date(Math.min(...times)) : null,
+        times.length > 0 ? new Date(Math.max(...times)) : null,
+      ],
+    )
+    metrics.emitted.inc({ stage: name, topic })
+    log.info({ topic, partition, from, until, records: records.length, bytes: body.length }, 'archived')
+  }
+
+  /** Waits for the object store and the database as long as they are away. */
+  const insist = async (act: () => Promise<void>, signal: AbortSignal): Promise<void> => {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        await act()
+        state = ''
+        return
+      } catch (thrown) {
+        signal.throwIfAborted()
+        const isWaiting =
+          isDatabaseTransient(thrown) || (thrown instanceof Fault ? thrown.code === 'REGISTRY_UNAVAILABLE' || thrown.code === 'OBJECT_STORE_UNAVAILABLE' : isStoreTransient(thrown))
+        if (!isWaiting) throw thrown
+        state = 'waiting for the object store or the database'
+        if (attempt === 1) log.warn({ err: thrown }, state)
+        const pause = backoffPause(attempt, { first: 200, cap: 5_000 }, Math.random())
+        metrics.blockedSeconds.inc({ stage: name }, pause / 1000)
+        await sleep(pause, undefined, { signal })
+      }
+    }
+  }
+
+  const run = async (signal: AbortSignal): Promise<void> => {
+    const files = new Map<string, OpenFile>()
+    const positions = new Map<string, number>()
+    const startAt = async (assigned: readonly { readonly topic: string; readonly partition: number }[]) => {
+      files.clear()
+      const { rows } = await pool.query<{ topic: string; partition: number; next: number }>(
+        'select topic, partition, max(until_offset) as next from archive_files group by topic, partition',
+      )
+      const stored = new Map(rows.map(({ topic, partition, next }) => [`${topic} ${partition}`, Number(next)]))
+      return assigned.map(({ topic, partition }) => {
+        const offset = stored.get(`${topic} ${partition}`) ?? 0
+        files.set(`${topic} ${partition}`, { from: offset, records: [] })
+        positions.set(`${topic} ${partition}`, offset)
+        return { topic, partition, offset }
+      })
+    }
+    const consumer = await BusConsumer.connect({
+      brokers: tools.brokers,
+      groupId: `frameloop.${name}`,
+      instance: `frameloop.${name}.${tools.instance}`,
+      topics: archivedTopics,
+      log,
+      startAt,
+    })
+    try {
+      let lookedAt = 0
+      while (!signal.aborted) {
+        const records = await consumer.poll(batchLimit)
+        state = consumer.assigned.length > 0 ? state.replace(/^(starting|waiting for partitions)$/, '') : 'waiting for partitions'
+        const { generation } = consumer
+        for (const record of records) {
+          const key = `${record.topic} ${record.partition}`
+          const open = files.get(key)
+          if (!open || record.offset < (positions.get(key) ?? 0)) continue
+          metrics.received.inc({ stage: name })
+          let kept = record
+          await insist(async () => {
+            kept = await withoutCopies(record, codec)
+          }, signal)
+          const { open: next, closed } = append(open, kept, every)
+          if (closed) await insist(() => write(record.topic, record.partition, closed, signal), signal)
+          if (consumer.generation !== generation) break
+          files.set(key, next)
+          positions.set(key, record.offset + 1)
+        }
+        if (Date.now() - lookedAt < 5_000) continue
+        lookedAt = Date.now()
+        for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: name, topic }, lag)
+        if (records.length > 0) continue
+        for (const { topic, partition } of consumer.assigned) {
+          const key = `${topic} ${partition}`
+          const open = files.get(key)
+          const over = open && closeByDay(open, positions.get(key) ?? 0, Date.now())
+          if (!over) continue
+          await insist(() => write(topic, partition, over, signal), signal)
+          files.set(key, { from: over.until, records: [] })
+        }
+      }
+    } finally {
+      await consumer.close()
+    }
+  }
+  return { run, notReady: () => state || undefined }
+}
