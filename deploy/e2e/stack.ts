@@ -13,7 +13,7 @@ declare module 'vitest' {
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const home = openOwnHome()
   const footage = ['--footage', join(root, '.frameloop/tools/footage/vtest.avi'), '--zones', join(root, 'deploy/e2e/footage/vtest-zones.json')]
-  const stack = await startOwnStack(home, ['--demo', ...footage, '--task', 'pedestrians'])
+  const stack = await startOwnStack(home, ['--demo', ...footage, '--task', 'pedestrians'], { ARCHIVE_RECORDS: '100' })
   process.stdout.write(stack.printed().replace(/^(?!\[up\]).*\n/gm, ''))
   project.provide('home', home.folder)
   return async () => {

@@ -19,6 +19,7 @@ import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { listModels, promote, rollback, showModel, showModels } from './models.ts'
 import { provision } from './provision.ts'
+import { listReplays, type ReplayFlags, type ReplayStack, removeReplay, replay, showReplays } from './replay.ts'
 import { showStatus, status } from './status.ts'
 import { buildReference, listTasks, type PreprocessingFlags, type ReferenceFlags, setTask, showPreprocessing, showTasks } from './tasks.ts'
 import { timeOf } from './times.ts'
@@ -41,6 +42,17 @@ async function withDatabase<Result>(use: (pool: Pool) => Promise<Result>): Promi
 /** What the stack that runs here uses, and before it what our own environment says. */
 function environment(): NodeJS.ProcessEnv {
   return { ...runningStack(openHome())?.environment, ...process.env }
+}
+
+async function withReplays<Result>(use: (stack: Omit<ReplayStack, 'requestedBy' | 'print' | 'signal'>) => Promise<Result>): Promise<Result> {
+  const store = objectStoreOf(environment())
+  try {
+    return await withDatabase((pool) =>
+      use({ pool, store, brokers: setting('KAFKA_BROKERS'), registryUrl: setting('SCHEMA_REGISTRY_URL'), bucketPrefix: setting('BUCKET_PREFIX') }),
+    )
+  } finally {
+    store.close()
+  }
 }
 
 /** From the environment, else from the stack that runs here. Throws `STACK_NOT_RUNNING`. */
@@ -301,6 +313,38 @@ export async function main(argv: readonly string[]): Promise<void> {
     .requiredOption('--task <NAME>', 'the question the labels answer')
     .option('--as-of <TIME>', 'recorded time, for example 2026-11-24T10:00:00Z')
     .action(runImport)
+  const replays = program
+    .command('replay')
+    .description('a past range again, on a side topic: for training, for another preprocessing, for a program of yours; touches nothing live')
+    .option('--from <TIME>', 'event time, inclusive')
+    .option('--to <TIME>', 'event time, exclusive (now)')
+    .option('--topic <NAME>', 'what is replayed', 'features.prepared')
+    .option('--cameras <LIST>', 'only these, with commas')
+    .option('--task <NAME>', 'only features that this task asks about')
+    .option('--speed <N>', 'times real time, or max', 'max')
+    .option('--into <NAME>', 'last part of the side topic (the id)')
+    .option('--preprocessing <LIST>', 'prepare the frames anew, for example 96x96,gray,equalise')
+    .option('--resume <ID>', 'go on with a replay that was stopped')
+    .option('--json', 'for programs')
+    .action(async (flags: ReplayFlags) => {
+      const controller = new AbortController()
+      process.once('SIGINT', () => controller.abort())
+      process.once('SIGTERM', () => controller.abort())
+      const isDone = await withReplays((stack) => replay(flags, { ...stack, requestedBy: process.env['USER'] ?? '', print, signal: controller.signal }))
+      if (!isDone) process.exitCode = 1
+    })
+  replays
+    .command('list')
+    .description('all replays')
+    .action(async () => print(showReplays(await withDatabase(listReplays))))
+  replays
+    .command('remove')
+    .description('remove the side topic and what was prepared for it; the manifest stays')
+    .argument('<ID>', 'as `replay list` prints it')
+    .action(async (id: string) => {
+      const { objects } = await withReplays((stack) => removeReplay(id, stack))
+      print(`replay ${id} is removed${objects > 0 ? `, ${objects} objects with it` : ''}`)
+    })
   const tasks = program.command('tasks').description('questions asked of zones, and how pixels are prepared for them')
   tasks
     .command('list')

@@ -25,7 +25,7 @@ test('every process that `up` starts is a service of its own', () => {
 
 test.each(processNames)('%s accepts the settings it is given in containers, and waits for what it needs', (name) => {
   const service = services[name]
-  const schema = name === 'agent' ? AgentSettings : ['validate', 'extract', 'features', 'catalog'].includes(name) ? ChainSettings : CloudSettings
+  const schema = name === 'agent' ? AgentSettings : ['validate', 'extract', 'features', 'catalog', 'archive'].includes(name) ? ChainSettings : CloudSettings
   expect(() => readConfig(schema, service?.environment as NodeJS.ProcessEnv)).not.toThrow()
   expect(service?.depends_on).toHaveProperty('provision')
 })

@@ -119,7 +119,8 @@ export interface RedriveTools {
 export async function redrive(letters: readonly DeadLetter[], tools: RedriveTools): Promise<Redriven> {
   const left = new Map<string, string>()
   const due = letters.filter((letter) => {
-    if (letter.settled) left.set(placeOf(letter), 'it got through meanwhile')
+    if (letter.reason === 'REPLAYED') left.set(placeOf(letter), 'it is a copy made by a replay, not something captured')
+    else if (letter.settled) left.set(placeOf(letter), 'it got through meanwhile')
     else if (letter.redrives > 0) left.set(placeOf(letter), 'it was sent again already; if it failed again, there is a newer dead letter')
     else return true
     return false

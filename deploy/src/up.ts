@@ -8,12 +8,14 @@
  */
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { variableName } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import { showMs } from '@frameloop/kit/units'
 import { bucketName } from '@frameloop/schemas/object-keys'
+import { ChainSettings } from '@frameloop/stream-processors/config'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import { endHangingTransactions } from './hanging-transactions.ts'
 import { build, choosePorts, type Home, readState, root, wantPort, writeState } from './home.ts'
@@ -64,7 +66,7 @@ export function needStack(home: Home): StackState {
 
 const bucketPrefix = 'frameloop'
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
-export const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
+export const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'archive', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
 
 export interface RunningStack {
   readonly state: StackState
@@ -172,7 +174,11 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     ready: async () => (await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })).ok,
   })
   say('processes:')
-  const stage = (name: string): Program => processOf(name, 'processor', [name], cloud)
+  // the chain's own settings, such as CLIP_FRAMES, are handed on
+  const chain = Object.fromEntries(
+    Object.keys(ChainSettings.properties).flatMap((name) => (own[variableName(name)] === undefined ? [] : [[variableName(name), own[variableName(name)] ?? '']])),
+  )
+  const stage = (name: string): Program => processOf(name, 'processor', [name], { ...chain, ...cloud })
   const ofCloud = (name: string): Program => processOf(name, name, [], cloud)
   // zones must be known before the first frame is prepared
   const zones = start(ofCloud('labels')).then(async () => {
@@ -180,7 +186,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     await start(stage('features'))
   })
   const page = processOf('console', 'console', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
-  const others = ['validate', 'extract', 'catalog'].map(stage)
+  const others = ['validate', 'extract', 'catalog', 'archive'].map(stage)
   const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'agent', [], edge))) : undefined
   await Promise.all([
     ...others.map(start),

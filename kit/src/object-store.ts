@@ -5,7 +5,16 @@
  *     "already done" from "somebody else's content" by a HEAD.
  */
 import { createHash } from 'node:crypto'
-import { CreateBucketCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutBucketVersioningCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import {
+  CreateBucketCommand,
+  DeleteObjectsCommand,
+  GetObjectCommand,
+  HeadObjectCommand,
+  ListObjectsV2Command,
+  PutBucketVersioningCommand,
+  PutObjectCommand,
+  S3Client,
+} from '@aws-sdk/client-s3'
 import Type from 'typebox'
 import { objectStoreSettings, readConfig } from './config.ts'
 import { Fault } from './fault.ts'
@@ -41,6 +50,8 @@ export interface ObjectStore {
     signal?: AbortSignal,
   ): Promise<{ readonly sha256: string | undefined; readonly bytes: Bytes; readonly versionId: string; readonly metadata: Readonly<Record<string, string>> } | undefined>
   list(bucket: string, prefix: string, signal?: AbortSignal): AsyncIterable<{ readonly key: string; readonly bytes: Bytes; readonly modifiedAt: EpochMs }>
+  /** At most 1,000 keys; what is not there counts as removed. */
+  remove(bucket: string, keys: readonly string[]): Promise<void>
   ensureBucket(bucket: string, versioned: boolean): Promise<void>
   close(): void
 }
@@ -154,6 +165,12 @@ export function openObjectStore(settings: StoreSettings): ObjectStore {
         for (const entry of page.Contents ?? []) if (entry.Key) yield { key: entry.Key, bytes: entry.Size ?? 0, modifiedAt: entry.LastModified?.getTime() ?? 0 }
         token = page.NextContinuationToken
       } while (token)
+    },
+    async remove(bucket, keys) {
+      const Objects = keys.map((Key) => ({ Key }))
+      const { Errors = [] } = await call(`removing from ${bucket}`, () => client.send(new DeleteObjectsCommand({ Bucket: bucket, Delete: { Objects, Quiet: true } })))
+      const [first] = Errors
+      if (first) throw new Fault('OBJECT_STORE_UNAVAILABLE', `${Errors.length} objects were not removed, the first is ${first.Key}: ${first.Message}`)
     },
     async ensureBucket(bucket, versioned) {
       try {

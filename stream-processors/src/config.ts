@@ -18,5 +18,6 @@ export const ChainSettings = Type.Object({
   }),
   clipFramesPerSecond: Type.Number({ exclusiveMinimum: 0, maximum: 60, default: 2, description: 'frames a second taken out of a clip, by rate' }),
   clipSceneChange: Type.Number({ minimum: 0, maximum: 1, default: 0.3, description: 'share of the picture that must change for a new scene' }),
+  archiveRecords: Type.Integer({ minimum: 10, default: 2000, description: 'offsets of a partition in one archive file; never changed once something is archived' }),
   clipFrameLimit: Type.Integer({ minimum: 1, default: 600, description: 'at most this many frames of one clip' }),
 })

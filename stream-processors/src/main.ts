@@ -1,4 +1,4 @@
-/** Runs the processor named on the command line: validate, extract, features or catalog. */
+/** Runs the processor named on the command line: validate, extract, features, catalog or archive. */
 import { openHealth } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
@@ -6,6 +6,7 @@ import { type ProcessContext, runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import type { Static } from 'typebox'
+import { startArchive } from './archive/archive.ts'
 import { startCatalog } from './catalog/catalog.ts'
 import { type StageTools, startStage } from './chain/run-stage.ts'
 import { ChainSettings } from './config.ts'
@@ -29,6 +30,7 @@ const processors = {
     return { run: stage.run, notReady: () => (zones.loaded ? stage.notReady() : 'waiting for the zones') }
   },
   catalog: (context: Context, tools: StageTools) => startCatalog(pool(context), tools),
+  archive: (context: Context, tools: StageTools) => startArchive(pool(context), tools, context.config.archiveRecords),
 } as const
 
 const name = process.argv[2] ?? ''

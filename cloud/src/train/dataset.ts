@@ -10,7 +10,7 @@ import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Us } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import type { FeaturesPrepared } from '@frameloop/schemas/events'
-import { type Range, readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
+import { type Range, readBounds, readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
 import { needsReference, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 
 export interface DatasetQuery {
@@ -125,7 +125,13 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
       })
     }
   }
-  for await (const record of readRanges(brokers, 'frameloop.train.replay', [...ranges.values()], signal)) {
+  // what Kafka no longer keeps is read from the object store below
+  const kept = await readBounds(brokers, 'frameloop.train.replay', [...new Set([...ranges.values()].map(({ topic }) => topic))])
+  const readable = [...ranges.values()].map((one) => ({
+    ...one,
+    from: Math.max(one.from, kept.find(({ topic, partition }) => topic === one.topic && partition === one.partition)?.from ?? one.until),
+  }))
+  for await (const record of readRanges(brokers, 'frameloop.train.replay', readable, signal)) {
     const event = await codec.decode('FeaturesPrepared', record.value)
     const rowsOf = wanted.get(`${event.frameId} ${event.preprocessing}`)
     if (!rowsOf || !event.pixels) continue

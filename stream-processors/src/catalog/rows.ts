@@ -38,6 +38,8 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
   const hop = (subject: string): void => {
     rows.hops.push({ topic: record.topic, partition: record.partition, record_offset: record.offset, subject_id: subject, at: iso(record.timestamp) })
   }
+  // a copy of a replay has no effect, wherever it turns up
+  if (record.headers['fl-effects'] === 'none' && !isDeadLetterTopic(record.topic)) return
   if (isDeadLetterTopic(record.topic)) {
     await addDeadLetter(rows, record, codec, hop)
     return
@@ -267,7 +269,8 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
   let subject = ''
   let cameraId = record.key
   try {
-    if (origin === topics.framesExtracted.name) {
+    if (reason === 'REPLAYED') subject = ''
+    else if (origin === topics.framesExtracted.name) {
       const event = await codec.decode('FrameExtracted', record.value)
       subject = event.frameId
       cameraId = event.cameraId

@@ -307,8 +307,13 @@ export function isFenced(thrown: unknown): boolean {
   return code === codes.ERR__FENCED || code === codes.ERR_FENCED_INSTANCE_ID || code === codes.ERR_PRODUCER_FENCED || code === codes.ERR_INVALID_PRODUCER_EPOCH
 }
 
-/** A client that reads committed records without joining a group; closed when `use` has ended. */
-async function* withReader<Item>(brokers: string, name: string, use: (client: rdkafka.KafkaConsumer) => AsyncGenerator<Item>): AsyncGenerator<Item> {
+/** A client that reads committed records without joining a group; closed when `use` has ended. `whenGone`: what happens when an offset asked for is no longer kept. */
+async function* withReader<Item>(
+  brokers: string,
+  name: string,
+  whenGone: 'earliest' | 'error',
+  use: (client: rdkafka.KafkaConsumer) => AsyncGenerator<Item>,
+): AsyncGenerator<Item> {
   const client = new rdkafka.KafkaConsumer(
     {
       ...shared(brokers, name),
@@ -319,7 +324,7 @@ async function* withReader<Item>(brokers: string, name: string, use: (client: rd
       'fetch.wait.max.ms': 50,
       'fetch.queue.backoff.ms': 10,
     },
-    { 'auto.offset.reset': 'earliest' },
+    { 'auto.offset.reset': whenGone },
   )
   await called('connecting a reader', 60_000, (done) => client.connect({ timeout: 30_000 }, done))
   try {
@@ -365,9 +370,9 @@ async function* recordsOf(client: rdkafka.KafkaConsumer, ranges: readonly Range[
   }
 }
 
-/** Committed records of the ranges. No group is joined. */
+/** Committed records of the ranges. No group is joined. Throws when the broker no longer keeps where a range begins: it never skips in silence. */
 export async function* readRanges(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
-  if (ranges.length > 0) yield* withReader(brokers, name, (client) => recordsOf(client, ranges, signal))
+  if (ranges.length > 0) yield* withReader(brokers, name, 'error', (client) => recordsOf(client, ranges, signal))
 }
 
 async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Range[]> {
@@ -381,9 +386,19 @@ async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Ran
   )
 }
 
+/** What the broker keeps of the topics: the first offset there is, and one past the last. */
+export async function readBounds(brokers: string, name: string, topicNames: readonly string[]): Promise<Range[]> {
+  const found: Range[] = []
+  for await (const range of withReader(brokers, name, 'error', async function* (client) {
+    for (const topic of topicNames) yield* await bounds(client, topic)
+  }))
+    found.push(range)
+  return found
+}
+
 /** Committed records of a topic as it is now, of the partitions named or of all. */
 export async function* readTopic(brokers: string, name: string, topic: string, signal: AbortSignal, partitions?: readonly number[]): AsyncGenerator<BusRecord> {
-  yield* withReader(brokers, name, async function* (client) {
+  yield* withReader(brokers, name, 'error', async function* (client) {
     const ranges = await bounds(client, topic)
     yield* recordsOf(
       client,
@@ -395,7 +410,7 @@ export async function* readTopic(brokers: string, name: string, topic: string, s
 
 /** Every record of a topic, all partitions, no group, on and on; `undefined` once, when all that was there at the start has been read. */
 export async function* tail(brokers: string, name: string, topic: string, from: 'end' | 'beginning', signal: AbortSignal): AsyncGenerator<BusRecord | undefined> {
-  yield* withReader(brokers, name, async function* (client) {
+  yield* withReader(brokers, name, 'earliest', async function* (client) {
     const open = await bounds(client, topic)
     client.assign(open.map(({ partition, from: low, until }) => ({ topic, partition, offset: from === 'end' ? until : low })) as rdkafka.TopicPartition[])
     const waiting = new Set(from === 'end' ? [] : open.filter((range) => range.until > range.from).map(({ partition }) => partition))

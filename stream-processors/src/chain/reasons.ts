@@ -13,6 +13,7 @@ export const reasons = {
   OBJECT_CONFLICT: { stages: 'all', says: 'something else lies already where the output belongs' },
   OUTPUT_INVALID: { stages: 'all', says: 'a field cannot be carried on: no time, a number out of range' },
   PROCESS_KILLED: { stages: 'all', says: 'the record ended its process three times: out of memory, endless decoding' },
+  REPLAYED: { stages: 'all', says: 'the record is a copy made by a replay and came on a live topic' },
   INTERNAL: { stages: 'all', says: 'the stage itself failed on the record' },
   SIZE_MISMATCH: { stages: 'validate', says: 'the object has another length than was announced' },
   DIGEST_MISMATCH: { stages: 'validate', says: 'the object has another SHA-256 than was announced' },

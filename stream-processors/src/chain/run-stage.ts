@@ -55,7 +55,7 @@ const waitBackoff = { first: 250, cap: 10_000 }
 type Worked = { readonly record: BusRecord; readonly incoming?: Incoming<EventName>; readonly outcome: Outcome }
 
 /** Runs `act` over `items`, at most `limit` at a time, and keeps their order. */
-async function inOrder<Item, Result>(items: readonly Item[], limit: number, act: (item: Item) => Promise<Result>): Promise<Result[]> {
+export async function inOrder<Item, Result>(items: readonly Item[], limit: number, act: (item: Item) => Promise<Result>): Promise<Result[]> {
   const results: Result[] = new Array(items.length)
   let next = 0
   const worker = async (): Promise<void> => {
@@ -104,6 +104,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const topic = eventOf.get(record.topic)
     metrics.received.inc({ stage: stage.name })
     if (!topic) throw new Fault('INTERNAL', `${stage.name} received a record of ${record.topic}`)
+    if (record.headers['fl-effects'] === 'none')
+      return { record, outcome: { kind: 'reject', reason: 'REPLAYED', message: `A copy of replay ${record.headers['fl-replay-id']} came on a live topic` } }
     const id = `${record.topic} ${record.partition} ${record.offset}`
     const end = metrics.seconds.startTimer({ stage: stage.name })
     try {

@@ -1,7 +1,8 @@
 /** frames.extracted → features.prepared: one decode per frame, one record and one object per preprocessing, all zones packed. */
 import { Fault } from '@frameloop/kit/fault'
 import { sha256Hex } from '@frameloop/kit/object-store'
-import type { FrameExtracted, ObjectRef } from '@frameloop/schemas/events'
+import type { EpochMs } from '@frameloop/kit/units'
+import type { FeaturesPrepared, FrameExtracted, ObjectRef } from '@frameloop/schemas/events'
 import { bucketName, processedKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import type { ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
@@ -9,7 +10,7 @@ import { decodePicture, type Picture } from '../picture/decode-picture.ts'
 import { channelsOf, neededSize, type Preprocessing, prepareZone, preprocessingDigest } from './prepare.ts'
 import type { TaskZone, ZoneDirectory } from './zones.ts'
 
-const version = '1'
+const version = '2'
 /** Pixels travel in the record itself while it stays under 64 KiB, so that live inference and training need no GET. */
 const inlineLimit = 60 * 1024
 
@@ -53,46 +54,65 @@ export function decodeSize(zones: readonly TaskZone[]): { readonly width: number
   return { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) }
 }
 
-async function prepare(event: FrameExtracted, zones: readonly TaskZone[], bucketPrefix: string, context: StageContext): Promise<Outcome> {
-  const picture = await decodePicture(await context.fetch(event.object), { atLeast: decodeSize(zones) })
-  const outputs: Output[] = []
-  const puts: ObjectToPut[] = []
-  for (const group of groupZones(zones)) {
-    const { width, height } = group.preprocessing
-    const channels = channelsOf(group.preprocessing)
+/** Where prepared pixels go, and how a picture is read. */
+export interface PreparePlace {
+  readonly bucket: string
+  /** Before every key; empty for the live chain. */
+  readonly prefix: string
+  readonly fetch: StageContext['fetch']
+  readonly now: () => EpochMs
+}
+
+/** One event and one object per preprocessing. The chain and replays call this. */
+export async function prepareFrame(
+  frame: FrameExtracted,
+  zones: readonly TaskZone[],
+  place: PreparePlace,
+): Promise<{ readonly event: FeaturesPrepared; readonly put: ObjectToPut }[]> {
+  const picture = await decodePicture(await place.fetch(frame.object), { atLeast: decodeSize(zones) })
+  const made: { event: FeaturesPrepared; put: ObjectToPut }[] = []
+  for (const { preprocessing, digest, reference: object, zones: grouped } of groupZones(zones)) {
+    const { width, height } = preprocessing
+    const channels = channelsOf(preprocessing)
     const zoneBytes = width * height * channels
-    const reference = group.reference ? await referencePicture(group.reference, context.fetch) : undefined
-    const packed = new Uint8Array(zoneBytes * group.zones.length)
-    const prepared = group.zones.map(({ shape, tasks }, at) => {
-      const { rectangle, pixels, quality } = prepareZone(picture, shape, group.preprocessing, reference)
+    const reference = object ? await referencePicture(object, place.fetch) : undefined
+    const packed = new Uint8Array(zoneBytes * grouped.length)
+    const prepared = grouped.map(({ shape, tasks }, at) => {
+      const { rectangle, pixels, quality } = prepareZone(picture, shape, preprocessing, reference)
       packed.set(pixels, at * zoneBytes)
       return { zone: shape.zone, tasks, ...rectangle, offset: at * zoneBytes, shape: [height, width, channels], ...quality }
     })
     const sha256 = sha256Hex(packed)
-    const key = processedKey(group.digest, event.cameraId, event.frameAt, event.frameId, sha256)
-    puts.push({ role: 'processed', key, body: packed, sha256, contentType: 'application/octet-stream', metadata: { 'frame-id': event.frameId, preprocessing: group.digest } })
-    const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = event
-    outputs.push({
-      topic: topics.featuresPrepared,
-      key: cameraId,
-      id: frameId,
-      time: frameAt,
+    const key = place.prefix + processedKey(digest, frame.cameraId, frame.frameAt, frame.frameId, sha256)
+    const contentType = 'application/octet-stream'
+    const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = frame
+    made.push({
+      put: { role: 'processed', key, body: packed, sha256, contentType, metadata: { 'frame-id': frameId, preprocessing: digest } },
       event: {
         ...{ siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs },
-        preprocessing: group.digest,
-        object: { bucket: bucketName(bucketPrefix, 'processed'), key, sha256, bytes: packed.length, versionId: '', contentType: 'application/octet-stream' },
-        picture: event.object,
-        reference: group.reference ?? null,
+        preprocessing: digest,
+        object: { bucket: place.bucket, key, sha256, bytes: packed.length, versionId: '', contentType },
+        picture: frame.object,
+        reference: object ?? null,
         pictureWidth: picture.fullWidth,
         pictureHeight: picture.fullHeight,
         zones: prepared,
         pixels: packed.length <= inlineLimit ? Buffer.from(packed.buffer) : null,
-        preparedAt: context.now(),
+        preparedAt: place.now(),
         stageVersion: version,
       },
     })
   }
-  return { kind: 'emit', outputs, puts }
+  return made
+}
+
+async function prepare(frame: FrameExtracted, zones: readonly TaskZone[], bucketPrefix: string, { fetch, now }: StageContext): Promise<Outcome> {
+  const made = await prepareFrame(frame, zones, { bucket: bucketName(bucketPrefix, 'processed'), prefix: '', fetch, now })
+  return {
+    kind: 'emit',
+    outputs: made.map(({ event }): Output => ({ topic: topics.featuresPrepared, key: frame.cameraId, id: frame.frameId, time: frame.frameAt, event })),
+    puts: made.map(({ put }) => put),
+  }
 }
 
 export function featuresStage(directory: ZoneDirectory, bucketPrefix: string): Stage<'FrameExtracted'> {

@@ -81,7 +81,7 @@ export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
 
 const referenceOf = ({ bucket, object_key, sha256, bytes }: ReferenceRow): ObjectRef => ({ bucket, key: object_key, sha256, bytes, versionId: '', contentType: 'image/png' })
 
-const wholePicture: readonly TaskZone[] = [
+export const wholePicture: readonly TaskZone[] = [
   { shape: { zone: 'full', x: 0, y: 0, width: 1, height: 1, pictureWidth: 1, pictureHeight: 1 }, task: '', preprocessing: { width: 64, height: 64 } },
 ]
 

@@ -1,0 +1,90 @@
+/**
+ * A range of a topic from wherever it lies: what Kafka still keeps is read there, what it does not from the archive.
+ * Each offset once, in order per partition; what lies nowhere is an error, never a silence.
+ */
+import { Fault } from '@frameloop/kit/fault'
+import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { Sql } from '@frameloop/kit/postgres'
+import { type Range, readBounds, readRanges } from '../chain/kafka-bus.ts'
+import type { BusRecord } from '../chain/stage.ts'
+import { decodeContainer } from './container.ts'
+
+export interface ArchiveFile {
+  readonly topic: string
+  readonly partition: number
+  readonly from_offset: number
+  readonly until_offset: number
+  readonly bucket: string
+  /** Empty: no record lies at these offsets. */
+  readonly object_key: string
+  readonly sha256: string
+}
+
+export interface Reading {
+  /** The range, all of it. */
+  readonly range: Range
+  /** In order; the part of the range before `kafka.from` lies in them. */
+  readonly files: readonly ArchiveFile[]
+  readonly kafka: Range
+}
+
+/** Where each part of a range is read. `kept`: what Kafka has of the partition. Throws `HISTORY_INCOMPLETE`. */
+export function planReading(range: Range, kept: { readonly from: number } | undefined, files: readonly ArchiveFile[]): Reading {
+  const { topic, partition, from, until } = range
+  const low = Math.min(until, Math.max(from, kept?.from ?? until))
+  const used = files
+    .filter((file) => low > from && file.topic === topic && file.partition === partition && file.until_offset > from && file.from_offset < low)
+    .sort((a, b) => a.from_offset - b.from_offset)
+  let reached = from
+  for (const file of used) {
+    if (file.from_offset > reached) break
+    reached = Math.max(reached, file.until_offset)
+  }
+  if (reached < low)
+    throw new Fault('HISTORY_INCOMPLETE', `Offsets ${reached} to ${low - 1} of ${topic}/${partition} are neither in Kafka nor in the archive`, { topic, partition })
+  return { range, files: used, kafka: { topic, partition, from: low, until } }
+}
+
+export interface HistoryTools {
+  readonly brokers: string
+  readonly sql: Sql
+  readonly store: ObjectStore
+}
+
+export async function planReadings(ranges: readonly Range[], { brokers, sql }: HistoryTools): Promise<Reading[]> {
+  const wanted = ranges.filter(({ from, until }) => until > from)
+  const topicNames = [...new Set(wanted.map(({ topic }) => topic))]
+  const kept = await readBounds(brokers, 'frameloop.history', topicNames)
+  const { rows } = await sql.query<ArchiveFile>(
+    'select topic, partition, from_offset, until_offset, bucket, object_key, sha256 from archive_files where topic = any($1) order by topic, partition, from_offset',
+    [topicNames],
+  )
+  const files = rows.map((row) => ({ ...row, from_offset: Number(row.from_offset), until_offset: Number(row.until_offset) }))
+  return wanted.map((range) =>
+    planReading(
+      range,
+      kept.find(({ topic, partition }) => topic === range.topic && partition === range.partition),
+      files,
+    ),
+  )
+}
+
+export async function* readHistory(readings: readonly Reading[], tools: HistoryTools, name: string, signal: AbortSignal): AsyncGenerator<BusRecord> {
+  for (const { range, files, kafka } of readings) {
+    for (const file of files) {
+      if (file.object_key === '') continue
+      signal.throwIfAborted()
+      const bytes = await tools.store.get(file.bucket, file.object_key, signal)
+      if (sha256Hex(bytes) !== file.sha256)
+        throw new Fault('OBJECT_CONFLICT', `${file.object_key} is not what was archived: it hashes to ${sha256Hex(bytes).slice(0, 12)}…`, { key: file.object_key })
+      for (const record of await decodeContainer({ topic: range.topic, partition: range.partition, from: file.from_offset }, bytes))
+        if (record.offset >= range.from && record.offset < kafka.from) yield record
+    }
+  }
+  yield* readRanges(
+    tools.brokers,
+    name,
+    readings.map(({ kafka }) => kafka),
+    signal,
+  )
+}
