@@ -197,3 +197,17 @@ test('what cannot be replayed is said', async () => {
   await expect(frameloop('replay', '--from', '2001-01-01T00:00:00Z', '--to', '2001-01-02T00:00:00Z')).rejects.toThrow(/Nothing of features.prepared lies between/)
   await expect(frameloop('replay', '--resume', 'nothing')).rejects.toThrow(/There is no replay nothing/)
 })
+
+test('the catalog rebuilt from the archive and the topics has equal rows, and rows that were lost come back', async () => {
+  const compared = await frameloop('catalog', 'rebuild', '--check')
+  expect(compared).toMatch(
+    /^\d+ records read\nmedia +\d+ rows rebuilt, equal\nframes +\d+ rows rebuilt, equal\nfeatures +\d+ rows rebuilt, equal\npredictions +\d+ rows rebuilt, equal\nhops +\d+ rows rebuilt, equal/,
+  )
+  const { rows } = await pool.query<{ media_id: string; camera_id: string; seq: number; object_key: string; parameters: object }>(
+    "delete from media where media_id in (select media_id from media where camera_id = 'street' and captured_at < now() - interval '2 minutes' and status_rank = 4 order by captured_at limit 5) returning media_id, camera_id, seq, object_key, parameters",
+  )
+  expect(rows).toHaveLength(5)
+  await expect(frameloop('catalog', 'rebuild', '--check')).rejects.toMatchObject({ code: 1, stdout: expect.stringMatching(/media +\d+ rows rebuilt, 5 missing/) })
+  await frameloop('catalog', 'rebuild')
+  for (const { media_id, ...columns } of rows) expect(await one('select camera_id, seq, object_key, parameters from media where media_id = $1', [media_id])).toEqual(columns)
+}, 300_000)

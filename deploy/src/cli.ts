@@ -8,7 +8,10 @@ import { objectStoreOf } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { isSameProcess } from '@frameloop/kit/process-identity'
 import { showMs } from '@frameloop/kit/units'
+import { openCodec } from '@frameloop/schemas/codec'
 import { isName } from '@frameloop/schemas/ids'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { type Comparison, compareRebuilt, type Rebuilt, rebuildInPlace } from '@frameloop/stream-processors/catalog/rebuild'
 import { Command } from 'commander'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
@@ -18,6 +21,7 @@ import { type Imported, importLabels, parseLabels, parseZones, readNamed } from 
 import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { listModels, promote, rollback, showModel, showModels } from './models.ts'
+import { progressOf } from './progress.ts'
 import { provision } from './provision.ts'
 import { listReplays, type ReplayFlags, type ReplayStack, removeReplay, replay, showReplays } from './replay.ts'
 import { showStatus, status } from './status.ts'
@@ -198,6 +202,16 @@ function runLogs(name: string): void {
   createReadStream(file).pipe(process.stdout)
 }
 
+function showRebuilt(found: Rebuilt | Comparison): string {
+  const gone = found.gone.map(({ topic, partition, until }) => `${topic}/${partition} before ${until} lies neither in Kafka nor in the archive`)
+  if (!('tables' in found)) return [`${found.records} records read, rows written`, ...gone].join('\n')
+  const lines = found.tables.map(
+    ({ table, rows, missing, extra, examples }) =>
+      `${table.padEnd(12)} ${String(rows).padStart(8)} rows rebuilt, ${missing + extra === 0 ? 'equal' : `${missing} missing or other here, ${extra} here only or other: ${examples.join(', ')}`}`,
+  )
+  return [`${found.records} records read`, ...lines, ...gone].join('\n')
+}
+
 export async function main(argv: readonly string[]): Promise<void> {
   const program = new Command('frameloop')
     .description('Cameras in, a model that keeps learning from them out.')
@@ -344,6 +358,26 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async (id: string) => {
       const { objects } = await withReplays((stack) => removeReplay(id, stack))
       print(`replay ${id} is removed${objects > 0 ? `, ${objects} objects with it` : ''}`)
+    })
+  program
+    .command('catalog')
+    .description('the tables that say what became of every frame')
+    .command('rebuild')
+    .description('write the rows once more from the archive and the topics: what was lost comes back, the rest stays as it is')
+    .option('--check', 'beside the tables instead, compared with them and dropped; exit code 1 when they differ')
+    .option('--json', 'for programs')
+    .action(async ({ check, json }: { check?: boolean; json?: boolean }) => {
+      const controller = new AbortController()
+      process.once('SIGINT', () => controller.abort())
+      const say = json ? (text: string): void => void process.stderr.write(`${text}\n`) : print
+      const progress = progressOf(say)
+      const found = await withReplays<Rebuilt | Comparison>(async ({ pool, ...stack }) => {
+        const tools = { ...stack, pool, sql: pool, codec: openCodec(openRegistry(stack.registryUrl)), onProgress: progress }
+        return check ? compareRebuilt(tools, Date.now() - settleTime, controller.signal) : rebuildInPlace(tools, controller.signal)
+      })
+      progress.end()
+      print(json ? JSON.stringify(found, null, 2) : showRebuilt(found))
+      if ('tables' in found && found.tables.some(({ missing, extra }) => missing + extra > 0)) process.exitCode = 1
     })
   const tasks = program.command('tasks').description('questions asked of zones, and how pixels are prepared for them')
   tasks

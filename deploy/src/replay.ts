@@ -12,6 +12,7 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { planReadings } from '@frameloop/stream-processors/archive/history'
 import { type Range, readBounds } from '@frameloop/stream-processors/chain/kafka-bus'
 import { freezeRanges, type Manifest, manifestOf, type Replay, type ReplayRequest, type ReplayTools, runReplay, storeManifest } from '@frameloop/stream-processors/replay/replay'
+import { progressOf } from './progress.ts'
 import { parsePreprocessing } from './tasks.ts'
 import { timeOf } from './times.ts'
 
@@ -114,23 +115,6 @@ async function openReplay(flags: ReplayFlags, { pool, brokers, requestedBy }: Re
   return { id, into, request, ranges }
 }
 
-/** A bar on a terminal, a line every few seconds otherwise. */
-function progressOf(print: (text: string) => void): ReplayTools['onProgress'] & { readonly end: () => void } {
-  const since = Date.now()
-  let told = Date.now()
-  const show = (done: number, total: number, copied: number): void => {
-    const share = total === 0 ? 1 : done / total
-    const left = share > 0.02 && share < 1 ? `, ${showMs(((Date.now() - since) / share) * (1 - share))} left` : ''
-    const text = `${(share * 100).toFixed(0).padStart(3)} %  ${copied} records${left}`
-    if (process.stderr.isTTY) process.stderr.write(`\r${'█'.repeat(Math.round(share * 30)).padEnd(30, '·')} ${text.padEnd(40)}`)
-    else if (Date.now() - told > 3_000) {
-      told = Date.now()
-      print(text.trim())
-    }
-  }
-  return Object.assign(show, { end: () => void (process.stderr.isTTY && process.stderr.write('\n')) })
-}
-
 /** Runs to the end, or to Ctrl-C. Returns whether it came to the end. */
 export async function replay(flags: ReplayFlags, stack: ReplayStack): Promise<boolean> {
   const { pool, brokers, store, bucketPrefix, signal, print } = stack
@@ -138,7 +122,8 @@ export async function replay(flags: ReplayFlags, stack: ReplayStack): Promise<bo
   const say = flags.json ? (text: string): void => void process.stderr.write(`${text}\n`) : print
   const total = open.ranges.reduce((sum, { from, until }) => sum + until - from, 0)
   say(`replay ${open.id}: ${open.ranges.length} partitions of ${open.ranges[0]?.topic}, ${total} offsets → ${open.into}`)
-  const onProgress = progressOf(say)
+  const progress = progressOf(say)
+  const onProgress: ReplayTools['onProgress'] = (done, all, copied) => progress(done, all, `${copied} records`)
   const log = openLog('replay', 'error')
   const tools: ReplayTools = { pool, brokers, store, codec: openCodec(openRegistry(stack.registryUrl)), bucketPrefix, log, onProgress }
   const since = Date.now()
@@ -146,7 +131,7 @@ export async function replay(flags: ReplayFlags, stack: ReplayStack): Promise<bo
   try {
     isDone = await runReplay(open, tools, signal)
   } finally {
-    onProgress.end()
+    progress.end()
     if (!isDone) {
       await pool.query("update replays set state = 'stopped' where replay_id = $1", [open.id])
       say(`stopped. Go on with \`npx frameloop replay --resume ${open.id}\`, or drop it with \`npx frameloop replay remove ${open.id}\`.`)

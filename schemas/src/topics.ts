@@ -55,6 +55,9 @@ export function isDeadLetterTopic(topicName: string): boolean {
   return topicName.endsWith('.dead-letters')
 }
 
+/** What the catalog records and the archive keeps: every event, and every dead letter. */
+export const cataloguedTopics: readonly string[] = [...allTopics.map(({ name }) => name), ...consumedTopics.map(({ name }) => deadLetterTopic(name))]
+
 /** Where a stage with memory keeps it; same partitions as its input, so that a partition and its memory move together. */
 export function stateTopic(stage: string): string {
   return `${stage}.state`

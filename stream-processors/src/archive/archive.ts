@@ -14,7 +14,7 @@ import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { archiveKey, bucketName } from '@frameloop/schemas/object-keys'
-import { allTopics, consumedTopics, deadLetterTopic, topics } from '@frameloop/schemas/topics'
+import { cataloguedTopics, topics } from '@frameloop/schemas/topics'
 import { BusConsumer } from '../chain/kafka-bus.ts'
 import type { StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
@@ -73,8 +73,6 @@ async function withoutCopies(record: BusRecord, codec: Codec): Promise<BusRecord
     return record
   }
 }
-
-export const archivedTopics: readonly string[] = [...allTopics.map((topic) => topic.name), ...consumedTopics.map((topic) => deadLetterTopic(topic.name))]
 
 export function startArchive(pool: Pool, tools: StageTools, every: number): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
   const { log, store, codec } = tools
@@ -139,7 +137,7 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
       const { rows } = await pool.query<{ topic: string; partition: number; next: number }>(
         'select topic, partition, max(until_offset) as next from archive_files group by topic, partition',
       )
-      const stored = new Map(rows.map(({ topic, partition, next }) => [`${topic} ${partition}`, Number(next)]))
+      const stored = new Map(rows.map(({ topic, partition, next }) => [`${topic} ${partition}`, next]))
       return assigned.map(({ topic, partition }) => {
         const offset = stored.get(`${topic} ${partition}`) ?? 0
         files.set(`${topic} ${partition}`, { from: offset, records: [] })
@@ -151,7 +149,7 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
       brokers: tools.brokers,
       groupId: `frameloop.${name}`,
       instance: `frameloop.${name}.${tools.instance}`,
-      topics: archivedTopics,
+      topics: cataloguedTopics,
       log,
       startAt,
     })

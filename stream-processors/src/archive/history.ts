@@ -51,15 +51,19 @@ export interface HistoryTools {
   readonly store: ObjectStore
 }
 
-export async function planReadings(ranges: readonly Range[], { brokers, sql }: HistoryTools): Promise<Reading[]> {
-  const wanted = ranges.filter(({ from, until }) => until > from)
-  const topicNames = [...new Set(wanted.map(({ topic }) => topic))]
-  const kept = await readBounds(brokers, 'frameloop.history', topicNames)
+export async function selectArchiveFiles(sql: Sql, topicNames: readonly string[]): Promise<ArchiveFile[]> {
   const { rows } = await sql.query<ArchiveFile>(
     'select topic, partition, from_offset, until_offset, bucket, object_key, sha256 from archive_files where topic = any($1) order by topic, partition, from_offset',
     [topicNames],
   )
-  const files = rows.map((row) => ({ ...row, from_offset: Number(row.from_offset), until_offset: Number(row.until_offset) }))
+  return rows
+}
+
+export async function planReadings(ranges: readonly Range[], { brokers, sql }: HistoryTools): Promise<Reading[]> {
+  const wanted = ranges.filter(({ from, until }) => until > from)
+  const topicNames = [...new Set(wanted.map(({ topic }) => topic))]
+  const kept = await readBounds(brokers, 'frameloop.history', topicNames)
+  const files = await selectArchiveFiles(sql, topicNames)
   return wanted.map((range) =>
     planReading(
       range,

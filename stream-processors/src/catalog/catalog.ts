@@ -7,9 +7,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
 import { stageMetrics } from '@frameloop/kit/metrics'
-import { inTransaction, isDatabaseTransient, type Pool } from '@frameloop/kit/postgres'
+import { inTransaction, isDatabaseTransient, type Pool, type Sql } from '@frameloop/kit/postgres'
 import { backoffPause } from '@frameloop/kit/retry'
-import { allTopics, consumedTopics, deadLetterTopic } from '@frameloop/schemas/topics'
+import { cataloguedTopics } from '@frameloop/schemas/topics'
 import { BusConsumer } from '../chain/kafka-bus.ts'
 import { nextOffsets, type StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
@@ -35,6 +35,19 @@ function lastPerKey(rows: Rows['captures']): Rows['captures'] {
   return [...new Map(rows.map((row) => [`${row['camera_id']} ${row['epoch']}`, row])).values()]
 }
 
+/** Statements that may be repeated, in any order of topics (C3). */
+export async function writeRows(sql: Sql, rows: Rows): Promise<void> {
+  if (rows.media.length > 0) await upsertMedia(sql, mergeByKey(rows.media, 'media_id', 'status_rank'))
+  if (rows.mediaExtracted.length > 0) await updateMediaExtracted(sql, rows.mediaExtracted)
+  if (rows.frames.length > 0) await upsertFrames(sql, mergeByKey(rows.frames, 'frame_id', 'status_rank'))
+  if (rows.features.length > 0) await upsertFeatures(sql, rows.features)
+  if (rows.predictions.length > 0) await upsertPredictions(sql, rows.predictions)
+  if (rows.deadLetters.length > 0) await insertDeadLetters(sql, rows.deadLetters)
+  if (rows.losses.length > 0) await insertLosses(sql, rows.losses)
+  if (rows.captures.length > 0) await upsertCaptures(sql, lastPerKey(rows.captures))
+  if (rows.hops.length > 0) await insertHops(sql, rows.hops)
+}
+
 export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
   const { log } = tools
   const metrics = stageMetrics(tools.metrics)
@@ -44,15 +57,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
     const moves = nextOffsets(records).map(({ topic, partition, offset }) => ({ topic, partition, from: positions.get(`${topic} ${partition}`) ?? 0, to: offset }))
     await inTransaction(pool, async (client) => {
       if (!(await moveOffsets(client, moves))) throw new Fault('INTERNAL', 'Another catalog moved the offsets')
-      if (rows.media.length > 0) await upsertMedia(client, mergeByKey(rows.media, 'media_id', 'status_rank'))
-      if (rows.mediaExtracted.length > 0) await updateMediaExtracted(client, rows.mediaExtracted)
-      if (rows.frames.length > 0) await upsertFrames(client, mergeByKey(rows.frames, 'frame_id', 'status_rank'))
-      if (rows.features.length > 0) await upsertFeatures(client, rows.features)
-      if (rows.predictions.length > 0) await upsertPredictions(client, rows.predictions)
-      if (rows.deadLetters.length > 0) await insertDeadLetters(client, rows.deadLetters)
-      if (rows.losses.length > 0) await insertLosses(client, rows.losses)
-      if (rows.captures.length > 0) await upsertCaptures(client, lastPerKey(rows.captures))
-      if (rows.hops.length > 0) await insertHops(client, rows.hops)
+      await writeRows(client, rows)
     })
     for (const { topic, partition, to } of moves) positions.set(`${topic} ${partition}`, to)
   }
@@ -103,7 +108,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
       brokers: tools.brokers,
       groupId: `frameloop.${name}`,
       instance: `frameloop.${name}.${tools.instance}`,
-      topics: [...allTopics.map((topic) => topic.name), ...consumedTopics.map((topic) => deadLetterTopic(topic.name))],
+      topics: cataloguedTopics,
       log,
       startAt,
     })

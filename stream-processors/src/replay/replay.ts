@@ -81,7 +81,7 @@ export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Ra
     [source, new Date(request.from), new Date(request.to), request.cameras],
   )
   if (rows.length === 0) throw new Fault('FRAME_UNKNOWN', `Nothing of ${source} lies between ${new Date(request.from).toISOString()} and ${new Date(request.to).toISOString()}`)
-  return rows.map((row) => ({ topic: source, partition: row.partition, from: Number(row.from), until: Number(row.until) }))
+  return rows.map((row) => ({ topic: source, ...row }))
 }
 
 /** Whether a record of the ranges belongs to the replay: by its headers alone where that is enough. */

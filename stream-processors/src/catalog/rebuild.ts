@@ -1,0 +1,157 @@
+/**
+ * The catalog once more from the archive and the topics: in place, to bring back rows that were lost, or beside it, to
+ * prove that the rows are what the records say. Rows commute and may be written again (C3), so nothing is stopped for it.
+ */
+import { Fault, toError } from '@frameloop/kit/fault'
+import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
+import type { EpochMs } from '@frameloop/kit/units'
+import type { Codec } from '@frameloop/schemas/codec'
+import { cataloguedTopics } from '@frameloop/schemas/topics'
+import { type HistoryTools, planReading, readHistory, selectArchiveFiles } from '../archive/history.ts'
+import { type Range, readBounds } from '../chain/kafka-bus.ts'
+import type { BusRecord } from '../chain/stage.ts'
+import { writeRows } from './catalog.ts'
+import { addRows, noRows } from './rows.ts'
+import { selectOffsets } from './sql.ts'
+
+const batchLimit = 500
+
+/** Tables that records alone fill, with the columns that they fill; times of recording are not among them. */
+const tables = {
+  media: {
+    key: 'media_id',
+    columns:
+      'media_id, site_id, camera_id, agent_id, epoch, seq, source, kind, lane, captured_at, media_offset_us, status_rank, reason, bucket, object_key, object_sha256, object_bytes, format, width, height, frame_count, parameters, trace_id',
+    at: 'captured_at',
+  },
+  frames: {
+    key: 'frame_id',
+    columns: 'frame_id, media_id, camera_id, epoch, seq, frame_at, media_offset_us, frame_index, status_rank, reason, bucket, object_key, object_sha256, width, height, parameters',
+    at: 'frame_at',
+  },
+  features: {
+    key: 'frame_id',
+    columns:
+      'frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at',
+    at: 'frame_at',
+  },
+  predictions: {
+    key: 'frame_id',
+    columns:
+      'frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at',
+    at: 'frame_at',
+  },
+  hops: { key: 'subject_id', columns: 'topic, partition, record_offset, subject_id, at', at: 'at' },
+  dead_letters: {
+    key: 'subject_id',
+    columns: 'topic, partition, record_offset, stage, reason, message, origin_topic, origin_partition, origin_offset, camera_id, subject_id, at',
+    at: 'at',
+  },
+  losses: { key: 'camera_id', columns: 'camera_id, epoch, seq_from, seq_to, agent_id, reason, lost_at', at: 'lost_at' },
+} as const
+
+export type RebuiltTable = keyof typeof tables
+
+export interface RebuildTools extends HistoryTools {
+  readonly pool: Pool
+  readonly codec: Codec
+  readonly onProgress: (done: number, total: number) => void
+}
+
+export interface Rebuilt {
+  readonly records: number
+  /** Offsets that lie neither in Kafka nor in the archive. */
+  readonly gone: readonly Range[]
+}
+
+/** As far as the catalog has read by now. */
+async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings: readonly ReturnType<typeof planReading>[]; readonly gone: readonly Range[] }> {
+  const offsets = await selectOffsets(tools.pool)
+  const kept = await readBounds(tools.brokers, 'frameloop.rebuild', cataloguedTopics)
+  const files = await selectArchiveFiles(tools.sql, cataloguedTopics)
+  const readings: ReturnType<typeof planReading>[] = []
+  const gone: Range[] = []
+  for (const { topic, partition, from: low } of kept) {
+    const until = offsets.get(`${topic} ${partition}`) ?? 0
+    if (until === 0) continue
+    try {
+      readings.push(planReading({ topic, partition, from: 0, until }, { from: low }, files))
+    } catch (thrown) {
+      if (!(thrown instanceof Fault && thrown.code === 'HISTORY_INCOMPLETE')) throw thrown
+      gone.push({ topic, partition, from: 0, until: low })
+      if (until > low) readings.push(planReading({ topic, partition, from: low, until }, { from: low }, []))
+    }
+  }
+  return { readings, gone }
+}
+
+/** Writes every record's rows through `write`. */
+async function replayAll(tools: RebuildTools, write: (rows: ReturnType<typeof noRows>) => Promise<void>, signal: AbortSignal): Promise<Rebuilt> {
+  const { readings, gone } = await historyUntilNow(tools)
+  const total = readings.reduce((sum, { range }) => sum + range.until - range.from, 0)
+  let records = 0
+  let batch: BusRecord[] = []
+  const flush = async (): Promise<void> => {
+    const rows = noRows()
+    for (const record of batch)
+      await addRows(rows, record, tools.codec).catch((thrown: unknown) => {
+        // what cannot be read has no row, now as then
+        if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+      })
+    await write(rows)
+    records += batch.length
+    batch = []
+    tools.onProgress(Math.min(records, total), total)
+  }
+  for await (const record of readHistory(readings, tools, 'frameloop.rebuild', signal)) {
+    batch.push(record)
+    if (batch.length >= batchLimit) await flush()
+  }
+  await flush()
+  tools.onProgress(total, total)
+  return { records, gone }
+}
+
+/** In place: rows that are missing come back, the others stay as they are. */
+export function rebuildInPlace(tools: RebuildTools, signal: AbortSignal): Promise<Rebuilt> {
+  return replayAll(tools, (rows) => inTransaction(tools.pool, (client) => writeRows(client, rows)), signal)
+}
+
+export interface Comparison extends Rebuilt {
+  readonly tables: readonly { readonly table: RebuiltTable; readonly rows: number; readonly missing: number; readonly extra: number; readonly examples: readonly string[] }[]
+}
+
+/** Beside the catalog, in a schema of its own, compared up to `before` (event time, for some tables the broker's), then dropped. */
+export async function compareRebuilt(tools: RebuildTools, before: EpochMs, signal: AbortSignal): Promise<Comparison> {
+  const { pool } = tools
+  const schema = 'catalog_rebuilt'
+  const inSchema = <Result>(act: (client: Sql) => Promise<Result>): Promise<Result> =>
+    inTransaction(pool, async (client) => {
+      await client.query(`set local search_path to ${schema}, public`)
+      return act(client)
+    })
+  await pool.query(`drop schema if exists ${schema} cascade`)
+  await pool.query(`create schema ${schema}`)
+  try {
+    for (const table of [...Object.keys(tables), 'captures']) await pool.query(`create table ${schema}.${table} (like public.${table} including all)`)
+    const rebuilt = await replayAll(tools, (rows) => inSchema((client) => writeRows(client, rows)), signal)
+    const found: Comparison['tables'][number][] = []
+    for (const [table, { key, columns, at }] of Object.entries(tables) as [RebuiltTable, (typeof tables)[RebuiltTable]][]) {
+      // what lies neither in Kafka nor in the archive cannot be compared
+      const from = rebuilt.gone.length > 0 ? `${at} >= coalesce((select min(${at}) from ${schema}.${table}), $1) and ` : ''
+      const side = (of: string): string => `select ${columns} from ${of}.${table} where ${from}${at} < $1`
+      const differing = (one: string, other: string): Promise<string[]> =>
+        pool
+          .query<{ key: string | null }>(`select d.${key}::text as key from (${side(one)} except ${side(other)}) d`, [new Date(before)])
+          .then(({ rows }) => rows.map((row) => String(row.key)))
+      const [extra, missing] = [await differing('public', schema), await differing(schema, 'public')]
+      const { rows } = await pool.query<{ n: number }>(`select count(*)::int as n from ${schema}.${table} where ${at} < $1`, [new Date(before)])
+      found.push({ table, rows: rows[0]?.n ?? 0, missing: missing.length, extra: extra.length, examples: [...new Set([...missing, ...extra])].slice(0, 5) })
+    }
+    return { ...rebuilt, tables: found }
+  } finally {
+    await pool.query(`drop schema if exists ${schema} cascade`).catch((thrown: unknown) => {
+      throw new Fault('DATABASE_UNAVAILABLE', `The schema ${schema} could not be dropped: ${toError(thrown).message}`, {}, thrown)
+    })
+  }
+}
