@@ -29,6 +29,7 @@ afterAll(async () => {
 })
 
 const counter = { seq: 0 }
+const capturedAt = new Map<string, number>()
 /** A picture announced as an agent would, from the bytes given. */
 async function announce(
   bytes: Buffer,
@@ -51,7 +52,7 @@ async function announce(
     source: 'camera',
     kind: 'image',
     agentId: 'test',
-    capturedAt: Date.now(),
+    capturedAt: capturedAt.get(mediaId) ?? Date.now(),
     mediaOffsetUs: null,
     object,
     width: 0,
@@ -60,6 +61,7 @@ async function announce(
     sourceName: '',
   }
   await producer.send({ topic: 'media.captured', messages: [{ key: cameraId, value: await codec.encode('media.captured', 'MediaCaptured', event) }] })
+  capturedAt.set(mediaId, event.capturedAt)
   return mediaId
 }
 const stateOf = (mediaId: string, rank: number) =>

@@ -104,7 +104,19 @@ test('every backing service can be one of your own, named by its address, and is
       DATABASE_URL: database.href,
       MLFLOW_TRACKING_URI: state.endpoints['mlflow'] ?? '',
     })
-    expect(running.processes.map(({ name }) => name).sort()).toEqual(['catalog', 'console', 'extract', 'features', 'ingest', 'labels', 'serve', 'train', 'validate', 'watch'])
+    expect(running.processes.map(({ name }) => name).sort()).toEqual([
+      'archive',
+      'catalog',
+      'console',
+      'extract',
+      'features',
+      'ingest',
+      'labels',
+      'serve',
+      'train',
+      'validate',
+      'watch',
+    ])
     await running.end('SIGTERM')
     expect(running.alive()).toEqual([])
   } finally {

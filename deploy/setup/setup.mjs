@@ -7,10 +7,13 @@
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { brokerClassPath, javaFlags, javaProgram } from './java.mjs'
 import { findPython, installCommands, prerequisites, prerequisiteTable } from './prerequisites.mjs'
 
 const here = path.dirname(fileURLToPath(import.meta.url))
@@ -356,6 +359,69 @@ async function jars() {
   )
 }
 
+/**
+ * What the JVM learned from one start of the broker (JEP 483, JEP 514): the broker starts in half the time from it.
+ * Only a help: a JVM that finds it unfit, or not there, starts without it.
+ */
+async function brokerCache() {
+  const cache = path.join(tools, 'kafka/kafka.aot')
+  await step(
+    'broker-cache',
+    'class cache of the broker',
+    [path.join(here, 'jars.sha256'), path.join(here, 'requirements.txt'), path.join(here, 'java.mjs'), `for ${tools}`],
+    () => existsSync(cache),
+    async () => {
+      const folder = mkdtempSync(path.join(tmpdir(), 'frameloop-broker-'))
+      try {
+        const [port, controller] = await Promise.all([freePort(), freePort()])
+        const properties = path.join(folder, 'server.properties')
+        writeFileSync(
+          properties,
+          `process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:${controller}\nlisteners=PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controller}\ncontroller.listener.names=CONTROLLER\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs=${folder}/data\noffsets.topic.replication.factor=1\n`,
+        )
+        const java = javaProgram()
+        const common = [...javaFlags, '-cp', brokerClassPath()]
+        await run('broker-cache', java, ['-Xmx128m', ...common, 'kafka.tools.StorageTool', 'format', '-t', 'frameloopClassCacheXXXXX', '-c', properties])
+        const child = spawn(java, ['-Xmx256m', `-XX:AOTCacheOutput=${cache}`, ...common, 'kafka.Kafka', properties], { stdio: 'ignore', cwd: folder })
+        const ended = new Promise((resolve) => child.once('exit', resolve))
+        const deadline = Date.now() + 60_000
+        while (Date.now() < deadline && child.exitCode === null && !(await answers(port))) await new Promise((resolve) => setTimeout(resolve, 200))
+        child.kill('SIGTERM')
+        await ended
+      } finally {
+        rmSync(folder, { recursive: true, force: true })
+      }
+      // the next start is the one that counts; without the cache it is only slower
+      if (!existsSync(cache)) {
+        say('the class cache of the broker could not be made; it starts without')
+        writeFileSync(cache, '')
+      }
+    },
+  )
+}
+
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer()
+    server.once('error', reject)
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address()
+      server.close(() => resolve(port))
+    })
+  })
+}
+
+function answers(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    const end = (isOpen) => {
+      socket.destroy()
+      resolve(isOpen)
+    }
+    socket.once('connect', () => end(true)).once('error', () => end(false))
+  })
+}
+
 function hashFile(file) {
   return createHash('sha256').update(readFileSync(file)).digest('hex')
 }
@@ -386,7 +452,8 @@ const heartbeat = setInterval(() => {
 
 try {
   if (!packagesOnly) checkPrerequisites()
-  const outside = Promise.all(packagesOnly ? [] : [python(), jars(), ...(forTests ? [footage()] : [])])
+  const broker = Promise.all(packagesOnly ? [] : [python(), jars()]).then(() => (packagesOnly ? undefined : brokerCache()))
+  const outside = Promise.all([broker, ...(packagesOnly || !forTests ? [] : [footage()])])
   outside.catch(() => {})
   await npmPackages()
   // one compiler at a time: two would only fight for the cores

@@ -159,9 +159,10 @@ const states = ['', 'captured', 'validated', 'rejected', 'extracted'] as const
 
 async function selectOpenMedia(sql: Sql, { camera_id, epoch, settled_seq }: CaptureRow): Promise<OpenMedia[]> {
   const { rows } = await sql.query<{ seq: number; status_rank: number; frame_count: number | null; prepared: number; rejected: number; recorded_at: Date }>(
-    `select m.seq, m.status_rank, m.frame_count, m.recorded_at, count(*) filter (where f.status_rank = 3)::int as prepared, count(*) filter (where f.status_rank = 2)::int as rejected
+    `select m.seq, max(m.status_rank) as status_rank, max(m.frame_count) as frame_count, min(m.recorded_at) as recorded_at,
+       count(distinct f.frame_id) filter (where f.status_rank = 3)::int as prepared, count(distinct f.frame_id) filter (where f.status_rank = 2)::int as rejected
      from media m left join frames f on f.media_id = m.media_id
-     where m.camera_id = $1 and m.epoch = $2 and m.seq > $3 group by m.media_id order by m.seq`,
+     where m.camera_id = $1 and m.epoch = $2 and m.seq > $3 group by m.seq order by m.seq`,
     [camera_id, epoch, settled_seq],
   )
   return rows.map((row) => ({

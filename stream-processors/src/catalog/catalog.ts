@@ -13,8 +13,9 @@ import { cataloguedTopics } from '@frameloop/schemas/topics'
 import { BusConsumer } from '../chain/kafka-bus.ts'
 import { nextOffsets, type StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
-import { addRows, mergeByKey, noRows, type Rows } from './rows.ts'
+import { addRows, daysOf, mergeByKey, noRows, type Rows } from './rows.ts'
 import {
+  ensureDays,
   insertDeadLetters,
   insertHops,
   insertLosses,
@@ -52,9 +53,15 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
   const { log } = tools
   const metrics = stageMetrics(tools.metrics)
   let state = 'starting'
+  const knownDays = new Set<string>()
 
   const write = async (rows: Rows, records: readonly BusRecord[], positions: Map<string, number>): Promise<void> => {
     const moves = nextOffsets(records).map(({ topic, partition, offset }) => ({ topic, partition, from: positions.get(`${topic} ${partition}`) ?? 0, to: offset }))
+    const days = daysOf(rows, Date.now()).filter((day) => !knownDays.has(day))
+    if (days.length > 0) {
+      await ensureDays(pool, days)
+      for (const day of days) knownDays.add(day)
+    }
     await inTransaction(pool, async (client) => {
       if (!(await moveOffsets(client, moves))) throw new Fault('INTERNAL', 'Another catalog moved the offsets')
       await writeRows(client, rows)

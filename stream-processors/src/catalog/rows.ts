@@ -33,6 +33,17 @@ const plain = (text: string): string => text.replaceAll('\0', '')
 export const mediaRanks = { captured: 1, validated: 2, rejected: 3, extracted: 4 } as const
 export const frameRanks = { extracted: 1, rejected: 2, prepared: 3 } as const
 
+/** Days (UTC) that rows fall on, of the tables that are partitioned by day, as far as a clock can be right about them. */
+export function daysOf(rows: Rows, now: EpochMs): string[] {
+  const [oldest, newest] = [iso(now - 400 * 86_400_000).slice(0, 10), iso(now + 2 * 86_400_000).slice(0, 10)]
+  const days = [
+    ...[...rows.media, ...rows.mediaExtracted].map((row) => row['captured_at']),
+    ...[...rows.frames, ...rows.features, ...rows.predictions].map((row) => row['frame_at']),
+    ...rows.hops.map((row) => row['at']),
+  ].map((at) => String(at).slice(0, 10))
+  return [...new Set(days)].filter((day) => day >= oldest && day <= newest)
+}
+
 /** Adds a record's rows. Throws what the codec throws for a value that cannot be read. */
 export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Promise<void> {
   const hop = (subject: string): void => {
@@ -103,7 +114,8 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
         camera_id: event.cameraId,
         epoch: event.epoch,
         seq: event.seq,
-        captured_at: iso(event.frameAt),
+        // the media's own time: extract adds the frame's place in the clip to it
+        captured_at: iso(event.frameAt - Math.round(event.ptsUs / 1000)),
         frame_count: event.frameCount,
       })
       return

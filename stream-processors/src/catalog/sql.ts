@@ -17,7 +17,7 @@ export async function upsertMedia(sql: Sql, rows: Rows): Promise<void> {
     `insert into media (media_id, site_id, camera_id, agent_id, epoch, seq, source, kind, lane, captured_at, media_offset_us, status_rank, reason, bucket, object_key, object_sha256, object_bytes, format, width, height, frame_count, parameters, trace_id)
      select media_id, site_id, camera_id, agent_id, epoch, seq, source, kind, lane, captured_at, media_offset_us, status_rank, reason, bucket, object_key, object_sha256, object_bytes, format, width, height, frame_count, parameters, trace_id from ${overRows(mediaColumns)}
      order by media_id
-     on conflict (media_id) do update set
+     on conflict (media_id, captured_at) do update set
        status_rank = greatest(media.status_rank, excluded.status_rank),
        reason = case when excluded.reason <> '' then excluded.reason else media.reason end,
        agent_id = case when excluded.agent_id <> '' then excluded.agent_id else media.agent_id end,
@@ -25,7 +25,6 @@ export async function upsertMedia(sql: Sql, rows: Rows): Promise<void> {
        -- a row that another topic made first knows none of these
        source = case when media.object_key = '' then excluded.source else media.source end,
        lane = case when media.object_key = '' then excluded.lane else media.lane end,
-       captured_at = case when media.object_key = '' then excluded.captured_at else media.captured_at end,
        media_offset_us = case when media.object_key = '' then excluded.media_offset_us else media.media_offset_us end,
        bucket = case when media.object_key = '' then excluded.bucket else media.bucket end,
        object_key = case when media.object_key = '' then excluded.object_key else media.object_key end,
@@ -47,7 +46,7 @@ export async function updateMediaExtracted(sql: Sql, rows: Rows): Promise<void> 
     `insert into media (media_id, site_id, camera_id, epoch, seq, captured_at, status_rank, frame_count)
      select distinct on (media_id) media_id, site_id, camera_id, epoch, seq, captured_at, 4, frame_count from ${overRows('media_id uuid, site_id text, camera_id text, epoch text, seq bigint, captured_at timestamptz, frame_count int')}
      order by media_id
-     on conflict (media_id) do update set status_rank = greatest(media.status_rank, 4::smallint), frame_count = excluded.frame_count`,
+     on conflict (media_id, captured_at) do update set status_rank = greatest(media.status_rank, 4::smallint), frame_count = excluded.frame_count`,
     [JSON.stringify(rows)],
   )
 }
@@ -58,7 +57,7 @@ export async function upsertFrames(sql: Sql, rows: Rows): Promise<void> {
      select frame_id, media_id, camera_id, epoch, seq, frame_at, media_offset_us, frame_index, status_rank, reason, bucket, object_key, object_sha256, width, height, parameters
      from ${overRows('frame_id uuid, media_id uuid, camera_id text, epoch text, seq bigint, frame_at timestamptz, media_offset_us bigint, frame_index int, status_rank smallint, reason text, bucket text, object_key text, object_sha256 text, width int, height int, parameters jsonb')}
      order by frame_id
-     on conflict (frame_id) do update set
+     on conflict (frame_id, frame_at) do update set
        status_rank = greatest(frames.status_rank, excluded.status_rank),
        reason = case when excluded.reason <> '' then excluded.reason else frames.reason end,
        frame_index = greatest(frames.frame_index, excluded.frame_index),
@@ -77,7 +76,7 @@ export async function upsertFeatures(sql: Sql, rows: Rows): Promise<void> {
     `insert into features (frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at)
      select frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at
      from ${overRows('frame_id uuid, preprocessing text, camera_id text, frame_at timestamptz, media_offset_us bigint, bucket text, object_key text, object_sha256 text, picture_sha256 text, zones jsonb, parameters jsonb, topic text, partition int, record_offset bigint, prepared_at timestamptz')}
-     on conflict (frame_id, preprocessing) do nothing`,
+     on conflict (frame_id, preprocessing, frame_at) do nothing`,
     [JSON.stringify(rows)],
   )
 }
@@ -87,7 +86,7 @@ export async function upsertPredictions(sql: Sql, rows: Rows): Promise<void> {
     `insert into predictions (frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at)
      select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at
      from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz')}
-     on conflict (frame_id, zone, task, model_version) do nothing`,
+     on conflict (frame_id, zone, task, model_version, frame_at) do nothing`,
     [JSON.stringify(rows)],
   )
 }
@@ -144,6 +143,11 @@ export interface OffsetMove {
   readonly from: number
   /** Where it stands after this batch. */
   readonly to: number
+}
+
+/** Makes the partitions of these days (UTC), where they are missing. */
+export async function ensureDays(sql: Sql, days: readonly string[]): Promise<void> {
+  await sql.query('select ensure_catalog_days($1::date[])', [days])
 }
 
 /** Moves the offsets; false when somebody else moved one of them, and then nothing of the batch may stay. */
