@@ -199,9 +199,11 @@ test('what cannot be replayed is said', async () => {
 })
 
 test('the catalog rebuilt from the archive and the topics has equal rows, and rows that were lost come back', async () => {
+  // what is younger than two minutes is not compared: it may be on its way
+  await soon(async () => one("select 1 as ok from media where camera_id = 'street' and captured_at < now() - interval '130 seconds'"), 180_000)
   const compared = await frameloop('catalog', 'rebuild', '--check')
   expect(compared).toMatch(
-    /^\d+ records read\nmedia +\d+ rows rebuilt, equal\nframes +\d+ rows rebuilt, equal\nfeatures +\d+ rows rebuilt, equal\npredictions +\d+ rows rebuilt, equal\nhops +\d+ rows rebuilt, equal/,
+    /^\d+ records read\nmedia +[1-9]\d* rows rebuilt, equal\nframes +[1-9]\d* rows rebuilt, equal\nfeatures +\d+ rows rebuilt, equal\npredictions +\d+ rows rebuilt, equal\nhops +\d+ rows rebuilt, equal/,
   )
   const { rows } = await pool.query<{ media_id: string; camera_id: string; seq: number; object_key: string; parameters: object }>(
     "delete from media where media_id in (select media_id from media where camera_id = 'street' and captured_at < now() - interval '2 minutes' and status_rank = 4 order by captured_at limit 5) returning media_id, camera_id, seq, object_key, parameters",

@@ -369,8 +369,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async ({ check, json }: { check?: boolean; json?: boolean }) => {
       const controller = new AbortController()
       process.once('SIGINT', () => controller.abort())
-      const say = json ? (text: string): void => void process.stderr.write(`${text}\n`) : print
-      const progress = progressOf(say)
+      const progress = progressOf()
       const found = await withReplays<Rebuilt | Comparison>(async ({ pool, ...stack }) => {
         const tools = { ...stack, pool, sql: pool, codec: openCodec(openRegistry(stack.registryUrl)), onProgress: progress }
         return check ? compareRebuilt(tools, Date.now() - settleTime, controller.signal) : rebuildInPlace(tools, controller.signal)

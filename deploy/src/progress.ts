@@ -1,4 +1,4 @@
-/** Progress of long work: a bar on a terminal, a line every few seconds otherwise. */
+/** Progress of long work: a bar on a terminal, a line every few seconds otherwise; on stderr, so that results can be piped. */
 import { showMs } from '@frameloop/kit/units'
 
 export interface Progress {
@@ -6,7 +6,7 @@ export interface Progress {
   readonly end: () => void
 }
 
-export function progressOf(print: (text: string) => void): Progress {
+export function progressOf(): Progress {
   const since = Date.now()
   let told = Date.now()
   const show = (done: number, total: number, note = ''): void => {
@@ -16,7 +16,7 @@ export function progressOf(print: (text: string) => void): Progress {
     if (process.stderr.isTTY) process.stderr.write(`\r${'█'.repeat(Math.round(share * 30)).padEnd(30, '·')} ${text.padEnd(40)}`)
     else if (Date.now() - told > 3_000) {
       told = Date.now()
-      print(text.trim())
+      process.stderr.write(`${text.trim()}\n`)
     }
   }
   return Object.assign(show, { end: () => void (process.stderr.isTTY && process.stderr.write('\n')) })

@@ -122,7 +122,7 @@ export async function replay(flags: ReplayFlags, stack: ReplayStack): Promise<bo
   const say = flags.json ? (text: string): void => void process.stderr.write(`${text}\n`) : print
   const total = open.ranges.reduce((sum, { from, until }) => sum + until - from, 0)
   say(`replay ${open.id}: ${open.ranges.length} partitions of ${open.ranges[0]?.topic}, ${total} offsets → ${open.into}`)
-  const progress = progressOf(say)
+  const progress = progressOf()
   const onProgress: ReplayTools['onProgress'] = (done, all, copied) => progress(done, all, `${copied} records`)
   const log = openLog('replay', 'error')
   const tools: ReplayTools = { pool, brokers, store, codec: openCodec(openRegistry(stack.registryUrl)), bucketPrefix, log, onProgress }
