@@ -2,8 +2,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import { benchAvro } from './avro.ts'
 import { benchCatalog } from './catalog.ts'
 import { benchChain } from './chain.ts'
+import { benchDecode } from './decode.ts'
 import { benchStart } from './start.ts'
 
 type Bench = (say: (text: string) => void) => Promise<object>
@@ -11,6 +13,8 @@ type Bench = (say: (text: string) => void) => Promise<object>
 const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
+  avro: { about: 'an event encoded and decoded, against JSON (10 seconds)', run: benchAvro },
+  decode: { about: '1080p to 224x224 against OpenCV, CPU time and pixels (about 1 minute)', run: benchDecode },
   catalog: { about: 'rows written a second against COPY and one by one; questions at ten million rows (about 10 minutes, 12 GB of disk)', run: benchCatalog },
 }
 

@@ -1,5 +1,8 @@
+import { readFileSync } from 'node:fs'
+import fc from 'fast-check'
 import sharp from 'sharp'
 import { expect, test } from 'vitest'
+import { resizeKernel } from '../picture/assemble.ts'
 import type { Picture } from '../picture/decode-picture.ts'
 import { denoise, equalise, sharpen } from '../picture/filters.ts'
 import { resize } from '../picture/resize.ts'
@@ -26,6 +29,41 @@ test.each([
   const raw = sharp(rgb, { raw: { width, height, channels: 3 } })
   const expected = await raw.resize(40, 30, { fit: 'fill', kernel: theirs, fastShrinkOnLoad: false }).raw().toBuffer()
   expect(decibels(resize(rgb, width, { x: 0, y: 0, width, height }, 40, 30, kernel), expected)).toBeGreaterThan(45)
+})
+
+test('the committed WebAssembly is what resize.wat says', async () => {
+  expect(readFileSync(new URL('../picture/resize-kernel.ts', import.meta.url), 'utf8')).toBe(await resizeKernel())
+})
+
+test('area is the weighted mean of what each pixel covers, for any crop and size', () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 60 }),
+      fc.integer({ min: 1, max: 60 }),
+      fc.integer({ min: 1, max: 40 }),
+      fc.integer({ min: 1, max: 40 }),
+      (wide, high, toWide, toHigh) => {
+        fc.pre(toWide < wide && toHigh < high)
+        const crop = { x: 160 - wide, y: 120 - high, width: wide, height: high }
+        const out = resize(rgb, width, crop, toWide, toHigh)
+        for (const [i, j] of [
+          [0, 0],
+          [toWide - 1, toHigh - 1],
+          [toWide >> 1, toHigh >> 1],
+        ] as const) {
+          let sum = 0
+          for (let y = 0; y < high; y += 1) {
+            const down = Math.max(0, Math.min(y + 1, ((j + 1) * high) / toHigh) - Math.max(y, (j * high) / toHigh))
+            for (let x = 0; down > 0 && x < wide; x += 1) {
+              const across = Math.max(0, Math.min(x + 1, ((i + 1) * wide) / toWide) - Math.max(x, (i * wide) / toWide))
+              sum += across * down * (rgb[((crop.y + y) * width + crop.x + x) * 3] ?? 0)
+            }
+          }
+          expect(Math.abs((out[(j * toWide + i) * 3] ?? 0) - (sum * toWide * toHigh) / wide / high)).toBeLessThan(0.51)
+        }
+      },
+    ),
+  )
 })
 
 test('a flat picture stays flat under every kernel, enlarged or shrunk', () => {

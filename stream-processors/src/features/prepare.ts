@@ -43,8 +43,8 @@ export interface ZoneShape extends Rectangle {
 }
 
 /** Changes whenever equal parameters would give other pixels. */
-const codeVersion = 'area-1'
-const decoderVersion = 'libjpeg-turbo islow, fancy upsampling, scaled to at least 2x; others libvips'
+const codeVersion = 'area-2'
+const decoderVersion = 'libjpeg-turbo islow, fancy upsampling, scaled to at least 1x; others libvips'
 
 /** 16 hex digits that name a preprocessing for good. What is not stated does not count, so a new parameter renames nothing. */
 export function preprocessingDigest({ width, height, kernel = 'area', colour = 'rgb', filters: asked = [] }: Preprocessing): string {

@@ -37,9 +37,10 @@ test('a PNG is decoded by content, whatever it is called', async () => {
   expect(await decodePicture(png)).toMatchObject({ width, height, scale: 1 })
 })
 
-test('a large picture is shrunk while decoding, but never below twice what is wanted', () => {
+test('a large picture is shrunk while decoding, but never below what is wanted', () => {
   expect(chooseScale(1920, 1080, 64, 64)).toBe(8)
-  expect(chooseScale(768, 576, 192, 144)).toBe(2)
+  expect(chooseScale(768, 576, 192, 144)).toBe(4)
+  expect(chooseScale(768, 576, 193, 144)).toBe(2)
   expect(chooseScale(64, 64, 64, 64)).toBe(1)
 })
 

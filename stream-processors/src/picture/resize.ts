@@ -1,8 +1,10 @@
 /**
- * Crop and resize by separable kernels. Ours, so that it is the same everywhere.
+ * Crop and resize by separable kernels. Ours, so that it is the same everywhere; the inner loops are WebAssembly (`resize.wat`).
  * area: every source pixel counts by the area it covers, what OpenCV calls INTER_AREA (linear where it enlarges).
  * linear, cubic (Catmull-Rom, a = -0.5), lanczos (3 lobes): widened where they shrink, as Pillow does, so nothing is skipped.
  */
+
+import { resizeKernel } from './resize-kernel.ts'
 
 export type Kernel = 'area' | 'linear' | 'cubic' | 'lanczos'
 
@@ -14,13 +16,24 @@ export interface Rectangle {
 }
 
 interface Axis {
-  readonly start: Int32Array
-  readonly count: Int32Array
-  readonly first: Int32Array
+  /** Per target pixel: first source pixel, number of them, index of the first weight. */
+  readonly table: Int32Array
   readonly weights: Float32Array
+  /** Source pixels that one target pixel needs at most. */
+  readonly most: number
 }
 
 const axes = new Map<string, Axis>()
+
+function axisFrom(taps: readonly { readonly first: number; readonly weights: readonly number[] }[]): Axis {
+  const table = new Int32Array(taps.length * 3)
+  const weights: number[] = []
+  taps.forEach(({ first, weights: own }, at) => {
+    table.set([first, own.length, weights.length], at * 3)
+    weights.push(...own)
+  })
+  return { table, weights: Float32Array.from(weights), most: Math.max(...taps.map(({ weights: own }) => own.length)) }
+}
 
 const sinc = (x: number): number => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x))
 
@@ -46,102 +59,100 @@ function axisOf(source: number, target: number, kernel: Kernel): Axis {
 function kernelAxis(source: number, target: number, { support, weight }: (typeof kernels)['linear']): Axis {
   const step = source / target
   const widen = Math.max(1, step)
-  const start = new Int32Array(target)
-  const count = new Int32Array(target)
-  const first = new Int32Array(target)
-  const weights: number[] = []
-  for (let i = 0; i < target; i += 1) {
-    const centre = (i + 0.5) * step
-    const left = Math.max(0, Math.ceil(centre - support * widen - 0.5))
-    const right = Math.min(source, Math.floor(centre + support * widen - 0.5) + 1)
-    const own = Array.from({ length: right - left }, (_, at) => {
-      const distance = Math.abs(left + at + 0.5 - centre) / widen
-      return distance < support ? weight(distance) : 0
-    })
-    const sum = own.reduce((total, value) => total + value, 0)
-    first[i] = weights.length
-    start[i] = left
-    count[i] = own.length
-    for (const value of own) weights.push(value / sum)
-  }
-  return { start, count, first, weights: Float32Array.from(weights) }
+  return axisFrom(
+    Array.from({ length: target }, (_, i) => {
+      const centre = (i + 0.5) * step
+      const first = Math.max(0, Math.ceil(centre - support * widen - 0.5))
+      const end = Math.min(source, Math.floor(centre + support * widen - 0.5) + 1)
+      const own = Array.from({ length: end - first }, (__, at) => {
+        const distance = Math.abs(first + at + 0.5 - centre) / widen
+        return distance < support ? weight(distance) : 0
+      })
+      const sum = own.reduce((total, value) => total + value, 0)
+      return { first, weights: own.map((value) => value / sum) }
+    }),
+  )
 }
 
 function areaAxis(source: number, target: number): Axis {
   const step = source / target
-  const start = new Int32Array(target)
-  const count = new Int32Array(target)
-  const first = new Int32Array(target)
-  const weights: number[] = []
-  for (let i = 0; i < target; i += 1) {
-    first[i] = weights.length
-    if (step <= 1) {
-      const centre = Math.max(0, Math.min(source - 1, (i + 0.5) * step - 0.5))
-      const left = Math.floor(centre)
-      const share = centre - left
-      start[i] = left
-      if (share > 0 && left + 1 < source) {
-        count[i] = 2
-        weights.push(1 - share, share)
-      } else {
-        count[i] = 1
-        weights.push(1)
+  return axisFrom(
+    Array.from({ length: target }, (_, i) => {
+      if (step <= 1) {
+        const centre = Math.max(0, Math.min(source - 1, (i + 0.5) * step - 0.5))
+        const first = Math.floor(centre)
+        const share = centre - first
+        return { first, weights: share > 0 && first + 1 < source ? [1 - share, share] : [1] }
       }
-      continue
-    }
-    const from = i * step
-    const to = Math.min(source, from + step)
-    const left = Math.floor(from + 1e-9)
-    const right = Math.min(source, Math.ceil(to - 1e-9))
-    start[i] = left
-    count[i] = right - left
-    for (let x = left; x < right; x += 1) weights.push((Math.min(x + 1, to) - Math.max(x, from)) / step)
-  }
-  return { start, count, first, weights: Float32Array.from(weights) }
+      const from = i * step
+      const to = Math.min(source, from + step)
+      const first = Math.floor(from + 1e-9)
+      const end = Math.min(source, Math.ceil(to - 1e-9))
+      return { first, weights: Array.from({ length: end - first }, (__, at) => (Math.min(first + at + 1, to) - Math.max(first + at, from)) / step) }
+    }),
+  )
 }
 
-let sums = new Float32Array(0)
+interface Kernels {
+  readonly memory: WebAssembly.Memory
+  resize(
+    base: number,
+    stride: number,
+    width: number,
+    height: number,
+    across: number,
+    acrossWeights: number,
+    down: number,
+    downWeights: number,
+    held: number,
+    lines: number,
+    out: number,
+  ): void
+}
+
+let opened: Kernels | undefined
+const pageBytes = 65_536
+
+/** One instance per thread; its memory grows to the largest picture it has seen. */
+function openKernels(bytes: number): Kernels {
+  opened ??= new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(resizeKernel, 'base64')), {}).exports as unknown as Kernels
+  const missing = bytes - opened.memory.buffer.byteLength
+  if (missing > 0) opened.memory.grow(Math.ceil(missing / pageBytes))
+  return opened
+}
 
 /**
  * Uint8Array [*, pictureWidth, 3] → Uint8Array [height, width, 3] of the rectangle `crop`.
- * 0.18 ms for 192x192 → 64x64 on the 2-core reference machine.
+ * 0.1 ms for 192x192 → 64x64, 0.5 ms for 480x270 → 224x224 on the 2-core reference machine.
  */
 export function resize(rgb: Uint8Array, pictureWidth: number, crop: Rectangle, width: number, height: number, kernel: Kernel = 'area'): Uint8Array {
-  const out = new Uint8Array(width * height * 3)
-  // kernels with negative weights overshoot
-  const clamped = new Uint8ClampedArray(out.buffer)
   const across = axisOf(crop.width, width, kernel)
   const down = axisOf(crop.height, height, kernel)
-  const line = width * 3
-  if (sums.length < line) sums = new Float32Array(line)
-  const sum = sums
-  // indices below are inside the arrays by construction; the non-null forms keep the inner loop free of checks
-  const { start, count, first, weights } = across
-  for (let j = 0; j < height; j += 1) {
-    sum.fill(0, 0, line)
-    const rows = down.count[j] as number
-    for (let row = 0; row < rows; row += 1) {
-      const weightDown = down.weights[(down.first[j] as number) + row] as number
-      const base = ((crop.y + (down.start[j] as number) + row) * pictureWidth + crop.x) * 3
-      for (let i = 0, p = 0; i < width; i += 1, p += 3) {
-        let at = base + (start[i] as number) * 3
-        let r = 0
-        let g = 0
-        let b = 0
-        for (let w = first[i] as number, end = w + (count[i] as number); w < end; w += 1, at += 3) {
-          const weight = weights[w] as number
-          r += (rgb[at] as number) * weight
-          g += (rgb[at + 1] as number) * weight
-          b += (rgb[at + 2] as number) * weight
-        }
-        sum[p] = (sum[p] as number) + r * weightDown
-        sum[p + 1] = (sum[p + 1] as number) + g * weightDown
-        sum[p + 2] = (sum[p + 2] as number) + b * weightDown
-      }
-    }
-    const to = j * line
-    if (kernel === 'area') for (let p = 0; p < line; p += 1) out[to + p] = (sum[p] as number) + 0.5
-    else for (let p = 0; p < line; p += 1) clamped[to + p] = sum[p] as number
+  const stride = pictureWidth * 3
+  const source = rgb.subarray(crop.y * stride, (crop.y + crop.height) * stride)
+  // laid out one behind the other; four bytes are read and written where three belong to a pixel
+  const place = [
+    across.table.byteLength,
+    across.weights.byteLength,
+    down.table.byteLength,
+    down.weights.byteLength,
+    down.most * width * 16,
+    width * height * 3 + 16,
+    source.length + 16,
+  ]
+  const starts: number[] = []
+  let end = 0
+  for (const bytes of place) {
+    starts.push(end)
+    end = (end + bytes + 15) & ~15
   }
-  return out
+  const [acrossAt = 0, acrossWeightsAt = 0, downAt = 0, downWeightsAt = 0, linesAt = 0, outAt = 0, sourceAt = 0] = starts
+  const { memory, resize: run } = openKernels(end)
+  new Int32Array(memory.buffer, acrossAt, across.table.length).set(across.table)
+  new Float32Array(memory.buffer, acrossWeightsAt, across.weights.length).set(across.weights)
+  new Int32Array(memory.buffer, downAt, down.table.length).set(down.table)
+  new Float32Array(memory.buffer, downWeightsAt, down.weights.length).set(down.weights)
+  new Uint8Array(memory.buffer, sourceAt, source.length).set(source)
+  run(sourceAt + crop.x * 3, stride, width, height, acrossAt, acrossWeightsAt, downAt, downWeightsAt, down.most, linesAt, outAt)
+  return new Uint8Array(memory.buffer, outAt, width * height * 3).slice()
 }

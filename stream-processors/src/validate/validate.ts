@@ -19,7 +19,7 @@ type Measured = Pick<MediaValidated, 'format' | 'width' | 'height' | 'durationUs
 
 async function measurePicture(bytes: Buffer, format: string, arrival: Arrival): Promise<Measured> {
   // a scaled decode reads every bit of the data, so damage shows, at a fraction of the cost
-  const { rgb, width, height, fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 80, height: 60 } })
+  const { rgb, width, height, fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 160, height: 120 } })
   const look: Look = { ...measureQuality(rgb, width, height), fingerprint: sha256Hex(rgb).slice(0, 16) }
   return { format, width: fullWidth, height: fullHeight, durationUs: 0, ...look, marks: marksOf(look, arrival) }
 }

@@ -1,0 +1,49 @@
+/** Rivals in Python: their environment, made when it is missing from versions pinned by hash, and a program that answers line by line. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { tools } from '../../deploy/src/home.ts'
+
+const folder = fileURLToPath(new URL('../rivals', import.meta.url))
+
+/** The Python that has the rivals' libraries. */
+export function rivalPython(say: (text: string) => void): string {
+  const environment = join(tools, 'rivals')
+  const requirements = readFileSync(join(folder, 'requirements.txt'), 'utf8')
+  const stamp = join(environment, 'requirements.txt')
+  if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== requirements) {
+    say('fetching the rivals (Python packages, 90 MB) …')
+    execFileSync('python3', ['-m', 'venv', environment])
+    execFileSync(join(environment, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', join(folder, 'requirements.txt')])
+    writeFileSync(stamp, requirements)
+  }
+  return join(environment, 'bin/python')
+}
+
+export interface Rival {
+  /** Writes a line and gives the JSON line that answers it. */
+  ask<Answer>(line: string): Promise<Answer>
+  readonly process: ChildProcess
+  end(): Promise<void>
+}
+
+export function startRival(python: string, script: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Rival {
+  const child = spawn(python, [join(folder, script), ...args], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...env } })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  return {
+    async ask(line) {
+      child.stdin.write(`${line}\n`)
+      const { value, done } = await lines.next()
+      if (done) throw new Error(`${script} ended`)
+      return JSON.parse(String(value))
+    },
+    process: child,
+    async end() {
+      child.stdin.end()
+      await ended
+    },
+  }
+}
