@@ -23,6 +23,8 @@ export function rivalPython(say: (text: string) => void): string {
 }
 
 export interface Rival {
+  /** The next JSON line that it prints. */
+  next<Answer>(): Promise<Answer>
   /** Writes a line and gives the JSON line that answers it. */
   ask<Answer>(line: string): Promise<Answer>
   readonly process: ChildProcess
@@ -33,12 +35,16 @@ export function startRival(python: string, script: string, args: readonly string
   const child = spawn(python, [join(folder, script), ...args], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...env } })
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  const next = async <Answer>(): Promise<Answer> => {
+    const { value, done } = await lines.next()
+    if (done) throw new Error(`${script} ended`)
+    return JSON.parse(String(value)) as Answer
+  }
   return {
-    async ask(line) {
+    next,
+    ask(line) {
       child.stdin.write(`${line}\n`)
-      const { value, done } = await lines.next()
-      if (done) throw new Error(`${script} ended`)
-      return JSON.parse(String(value))
+      return next()
     },
     process: child,
     async end() {

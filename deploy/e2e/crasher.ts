@@ -5,6 +5,7 @@ import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import type { Topic } from '@frameloop/schemas/topics'
+import { kafkaBus } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
 import type { Stage } from '@frameloop/stream-processors/chain/stage'
 import { ChainSettings } from '@frameloop/stream-processors/config'
@@ -45,7 +46,7 @@ let seen = 0
 
 await runProcess('crash', ChainSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const stage = startStage(copier, {
-    brokers: config.kafkaBrokers,
+    bus: kafkaBus(config.kafkaBrokers),
     instance: '1',
     codec: openCodec(openRegistry(config.schemaRegistryUrl)),
     store: openObjectStore(config),

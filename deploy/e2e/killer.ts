@@ -4,6 +4,7 @@ import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
+import { kafkaBus } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
 import type { Stage } from '@frameloop/stream-processors/chain/stage'
 import { ChainSettings } from '@frameloop/stream-processors/config'
@@ -22,7 +23,7 @@ const killer: Stage<'MediaLost'> = {
 await runProcess('killer', ChainSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const store = openObjectStore(config)
   const stage = startStage(killer, {
-    brokers: config.kafkaBrokers,
+    bus: kafkaBus(config.kafkaBrokers),
     instance: '1',
     codec: openCodec(openRegistry(config.schemaRegistryUrl)),
     store,

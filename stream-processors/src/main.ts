@@ -8,6 +8,7 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import type { Static } from 'typebox'
 import { startArchive } from './archive/archive.ts'
 import { startCatalog } from './catalog/catalog.ts'
+import { kafkaBus } from './chain/kafka-bus.ts'
 import { type StageTools, startStage } from './chain/run-stage.ts'
 import { ChainSettings } from './config.ts'
 import { extractStage } from './extract/extract.ts'
@@ -42,7 +43,7 @@ if (!(name in processors)) {
     const { config, log, metrics, lifetime, fail } = context
     const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
     const codec = openCodec(openRegistry(config.schemaRegistryUrl))
-    const tools: StageTools = { brokers: config.kafkaBrokers, instance: config.instance, codec, store, bucketPrefix: config.bucketPrefix, log, metrics }
+    const tools: StageTools = { bus: kafkaBus(config.kafkaBrokers), instance: config.instance, codec, store, bucketPrefix: config.bucketPrefix, log, metrics }
     const stage = processors[name as keyof typeof processors](context, tools)
     await openHealth(
       {

@@ -11,7 +11,7 @@ import { namePattern } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
-import { tail } from '@frameloop/stream-processors/chain/kafka-bus'
+import { kafkaBus, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
 import { decodeSize, referencePicture } from '@frameloop/stream-processors/features/features'
 import { prepareZone, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
@@ -55,7 +55,15 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
     },
     fail,
   )
-  const live = startStage(liveStage(slots, batcher), { brokers: config.kafkaBrokers, instance: config.instance, codec, store, bucketPrefix: config.bucketPrefix, log, metrics })
+  const live = startStage(liveStage(slots, batcher), {
+    bus: kafkaBus(config.kafkaBrokers),
+    instance: config.instance,
+    codec,
+    store,
+    bucketPrefix: config.bucketPrefix,
+    log,
+    metrics,
+  })
   const notReady = () => {
     const why = live.notReady() ?? (modelsLoaded ? undefined : 'loading the models that serve')
     return why ? { serve: why } : {}

@@ -15,7 +15,6 @@ import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { archiveKey, bucketName } from '@frameloop/schemas/object-keys'
 import { cataloguedTopics, topics } from '@frameloop/schemas/topics'
-import { BusConsumer } from '../chain/kafka-bus.ts'
 import type { StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { encodeContainer } from './container.ts'
@@ -145,8 +144,7 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
         return { topic, partition, offset }
       })
     }
-    const consumer = await BusConsumer.connect({
-      brokers: tools.brokers,
+    const consumer = await tools.bus.connectConsumer({
       groupId: `frameloop.${name}`,
       instance: `frameloop.${name}.${tools.instance}`,
       topics: cataloguedTopics,

@@ -10,7 +10,6 @@ import { stageMetrics } from '@frameloop/kit/metrics'
 import { inTransaction, isDatabaseTransient, type Pool, type Sql } from '@frameloop/kit/postgres'
 import { backoffPause } from '@frameloop/kit/retry'
 import { cataloguedTopics } from '@frameloop/schemas/topics'
-import { BusConsumer } from '../chain/kafka-bus.ts'
 import { nextOffsets, type StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { addRows, daysOf, mergeByKey, noRows, type Rows } from './rows.ts'
@@ -111,8 +110,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
         return { topic, partition, offset }
       })
     }
-    const consumer = await BusConsumer.connect({
-      brokers: tools.brokers,
+    const consumer = await tools.bus.connectConsumer({
       groupId: `frameloop.${name}`,
       instance: `frameloop.${name}.${tools.instance}`,
       topics: cataloguedTopics,

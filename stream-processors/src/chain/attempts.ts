@@ -7,9 +7,10 @@
  *
  * A1  Notes are made before the work they are about, and never inside its transaction.
  * A2  Ending as asked is no death: it takes the note back.
+ * A3  A process dies once: whatever fails while it lives, and however often it begins again, counts once.
  */
 import { attemptsTopic } from '@frameloop/schemas/topics'
-import { type Position, type Produced, readTopic, type TopicPartition } from './kafka-bus.ts'
+import type { Bus, Position, Produced, TopicPartition } from './bus.ts'
 
 export interface Note {
   /** Where reading began. */
@@ -44,19 +45,23 @@ const keyOf = (stage: string, { topic, partition }: TopicPartition): string => `
 
 /** The notes of one stage, in a compacted topic. */
 export class Attempts {
+  readonly #bus: Bus
   readonly #stage: string
   readonly #notes = new Map<string, Note>()
+  /** What this process has counted already (A3). */
+  readonly #counted = new Set<string>()
   /** Records that went well alone since suspicion arose. */
   #passed = 0
 
-  constructor(stage: string) {
+  constructor(bus: Bus, stage: string) {
+    this.#bus = bus
     this.#stage = stage
   }
 
-  async load(brokers: string, signal: AbortSignal): Promise<void> {
+  async load(signal: AbortSignal): Promise<void> {
     const name = `frameloop.${this.#stage}.attempts`
     this.#notes.clear()
-    for await (const { key, value } of readTopic(brokers, name, attemptsTopic, signal)) {
+    for await (const { key, value } of this.#bus.readTopic(name, attemptsTopic, signal)) {
       if (!key.startsWith(`${this.#stage} `)) continue
       if (value.length === 0) this.#notes.delete(key)
       else this.#notes.set(key, JSON.parse(value.toString('utf8')) as Note)
@@ -72,12 +77,22 @@ export class Attempts {
 
   /** Notes that reading begins here. */
   begin(positions: readonly Position[]): Produced[] {
-    return positions.map((position) => this.#set(position, began(this.#notes.get(keyOf(this.#stage, position)), position.offset)))
+    return positions.map((position) => {
+      const before = this.#notes.get(keyOf(this.#stage, position))
+      return this.#set(position, this.#countOnce('begin', position) || !before ? began(before, position.offset) : before)
+    })
   }
 
   /** A2. */
   end(partitions: readonly TopicPartition[]): Produced[] {
     return partitions.map((partition) => this.#set(partition, undefined))
+  }
+
+  #countOnce(what: string, { topic, partition, offset }: Position): boolean {
+    const name = `${what} ${topic} ${partition} ${offset}`
+    const isFirst = !this.#counted.has(name)
+    this.#counted.add(name)
+    return isFirst
   }
 
   get suspects(): boolean {
@@ -86,7 +101,10 @@ export class Attempts {
 
   /** The note to make before working on a record alone, or that it is given up. */
   before(record: Position): { readonly giveUp: true } | { readonly giveUp: false; readonly produced: Produced } {
-    const decided = beforeTrying(this.#notes.get(keyOf(this.#stage, record)) ?? { offset: record.offset, starts: 0 }, record.offset)
+    const note = this.#notes.get(keyOf(this.#stage, record)) ?? { offset: record.offset, starts: 0 }
+    // the process has lived through it: tried again, it is the same try
+    if (!this.#countOnce('try', record)) return { giveUp: false, produced: this.#set(record, note.trying === record.offset ? note : { ...note, trying: record.offset, tries: 1 }) }
+    const decided = beforeTrying(note, record.offset)
     return decided.giveUp ? decided : { giveUp: false, produced: this.#set(record, decided.note) }
   }
 

@@ -1,6 +1,6 @@
 /** A record that a stage could not accept: its key and value unchanged, where it came from and why, in headers. */
 import { deadLetterTopic } from '@frameloop/schemas/topics'
-import type { Produced } from './kafka-bus.ts'
+import type { Produced } from './bus.ts'
 import type { BusRecord } from './stage.ts'
 
 export interface Rejection {

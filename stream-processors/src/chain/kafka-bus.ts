@@ -9,15 +9,8 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { Ms } from '@frameloop/kit/units'
 import rdkafka from 'node-rdkafka'
+import type { Bus, Consumer, ConsumerOptions, OnStep, Position, Produced, Producer, TopicPartition } from './bus.ts'
 import type { BusRecord } from './stage.ts'
-
-export interface TopicPartition {
-  readonly topic: string
-  readonly partition: number
-}
-export interface Position extends TopicPartition {
-  readonly offset: number
-}
 
 const codes = rdkafka.CODES.ERRORS
 /** librdkafka's logical offset: the oldest record there is. */
@@ -68,17 +61,6 @@ function toRecord(message: rdkafka.Message): BusRecord {
   }
 }
 
-export interface ConsumerOptions {
-  readonly brokers: string
-  readonly groupId: string
-  /** Stable name of this instance: a restart takes its partitions back at once. */
-  readonly instance: string
-  readonly topics: readonly string[]
-  readonly log: Log
-  /** Where to begin; called for each assignment before the first record. Absent: the group's committed offsets. */
-  readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>
-}
-
 const shared = (brokers: string, clientId: string) => ({
   'metadata.broker.list': brokers,
   'client.id': clientId,
@@ -88,15 +70,17 @@ const shared = (brokers: string, clientId: string) => ({
   log_level: 3,
 })
 
-export class BusConsumer {
+type KafkaConsumerOptions = ConsumerOptions & { readonly brokers: string }
+
+class KafkaConsumer implements Consumer {
   readonly #client: rdkafka.KafkaConsumer
-  readonly #options: ConsumerOptions
+  readonly #options: KafkaConsumerOptions
   #assigned: readonly TopicPartition[] = []
   /** Where each partition's end was last seen: behind its records there may be transaction markers, which nobody is handed. */
   readonly #ends = new Map<string, number>()
   #generation = 0
 
-  private constructor(options: ConsumerOptions) {
+  private constructor(options: KafkaConsumerOptions) {
     this.#options = options
     this.#client = new rdkafka.KafkaConsumer(
       {
@@ -121,8 +105,8 @@ export class BusConsumer {
     )
   }
 
-  static async connect(options: ConsumerOptions): Promise<BusConsumer> {
-    const consumer = new BusConsumer(options)
+  static async connect(options: KafkaConsumerOptions): Promise<KafkaConsumer> {
+    const consumer = new KafkaConsumer(options)
     await called('connecting a consumer', 60_000, (done) => consumer.#client.connect({ timeout: 30_000 }, done))
     consumer.#client.setDefaultConsumeTimeout(200)
     consumer.#client.on('event.error', (error) => options.log.debug({ err: error }, 'consumer reported'))
@@ -223,23 +207,8 @@ export class BusConsumer {
   }
 }
 
-export interface Produced {
-  readonly topic: string
-  /** Absent: chosen from the key by murmur2, as every producer does. */
-  readonly partition?: number
-  readonly key: string | Buffer
-  readonly value: Buffer | null
-  readonly headers: Readonly<Record<string, string | Buffer>>
-}
-
-/** The steps of a batch, in order. */
-export type Step = 'read' | 'worked' | 'stored' | 'begun' | 'produced' | 'offsets sent' | 'committed'
-export const steps: readonly Step[] = ['read', 'worked', 'stored', 'begun', 'produced', 'offsets sent', 'committed']
-/** Told of each step as it is done: tests end the process there. */
-export type OnStep = (step: Step) => void | Promise<void>
-
 /** A transactional producer. After any error it is not used again: `discard` it and open a new one with the same id. */
-export class TransactionalProducer {
+export class TransactionalProducer implements Producer {
   readonly #client: rdkafka.Producer
 
   private constructor(brokers: string, transactionalId: string, log: Log) {
@@ -275,7 +244,7 @@ export class TransactionalProducer {
   }
 
   /** Publishes all of it and moves the group's offsets, or nothing. */
-  async transact(records: readonly Produced[], offsets: readonly Position[], consumer: BusConsumer | undefined, onStep: OnStep = () => {}): Promise<void> {
+  async transact(records: readonly Produced[], offsets: readonly Position[], consumer: Consumer | undefined, onStep: OnStep = () => {}): Promise<void> {
     await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
     await onStep('begun')
     for (const { topic, partition, key, value, headers } of records) {
@@ -290,7 +259,10 @@ export class TransactionalProducer {
       )
     }
     await onStep('produced')
-    if (consumer && offsets.length > 0) await called('sending offsets', 20_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], consumer.client, 15_000, done))
+    if (consumer && offsets.length > 0) {
+      const { client } = consumer as KafkaConsumer
+      await called('sending offsets', 20_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], client, 15_000, done))
+    }
     await onStep('offsets sent')
     await called('committing', 35_000, (done) => this.#client.commitTransaction(30_000, done))
     await onStep('committed')
@@ -302,7 +274,7 @@ export class TransactionalProducer {
 }
 
 /** Whether another instance with the same name has taken over: then this one must end. */
-export function isFenced(thrown: unknown): boolean {
+function isFenced(thrown: unknown): boolean {
   const code = (thrown as { code?: number }).code
   return code === codes.ERR__FENCED || code === codes.ERR_FENCED_INSTANCE_ID || code === codes.ERR_PRODUCER_FENCED || code === codes.ERR_INVALID_PRODUCER_EPOCH
 }
@@ -425,4 +397,13 @@ export async function* tail(brokers: string, name: string, topic: string, from: 
       yield undefined
     }
   })
+}
+
+export function kafkaBus(brokers: string): Bus {
+  return {
+    connectConsumer: (options) => KafkaConsumer.connect({ ...options, brokers }),
+    openProducer: (transactionalId, log) => TransactionalProducer.open(brokers, transactionalId, log),
+    readTopic: (name, topic, signal, partitions) => readTopic(brokers, name, topic, signal, partitions),
+    isFenced,
+  }
 }

@@ -1,15 +1,15 @@
 /** A stage's memory: per key a small JSON value, kept in a compacted topic whose partitions match the stage's input. */
 
 import { stateTopic } from '@frameloop/schemas/topics'
-import { type Produced, readTopic, type TopicPartition } from './kafka-bus.ts'
+import type { Bus, Produced, TopicPartition } from './bus.ts'
 
 export class Memory {
   readonly #byPartition = new Map<number, Map<string, unknown>>()
-  readonly #brokers: string
+  readonly #bus: Bus
   readonly #stage: string
 
-  constructor(brokers: string, stage: string) {
-    this.#brokers = brokers
+  constructor(bus: Bus, stage: string) {
+    this.#bus = bus
     this.#stage = stage
   }
 
@@ -22,7 +22,7 @@ export class Memory {
     if (missing.length === 0) return
     const name = `frameloop.${this.#stage}.memory`
     const loaded = new Map(missing.map((partition) => [partition, new Map<string, unknown>()]))
-    for await (const record of readTopic(this.#brokers, name, topic, signal, missing)) {
+    for await (const record of this.#bus.readTopic(name, topic, signal, missing)) {
       if (record.value.length === 0) loaded.get(record.partition)?.delete(record.key)
       else loaded.get(record.partition)?.set(record.key, JSON.parse(record.value.toString('utf8')))
     }

@@ -22,20 +22,20 @@ import type { Log } from '@frameloop/kit/log'
 import { type Metrics, stageMetrics } from '@frameloop/kit/metrics'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { EpochMs } from '@frameloop/kit/units'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
 import { Attempts } from './attempts.ts'
+import { type Bus, type OnStep, type Position, type Produced, type TopicPartition, whereCommitted } from './bus.ts'
 import { deadLetterOf } from './dead-letters.ts'
-import { BusConsumer, isFenced, type OnStep, type Position, type Produced, type TopicPartition, TransactionalProducer } from './kafka-bus.ts'
 import { Memory } from './memory.ts'
 import { isReason } from './reasons.ts'
 import type { BusRecord, Incoming, Outcome, Stage, StageContext } from './stage.ts'
 
 export interface StageTools {
-  readonly brokers: string
+  readonly bus: Bus
   /** Stable name of this instance, unique among those of the stage. */
   readonly instance: string
   readonly codec: Codec
@@ -44,13 +44,15 @@ export interface StageTools {
   readonly log: Log
   readonly metrics: Metrics
   readonly onStep?: OnStep
+  /** How long to wait for the world, at first and at most; shorter in tests. */
+  readonly waitBackoff?: { readonly first: Ms; readonly cap: Ms }
 }
 
 const batchLimit = 128
 const workLimit = 12
 /** A missing object may still be on its way; after this many tries it is missing. */
 const missingTries = 5
-const waitBackoff = { first: 250, cap: 10_000 }
+const usualBackoff = { first: 250, cap: 10_000 }
 
 type Worked = { readonly record: BusRecord; readonly incoming?: Incoming<EventName>; readonly outcome: Outcome }
 
@@ -93,7 +95,7 @@ export interface RunningStage {
 
 /** Runs the stage until the signal; ends with an error when it was fenced. */
 export function startStage<Name extends EventName>(stage: Stage<Name>, tools: StageTools): RunningStage & { readonly run: (signal: AbortSignal) => Promise<void> } {
-  const { log, onStep = () => {} } = tools
+  const { bus, log, onStep = () => {}, waitBackoff = usualBackoff } = tools
   const metrics = stageMetrics(tools.metrics)
   const eventOf = new Map<string, Topic<Name>>(stage.inputs.map((topic) => [topic.name, topic]))
   const attempts = new Map<string, number>()
@@ -187,11 +189,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
   }
 
   const run = async (signal: AbortSignal): Promise<void> => {
-    const memory = stage.memory ? new Memory(tools.brokers, stage.name) : undefined
-    const notes = new Attempts(stage.name)
+    const memory = stage.memory ? new Memory(bus, stage.name) : undefined
+    const notes = new Attempts(bus, stage.name)
     const groupId = `frameloop.${stage.name}`
-    const consumer = await BusConsumer.connect({
-      brokers: tools.brokers,
+    const consumer = await bus.connectConsumer({
       groupId,
       instance: `${groupId}.${tools.instance}`,
       topics: stage.inputs.map(({ name }) => name),
@@ -200,12 +201,12 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         // whatever was in flight under the old assignment is thrown away, so memory is read as it was committed
         memory?.clear()
         await memory?.load(assigned, signal)
-        return assigned.map((partition) => ({ ...partition, offset: -1001 }))
+        return assigned.map((partition) => ({ ...partition, offset: whereCommitted }))
       },
     })
     await using opened = new Lifetime()
     opened.own('consumer', consumer, (open) => open.close())
-    let producer = await TransactionalProducer.open(tools.brokers, `${groupId}.${tools.instance}`, log)
+    let producer = await bus.openProducer(`${groupId}.${tools.instance}`, log)
     opened.own('producer', undefined, () => producer.discard())
     // ended as asked, not killed; where Kafka is away this start counts as a death, which only costs caution
     opened.own('notes', undefined, () => (signal.aborted ? producer.transact(notes.end(consumer.assigned), [], undefined).catch(() => {}) : undefined))
@@ -222,7 +223,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       for (let attempt = 1; ; attempt += 1) {
         await producer.discard()
         try {
-          producer = await TransactionalProducer.open(tools.brokers, `${groupId}.${tools.instance}`, log)
+          producer = await bus.openProducer(`${groupId}.${tools.instance}`, log)
           memory?.clear()
           await memory?.load(consumer.assigned, signal)
           if (consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
@@ -230,7 +231,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           paused.clear()
           return
         } catch (thrown) {
-          if (signal.aborted || isFenced(thrown)) throw thrown
+          if (signal.aborted || bus.isFenced(thrown)) throw thrown
           log.warn({ err: thrown, attempt }, 'recovery waits for Kafka')
           await sleep(backoffPause(attempt, waitBackoff, Math.random()), undefined, { signal })
         }
@@ -251,7 +252,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     /** Notes where reading begins; false when the records in hand must be read again, one at a time. */
     const noteBeginning = async (records: readonly BusRecord[]): Promise<boolean> => {
       const { generation } = consumer
-      await notes.load(tools.brokers, signal)
+      await notes.load(signal)
       const committed = await consumer.committed()
       await producer.transact(notes.begin(committed), [], undefined)
       notedGeneration = generation
@@ -341,7 +342,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         }
       } catch (thrown) {
         if (signal.aborted) return
-        if (isFenced(thrown)) throw new Fault('PRODUCER_FENCED', `Another instance of ${stage.name} named ${tools.instance} took over`, { stage: stage.name }, thrown)
+        if (bus.isFenced(thrown)) throw new Fault('PRODUCER_FENCED', `Another instance of ${stage.name} named ${tools.instance} took over`, { stage: stage.name }, thrown)
         log.warn({ err: thrown }, 'transaction given up, reading again from what is committed')
         state = 'recovering'
         await recover()
