@@ -162,7 +162,8 @@ class KafkaConsumer implements Consumer {
       const code = (thrown as { code?: number }).code
       // a broker that is away comes back; librdkafka reconnects by itself
       if (code !== undefined && code !== codes.ERR__FATAL && code !== codes.ERR_FENCED_INSTANCE_ID) return []
-      throw thrown
+      // the one fatal error of a consumer: its name is used by another, or the broker has forgotten it (after a crash of its own)
+      throw new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${this.#options.instance}`, { instance: this.#options.instance }, thrown)
     })
     return messages.map(toRecord)
   }
@@ -275,6 +276,7 @@ export class TransactionalProducer implements Producer {
 
 /** Whether another instance with the same name has taken over: then this one must end. */
 function isFenced(thrown: unknown): boolean {
+  if (thrown instanceof Fault && thrown.code === 'PRODUCER_FENCED') return true
   const code = (thrown as { code?: number }).code
   return code === codes.ERR__FENCED || code === codes.ERR_FENCED_INSTANCE_ID || code === codes.ERR_PRODUCER_FENCED || code === codes.ERR_INVALID_PRODUCER_EPOCH
 }

