@@ -3,7 +3,7 @@
 plain: one record after the other, full decode. tuned: batches, eight threads, the quickest decode that serves, more processes of it in one group.
 Unlike frameloop it delivers at least once, without transactions. Prints a line when it has its partitions; ends with stdin.
 """
-import hashlib, io, json, os, sys, threading
+import hashlib, io, json, os, struct, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import boto3, cv2, fastavro
 import numpy as np
@@ -48,7 +48,7 @@ def prepare(value):
         "preparedAt": 0, "stageVersion": "python",
     }
     out = io.BytesIO()
-    out.write(value[:5])
+    out.write(struct.pack(">bI", 0, job["featuresId"]))
     fastavro.schemaless_writer(out, features_schema, event)
     return out.getvalue()
 

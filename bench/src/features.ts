@@ -11,12 +11,13 @@ import { putZoneFile } from '@frameloop/deploy/label-file'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { objectStoreOf, sha256Hex } from '@frameloop/kit/object-store'
+import { until } from '@frameloop/kit/retry'
 import { openCodec, recordOf } from '@frameloop/schemas/codec'
 import { type FrameExtracted, schemaTexts } from '@frameloop/schemas/events'
 import { frameIdOf, mediaIdOf, mintEpoch } from '@frameloop/schemas/ids'
 import { bucketName, rawKey } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { topics } from '@frameloop/schemas/topics'
+import { subjectOf, topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
@@ -61,7 +62,9 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
   const rivals: Rival[] = []
   try {
     await Promise.all([producer.connect(), admin.connect()])
-    const codec = openCodec(openRegistry(env['SCHEMA_REGISTRY_URL'] ?? ''))
+    const registry = openRegistry(env['SCHEMA_REGISTRY_URL'] ?? '')
+    const codec = openCodec(registry)
+    const featuresId = await registry.register(subjectOf(topics.featuresPrepared.name), schemaTexts.FeaturesPrepared)
     for (const cameraId of cameras) await putZoneFile(stack.state.health['labels'] ?? '', cameraId, 'occupancy', simulatedZones)
     const names = { plain: { input: 'bench.plain.in', output: 'bench.plain.out' }, tuned: { input: 'bench.tuned.in', output: 'bench.tuned.out' } }
     await admin.createTopics({ waitForLeaders: true, topics: Object.values(names).flatMap(({ input, output }) => [input, output].map((topic) => ({ topic, numPartitions: 6 }))) })
@@ -74,13 +77,15 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
         s3: env['S3_ENDPOINT'],
         bucket: bucketName('frameloop', 'processed'),
         prefix: `bench/${way}`,
-        zones: simulatedZones,
+        // packed in the order of their names, as ours are
+        zones: [...simulatedZones].sort((a, b) => (a.zone < b.zone ? -1 : 1)),
         width: 64,
         height: 64,
         // the same as ours: the strongest that leaves every zone its size
         scale: 4,
         frameSchema: schemaTexts.FrameExtracted,
         featuresSchema: schemaTexts.FeaturesPrepared,
+        featuresId,
       }
       const started = Array.from({ length: processes }, () =>
         startRival(python, 'features.py', [], {
@@ -91,7 +96,14 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
       )
       rivals.push(...started)
       // each says how many partitions it has, again after every rebalance
-      for (let held = 0; held !== 6; ) held = (await Promise.all(started.map((one) => one.next<{ assigned: number }>()))).reduce((sum, { assigned }) => sum + assigned, 0)
+      const held = started.map(() => 0)
+      started.forEach((one, at) => {
+        void (async () => {
+          for (;;) held[at] = (await one.next<{ assigned: number }>()).assigned
+        })().catch(() => {})
+      })
+      const isShared = await until(async () => (held.every((count) => count === 6 / processes) ? true : undefined), 60_000, 100)
+      if (!isShared) throw new Error(`the ${way} rival did not get its partitions: ${held.join(', ')}`)
       return started
     }
     const running: Readonly<Record<Way, readonly Rival[]>> = { frameloop: [], plain: await rival('plain', 1), tuned: await rival('tuned', 2) }
@@ -178,7 +190,8 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
         for (const way of ['plain', 'tuned'] as const) {
           const least = Math.min(...[...(pixelsOf.get('frameloop') ?? [])].map(([id, pixels]) => decibels(pixels, pixelsOf.get(way)?.get(id) ?? Buffer.alloc(0))))
           say(`least PSNR between our pixels and those of ${way}: ${least.toFixed(1)} dB`)
-          if (!(least > 30)) throw new Error('the outputs differ too much: the comparison is void')
+          // the full decode is the reference; the tuned one cuts zones at whole pixels of its small picture and is further off
+          if (!(least > (way === 'plain' ? 35 : 25))) throw new Error('the outputs differ too much: the comparison is void')
         }
       } else
         say(

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import sharp from 'sharp'
 import { expect, test } from 'vitest'
 import { resizeKernel } from '../picture/assemble.ts'
-import type { Picture } from '../picture/decode-picture.ts'
+import { decodePicture, type Picture } from '../picture/decode-picture.ts'
 import { denoise, equalise, sharpen } from '../picture/filters.ts'
 import { resize } from '../picture/resize.ts'
 import { filters, kernels, type Preprocessing, prepareZone, preprocessingDigest } from './prepare.ts'
@@ -121,4 +121,21 @@ test('every parameter is part of the name, and what is not stated is not', () =>
   ]
   expect(new Set([plain, ...others].map(preprocessingDigest)).size).toBe(others.length + 1)
   expect(preprocessingDigest({ ...plain, kernel: 'area', colour: 'rgb', filters: [] })).toBe(preprocessingDigest(plain))
+})
+
+test('a zone keeps its place whatever the scale of decoding: at a quarter it is what the whole picture gives, shrunk', async () => {
+  const large = await sharp(rgb, { raw: { width, height, channels: 3 } })
+    .resize(width * 8, height * 8, { kernel: 'cubic' })
+    .jpeg({ quality: 95 })
+    .toBuffer()
+  const odd = { zone: 'z', x: 333, y: 217, width: 501, height: 403, pictureWidth: width * 8, pictureHeight: height * 8 }
+  const full = await decodePicture(large)
+  for (const [scale, least] of [
+    [2, 45],
+    [4, 40],
+  ] as const) {
+    const shrunk = await decodePicture(large, { atLeast: { width: (width * 8) / scale, height: (height * 8) / scale } })
+    expect(shrunk.scale).toBe(scale)
+    expect(decibels(prepareZone(shrunk, odd, { width: 64, height: 64 }).pixels, prepareZone(full, odd, { width: 64, height: 64 }).pixels)).toBeGreaterThan(least)
+  }
 })

@@ -43,7 +43,7 @@ export interface ZoneShape extends Rectangle {
 }
 
 /** Changes whenever equal parameters would give other pixels. */
-const codeVersion = 'area-2'
+const codeVersion = 'area-3'
 const decoderVersion = 'libjpeg-turbo islow, fancy upsampling, scaled to at least 1x; others libvips'
 
 /** 16 hex digits that name a preprocessing for good. What is not stated does not count, so a new parameter renames nothing. */
@@ -82,9 +82,12 @@ export interface PreparedZone {
 /** `reference` is the camera's whole reference picture; throws when the preprocessing needs one and there is none. */
 export function prepareZone(picture: Picture, zone: ZoneShape, preprocessing: Preprocessing, reference?: Picture): PreparedZone {
   const { width, height, kernel, filters: asked = [] } = preprocessing
-  const rgb = resize(picture.rgb, picture.width, fitZone(zone, picture.width, picture.height), width, height, kernel)
+  const rectangle = fitZone(zone, picture.fullWidth, picture.fullHeight)
+  // the same place at every scale: its edges may lie inside the pixels of a picture that was shrunk while decoding
+  const crop = { x: rectangle.x / picture.scale, y: rectangle.y / picture.scale, width: rectangle.width / picture.scale, height: rectangle.height / picture.scale }
+  const rgb = resize(picture.rgb, picture.width, crop, width, height, kernel)
   return {
-    rectangle: fitZone(zone, picture.fullWidth, picture.fullHeight),
+    rectangle,
     pixels: asked.reduce((pixels, _, step) => applyFilter(pixels, step, zone, preprocessing, reference), colouredAs(rgb, preprocessing)),
     quality: measureQuality(rgb, width, height),
   }

@@ -44,26 +44,32 @@ const kernels: Readonly<Record<Exclude<Kernel, 'area'>, { readonly support: numb
   lanczos: { support: 3, weight: (x) => sinc(x) * sinc(x / 3) },
 }
 
-/** For each target pixel the source pixels it averages and their weights, which add up to 1. */
-function axisOf(source: number, target: number, kernel: Kernel): Axis {
-  const key = `${source} ${target} ${kernel}`
+/** Guards the edges of pixels against the rounding of fractions. */
+const epsilon = 1e-9
+
+/**
+ * For each target pixel the source pixels it averages and their weights, which add up to 1. The source is `length` pixels
+ * from `from` on, both of them fractions; taps are counted from the pixel that `from` lies in, and there are `limit` of them.
+ */
+function axisOf(from: number, length: number, limit: number, target: number, kernel: Kernel): Axis {
+  const key = `${from} ${length} ${limit} ${target} ${kernel}`
   const known = axes.get(key)
   if (known) return known
-  const axis = kernel === 'area' ? areaAxis(source, target) : kernelAxis(source, target, kernels[kernel])
+  const axis = kernel === 'area' ? areaAxis(from, length, limit, target) : kernelAxis(from, length, limit, target, kernels[kernel])
   // sizes are few (zones of cameras); a flood of odd ones must not fill the memory
   if (axes.size > 256) axes.clear()
   axes.set(key, axis)
   return axis
 }
 
-function kernelAxis(source: number, target: number, { support, weight }: (typeof kernels)['linear']): Axis {
-  const step = source / target
+function kernelAxis(from: number, length: number, limit: number, target: number, { support, weight }: (typeof kernels)['linear']): Axis {
+  const step = length / target
   const widen = Math.max(1, step)
   return axisFrom(
     Array.from({ length: target }, (_, i) => {
-      const centre = (i + 0.5) * step
+      const centre = from + (i + 0.5) * step
       const first = Math.max(0, Math.ceil(centre - support * widen - 0.5))
-      const end = Math.min(source, Math.floor(centre + support * widen - 0.5) + 1)
+      const end = Math.min(limit, Math.floor(centre + support * widen - 0.5) + 1)
       const own = Array.from({ length: end - first }, (__, at) => {
         const distance = Math.abs(first + at + 0.5 - centre) / widen
         return distance < support ? weight(distance) : 0
@@ -74,21 +80,21 @@ function kernelAxis(source: number, target: number, { support, weight }: (typeof
   )
 }
 
-function areaAxis(source: number, target: number): Axis {
-  const step = source / target
+function areaAxis(from: number, length: number, limit: number, target: number): Axis {
+  const step = length / target
   return axisFrom(
     Array.from({ length: target }, (_, i) => {
       if (step <= 1) {
-        const centre = Math.max(0, Math.min(source - 1, (i + 0.5) * step - 0.5))
+        const centre = Math.max(0, Math.min(limit - 1, from + (i + 0.5) * step - 0.5))
         const first = Math.floor(centre)
         const share = centre - first
-        return { first, weights: share > 0 && first + 1 < source ? [1 - share, share] : [1] }
+        return { first, weights: share > 0 && first + 1 < limit ? [1 - share, share] : [1] }
       }
-      const from = i * step
-      const to = Math.min(source, from + step)
-      const first = Math.floor(from + 1e-9)
-      const end = Math.min(source, Math.ceil(to - 1e-9))
-      return { first, weights: Array.from({ length: end - first }, (__, at) => (Math.min(first + at + 1, to) - Math.max(first + at, from)) / step) }
+      const start = from + i * step
+      const stop = Math.min(limit, start + step)
+      const first = Math.floor(start + epsilon)
+      const end = Math.min(limit, Math.ceil(stop - epsilon))
+      return { first, weights: Array.from({ length: end - first }, (__, at) => (Math.min(first + at + 1, stop) - Math.max(first + at, start)) / (stop - start)) }
     }),
   )
 }
@@ -122,14 +128,17 @@ function openKernels(bytes: number): Kernels {
 }
 
 /**
- * Uint8Array [*, pictureWidth, 3] → Uint8Array [height, width, 3] of the rectangle `crop`.
+ * Uint8Array [*, pictureWidth, 3] → Uint8Array [height, width, 3] of the rectangle `crop`, whose edges may lie inside pixels.
  * 0.1 ms for 192x192 → 64x64, 0.5 ms for 480x270 → 224x224 on the 2-core reference machine.
  */
 export function resize(rgb: Uint8Array, pictureWidth: number, crop: Rectangle, width: number, height: number, kernel: Kernel = 'area'): Uint8Array {
-  const across = axisOf(crop.width, width, kernel)
-  const down = axisOf(crop.height, height, kernel)
   const stride = pictureWidth * 3
-  const source = rgb.subarray(crop.y * stride, (crop.y + crop.height) * stride)
+  const [left, top] = [Math.floor(crop.x + epsilon), Math.floor(crop.y + epsilon)]
+  const right = Math.min(pictureWidth, Math.ceil(crop.x + crop.width - epsilon))
+  const bottom = Math.min(rgb.length / stride, Math.ceil(crop.y + crop.height - epsilon))
+  const across = axisOf(Math.max(0, crop.x - left), crop.width, right - left, width, kernel)
+  const down = axisOf(Math.max(0, crop.y - top), crop.height, bottom - top, height, kernel)
+  const source = rgb.subarray(top * stride, bottom * stride)
   // laid out one behind the other; four bytes are read and written where three belong to a pixel
   const place = [
     across.table.byteLength,
@@ -153,6 +162,6 @@ export function resize(rgb: Uint8Array, pictureWidth: number, crop: Rectangle, w
   new Int32Array(memory.buffer, downAt, down.table.length).set(down.table)
   new Float32Array(memory.buffer, downWeightsAt, down.weights.length).set(down.weights)
   new Uint8Array(memory.buffer, sourceAt, source.length).set(source)
-  run(sourceAt + crop.x * 3, stride, width, height, acrossAt, acrossWeightsAt, downAt, downWeightsAt, down.most, linesAt, outAt)
+  run(sourceAt + left * 3, stride, width, height, acrossAt, acrossWeightsAt, downAt, downWeightsAt, down.most, linesAt, outAt)
   return new Uint8Array(memory.buffer, outAt, width * height * 3).slice()
 }
