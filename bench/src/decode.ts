@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
 import { resize } from '@frameloop/stream-processors/picture/resize'
 import { tools } from '../../deploy/src/home.ts'
-import { median } from './measure.ts'
+import { decibels, median } from './measure.ts'
 import { rivalPython, startRival } from './rivals.ts'
 
 const side = 224
@@ -21,12 +21,6 @@ type Way = 'ours' | (typeof ways)[number]
 async function prepare(jpeg: Buffer): Promise<Uint8Array> {
   const picture = await decodePicture(jpeg, { atLeast: { width: side, height: side } })
   return resize(picture.rgb, picture.width, { x: 0, y: 0, width: picture.width, height: picture.height }, side, side)
-}
-
-function decibels(one: Uint8Array, other: Uint8Array): number {
-  let sum = 0
-  for (let at = 0; at < one.length; at += 1) sum += ((one[at] ?? 0) - (other[at] ?? 0)) ** 2
-  return 10 * Math.log10((255 ** 2 * one.length) / sum)
 }
 
 export async function benchDecode(say: (text: string) => void): Promise<object> {

@@ -22,7 +22,7 @@ import { newTraceparent } from '@frameloop/schemas/trace'
 import { tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
 import { tools } from '../../deploy/src/home.ts'
-import { cpuMs, median } from './measure.ts'
+import { cpuMs, decibels, median } from './measure.ts'
 import { type Rival, rivalPython, startRival } from './rivals.ts'
 
 const frames = 600
@@ -208,11 +208,4 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
     await stack.end('SIGTERM')
     rmSync(folder, { recursive: true, force: true })
   }
-}
-
-function decibels(one: Uint8Array, other: Uint8Array): number {
-  if (one.length !== other.length) return 0
-  let sum = 0
-  for (let at = 0; at < one.length; at += 1) sum += ((one[at] ?? 0) - (other[at] ?? 0)) ** 2
-  return 10 * Math.log10((255 ** 2 * one.length) / sum)
 }

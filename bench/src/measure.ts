@@ -1,4 +1,4 @@
-/** CPU time of running programs, and the middle of a series. */
+/** CPU time of running programs, the middle of a series, the distance of two pictures. */
 import { readdirSync } from 'node:fs'
 import { statFields } from '@frameloop/kit/process-identity'
 
@@ -17,4 +17,12 @@ export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2
+}
+
+/** Peak signal-to-noise ratio of two pictures of equal size, dB; 0 where their sizes differ. */
+export function decibels(one: Uint8Array, other: Uint8Array): number {
+  if (one.length !== other.length) return 0
+  let sum = 0
+  for (let at = 0; at < one.length; at += 1) sum += ((one[at] ?? 0) - (other[at] ?? 0)) ** 2
+  return 10 * Math.log10((255 ** 2 * one.length) / sum)
 }

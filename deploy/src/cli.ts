@@ -48,7 +48,7 @@ function environment(): NodeJS.ProcessEnv {
   return { ...runningStack(openHome())?.environment, ...process.env }
 }
 
-async function withReplays<Result>(use: (stack: Omit<ReplayStack, 'requestedBy' | 'print' | 'signal'>) => Promise<Result>): Promise<Result> {
+async function withStores<Result>(use: (stack: Omit<ReplayStack, 'requestedBy' | 'print' | 'signal'>) => Promise<Result>): Promise<Result> {
   const store = objectStoreOf(environment())
   try {
     return await withDatabase((pool) =>
@@ -344,7 +344,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       const controller = new AbortController()
       process.once('SIGINT', () => controller.abort())
       process.once('SIGTERM', () => controller.abort())
-      const isDone = await withReplays((stack) => replay(flags, { ...stack, requestedBy: process.env['USER'] ?? '', print, signal: controller.signal }))
+      const isDone = await withStores((stack) => replay(flags, { ...stack, requestedBy: process.env['USER'] ?? '', print, signal: controller.signal }))
       if (!isDone) process.exitCode = 1
     })
   replays
@@ -356,7 +356,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('remove the side topic and what was prepared for it; the manifest stays')
     .argument('<ID>', 'as `replay list` prints it')
     .action(async (id: string) => {
-      const { objects } = await withReplays((stack) => removeReplay(id, stack))
+      const { objects } = await withStores((stack) => removeReplay(id, stack))
       print(`replay ${id} is removed${objects > 0 ? `, ${objects} objects with it` : ''}`)
     })
   program
@@ -370,7 +370,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       const controller = new AbortController()
       process.once('SIGINT', () => controller.abort())
       const progress = progressOf()
-      const found = await withReplays<Rebuilt | Comparison>(async ({ pool, ...stack }) => {
+      const found = await withStores<Rebuilt | Comparison>(async ({ pool, ...stack }) => {
         const tools = { ...stack, pool, sql: pool, codec: openCodec(openRegistry(stack.registryUrl)), onProgress: progress }
         return check ? compareRebuilt(tools, Date.now() - settleTime, controller.signal) : rebuildInPlace(tools, controller.signal)
       })

@@ -171,10 +171,6 @@ export async function removeReplay(
   { pool, brokers, store, bucketPrefix }: Pick<ReplayStack, 'pool' | 'brokers' | 'store' | 'bucketPrefix'>,
 ): Promise<{ readonly objects: number }> {
   const row = await selectReplay(pool, id)
-  if (row.state === 'running') {
-    // a process that runs it is fenced off the topic by Kafka's deletion; say so rather than guess whether it lives
-    await pool.query("update replays set state = 'stopped' where replay_id = $1", [id])
-  }
   const admin = openKafka(brokers, 'replay', openLog('replay', 'error')).admin()
   await admin.connect()
   try {

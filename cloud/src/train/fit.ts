@@ -2,6 +2,7 @@
 
 import { parentPort, workerData } from 'node:worker_threads'
 import { Fault } from '@frameloop/kit/fault'
+import { randomOf } from '@frameloop/kit/random'
 import { channelsOf, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import type * as TF from '@tensorflow/tfjs-node'
@@ -39,18 +40,6 @@ export type FitMessage =
     }
 
 export const hyperparameters = { batch: 32, rate: 0.003, epochs: 20, gain: 0.1, bias: 0.06 } as const
-
-/** mulberry32 (T. Ettinger, 2017): equal seeds draw equal numbers on every machine. */
-export function randomOf(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = state
-    t = Math.imul(t ^ (t >>> 15), t | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
 
 async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<void> {
   const random = randomOf(job.seed)

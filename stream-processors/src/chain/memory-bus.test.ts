@@ -1,6 +1,7 @@
 /** The contract of the runtime on the bus in memory, and what only a bus in memory can do: thousands of seeds, commits of unknown outcome. */
 import { Fault } from '@frameloop/kit/fault'
 import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import { randomOf } from '@frameloop/kit/random'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { SchemaRegistry } from '@frameloop/schemas/registry'
 import { attemptsTopic } from '@frameloop/schemas/topics'
@@ -57,17 +58,6 @@ beforeEach(() => {
 })
 
 testStageContract('memory', () => world)
-
-/** mulberry32: equal seeds, equal runs. */
-function randomOf(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
 
 test('R3: whatever becomes of commits whose answer is lost, each record comes out once, in order (50 seeds)', async () => {
   let lost = 0
