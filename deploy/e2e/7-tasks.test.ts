@@ -1,5 +1,8 @@
 /** Several tasks at once, each with its own preprocessing, on the simulated street. */
 import { objectStoreOf } from '@frameloop/kit/object-store'
+import { openCodec } from '@frameloop/schemas/codec'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 import { prepareZone, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
 import { afterAll, expect, test } from 'vitest'
@@ -72,6 +75,21 @@ test('a task that compares with a reference picture waits for one, and says how 
     [found.frame_id, preprocessingDigest(compared)],
   )
   expect(row?.reference).toBe(row?.sha256)
+})
+
+test('the past prepared in another way holds the zones of every task, also of one that compares with a reference picture', async () => {
+  const from = await soon(async () => one<{ at: Date }>("select max(frame_at) - interval '2 seconds' as at from frames where camera_id = 'street' and status_rank = 3"))
+  const made = JSON.parse(await frameloop('replay', '--from', from.at.toISOString(), '--cameras', 'street', '--preprocessing', '24x24,gray', '--json')) as {
+    id: string
+    into: string
+  }
+  const records = readTopic(env('KAFKA_BROKERS'), 'frameloop.test', made.into, AbortSignal.timeout(30_000))
+  const { value: first } = await records.next()
+  await records.return(undefined)
+  const { zones } = await openCodec(openRegistry(env('SCHEMA_REGISTRY_URL'))).decode('FeaturesPrepared', first.value)
+  expect(zones.map((prepared) => prepared.zone).sort()).toEqual(simulatedZones.map((drawn) => drawn.zone).sort())
+  expect(zones.find((prepared) => prepared.zone === zone?.zone)?.tasks.toSorted()).toEqual(['crossing', 'occupancy'])
+  await frameloop('replay', 'remove', made.id)
 })
 
 test('wrong parameters are told all at once', async () => {

@@ -7,11 +7,11 @@ import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { cataloguedTopics } from '@frameloop/schemas/topics'
-import { type HistoryTools, planReading, readHistory, selectArchiveFiles } from '../archive/history.ts'
+import { type HistoryTools, planReading, type Reading, readHistory, selectArchiveFiles } from '../archive/history.ts'
 import { type Range, readBounds } from '../chain/kafka-bus.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { writeRows } from './catalog.ts'
-import { addRows, noRows } from './rows.ts'
+import { addRows, noRows, type Rows } from './rows.ts'
 import { selectOffsets } from './sql.ts'
 
 const batchLimit = 500
@@ -65,11 +65,11 @@ export interface Rebuilt {
 }
 
 /** As far as the catalog has read by now. */
-async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings: readonly ReturnType<typeof planReading>[]; readonly gone: readonly Range[] }> {
+async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings: readonly Reading[]; readonly gone: readonly Range[] }> {
   const offsets = await selectOffsets(tools.pool)
   const kept = await readBounds(tools.brokers, 'frameloop.rebuild', cataloguedTopics)
   const files = await selectArchiveFiles(tools.sql, cataloguedTopics)
-  const readings: ReturnType<typeof planReading>[] = []
+  const readings: Reading[] = []
   const gone: Range[] = []
   for (const { topic, partition, from: low } of kept) {
     const until = offsets.get(`${topic} ${partition}`) ?? 0
@@ -86,7 +86,7 @@ async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings
 }
 
 /** Writes every record's rows through `write`. */
-async function replayAll(tools: RebuildTools, write: (rows: ReturnType<typeof noRows>) => Promise<void>, signal: AbortSignal): Promise<Rebuilt> {
+async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<void>, signal: AbortSignal): Promise<Rebuilt> {
   const { readings, gone } = await historyUntilNow(tools)
   const total = readings.reduce((sum, { range }) => sum + range.until - range.from, 0)
   let records = 0

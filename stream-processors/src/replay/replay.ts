@@ -22,7 +22,7 @@ import { type Range, readBounds, readRanges, readTopic, TransactionalProducer } 
 import { inOrder } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { prepareFrame } from '../features/features.ts'
-import type { Preprocessing } from '../features/prepare.ts'
+import { needsReference, type Preprocessing } from '../features/prepare.ts'
 import { selectZones, type TaskZone, wholePicture } from '../features/zones.ts'
 
 /** Topics that can be replayed, and the catalog's table that knows the event times of what lies on them. */
@@ -215,8 +215,12 @@ async function copier({ id, into, request }: Replay, tools: ReplayTools): Promis
   const zones = await selectZones(tools.pool)
   const of = (cameraId: string): TaskZone[] => {
     const asked = (zones.get(cameraId) ?? wholePicture).filter((zone) => task === null || zone.task === task)
+    // a reference picture that another way of preparing needs would only set these zones apart from the others
     const once = new Map(
-      asked.map((zone) => [`${zone.shape.zone} ${zone.task}`, { shape: zone.shape, task: zone.task, preprocessing, ...(zone.reference ? { reference: zone.reference } : {}) }]),
+      asked.map(({ shape, task: of, reference }) => [
+        `${shape.zone} ${of}`,
+        { shape, task: of, preprocessing, ...(needsReference(preprocessing) && reference ? { reference } : {}) },
+      ]),
     )
     return [...once.values()]
   }
