@@ -2,14 +2,13 @@
  * Pictures of 1920x1080 → 224x224, CPU time of one thread: our scaled decode and area resize against OpenCV's full decode
  * with INTER_AREA, which is also the reference for the pixels, and against OpenCV at its quickest (IMREAD_REDUCED).
  */
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
 import { resize } from '@frameloop/stream-processors/picture/resize'
-import { tools } from '../../deploy/src/home.ts'
 import { decibels, median } from './measure.ts'
+import { enlargedFrames } from './pictures.ts'
 import { rivalPython, startRival } from './rivals.ts'
 
 const side = 224
@@ -27,25 +26,7 @@ export async function benchDecode(say: (text: string) => void): Promise<object> 
   const python = rivalPython(say)
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-decode-'))
   try {
-    // frames of the test footage, enlarged: real content with the size of today's cameras
-    const footage = join(tools, 'footage/vtest.avi')
-    execFileSync('ffmpeg', [
-      '-v',
-      'error',
-      '-i',
-      footage,
-      '-vf',
-      "select='not(mod(n,60))',scale=1920:1080:flags=lanczos",
-      '-fps_mode',
-      'passthrough',
-      '-frames:v',
-      '12',
-      '-q:v',
-      '4',
-      join(folder, '%02d.jpg'),
-    ])
-    const names = readdirSync(folder).sort()
-    const jpegs = names.map((name) => readFileSync(join(folder, name)))
+    const { names, jpegs } = enlargedFrames(folder, 60, 12)
     say(`${names.length} pictures of 1920x1080, ${Math.round(jpegs.reduce((sum, { length }) => sum + length, 0) / names.length / 1000)} kB each`)
     const rival = startRival(python, 'decode.py', [folder, String(side), String(side), ...names])
     const psnr: Record<string, number> = {}

@@ -2,8 +2,7 @@
  * Frames → prepared zones, from Kafka to Kafka with the picture from S3 and the pixels back to it: the features stage, with
  * transactions, against the same in Python (`rivals/features.py`, at least once), plain and tuned with two processes.
  */
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { simulatedZones } from '@frameloop/deploy/demo'
@@ -21,8 +20,8 @@ import { subjectOf, topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
-import { tools } from '../../deploy/src/home.ts'
 import { cpuMs, decibels, median } from './measure.ts'
+import { enlargedFrames } from './pictures.ts'
 import { type Rival, rivalPython, startRival } from './rivals.ts'
 
 const frames = 600
@@ -35,25 +34,7 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
   const python = rivalPython(say)
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-features-'))
   using home = openOwnHome()
-  const footage = join(tools, 'footage/vtest.avi')
-  execFileSync('ffmpeg', [
-    '-v',
-    'error',
-    '-i',
-    footage,
-    '-vf',
-    "select='not(mod(n,30))',scale=1920:1080:flags=lanczos",
-    '-fps_mode',
-    'passthrough',
-    '-frames:v',
-    '24',
-    '-q:v',
-    '4',
-    join(folder, '%02d.jpg'),
-  ])
-  const pictures = readdirSync(folder)
-    .sort()
-    .map((name) => readFileSync(join(folder, name)))
+  const { jpegs: pictures } = enlargedFrames(folder, 30, 24)
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const brokers = env['KAFKA_BROKERS'] ?? ''
