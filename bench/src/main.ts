@@ -7,6 +7,7 @@ import { benchCatalog } from './catalog.ts'
 import { benchChain } from './chain.ts'
 import { benchDecode } from './decode.ts'
 import { benchFeatures } from './features.ts'
+import { benchHop } from './hop.ts'
 import { benchStart } from './start.ts'
 
 type Bench = (say: (text: string) => void) => Promise<object>
@@ -15,6 +16,7 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: B
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
   avro: { about: 'an event encoded and decoded, against JSON (10 seconds)', run: benchAvro },
+  hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 4 minutes)", run: benchHop },
   decode: { about: '1080p to 224x224 against OpenCV, CPU time and pixels (about 1 minute)', run: benchDecode },
   features: { about: 'the features stage from Kafka to Kafka against the same in Python (about 4 minutes)', run: benchFeatures },
   catalog: { about: 'rows written a second against COPY and one by one; questions at ten million rows (about 10 minutes, 12 GB of disk)', run: benchCatalog },

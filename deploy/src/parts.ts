@@ -27,8 +27,8 @@ logger.server.name=kafka.server.KafkaRaftServer
 logger.server.level=INFO
 `
 
-/** Apache Kafka 4.4 (KRaft, one node). Small internal topics and a short session, so that it is back within seconds after a crash. */
-export async function prepareKafka(home: Home, port: number, controllerPort: number): Promise<Program> {
+/** Apache Kafka 4.4 (KRaft, one node). Small internal topics and a short session, so that it is back within seconds after a crash. `advertisedPort`: where clients are told to go. */
+export async function prepareKafka(home: Home, port: number, controllerPort: number, advertisedPort = port): Promise<Program> {
   const folder = home.path('kafka')
   const data = join(folder, 'data')
   mkdirSync(folder, { recursive: true })
@@ -37,7 +37,7 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
     'node.id': 1,
     'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
     listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
-    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${advertisedPort}`,
     'controller.listener.names': 'CONTROLLER',
     'inter.broker.listener.name': 'PLAINTEXT',
     'listener.security.protocol.map': 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',

@@ -11,6 +11,7 @@ import { bucketName, manifestKey, replayPrefix } from '@frameloop/schemas/object
 import { openRegistry } from '@frameloop/schemas/registry'
 import { planReadings } from '@frameloop/stream-processors/archive/history'
 import { type Range, readBounds } from '@frameloop/stream-processors/chain/kafka-bus'
+import { openPixelThreads } from '@frameloop/stream-processors/pixels/pixel-threads'
 import { freezeRanges, type Manifest, manifestOf, type Replay, type ReplayRequest, type ReplayTools, runReplay, storeManifest } from '@frameloop/stream-processors/replay/replay'
 import { progressOf } from './progress.ts'
 import { parsePreprocessing } from './tasks.ts'
@@ -125,13 +126,15 @@ export async function replay(flags: ReplayFlags, stack: ReplayStack): Promise<bo
   const progress = progressOf()
   const onProgress: ReplayTools['onProgress'] = (done, all, copied) => progress(done, all, `${copied} records`)
   const log = openLog('replay', 'error')
-  const tools: ReplayTools = { pool, brokers, store, codec: openCodec(openRegistry(stack.registryUrl)), bucketPrefix, log, onProgress }
+  const pixels = openPixelThreads()
+  const tools: ReplayTools = { pool, brokers, store, codec: openCodec(openRegistry(stack.registryUrl)), bucketPrefix, log, pixels, onProgress }
   const since = Date.now()
   let isDone = false
   try {
     isDone = await runReplay(open, tools, signal)
   } finally {
     progress.end()
+    await pixels.close()
     if (!isDone) {
       await pool.query("update replays set state = 'stopped' where replay_id = $1", [open.id])
       say(`stopped. Go on with \`npx frameloop replay --resume ${open.id}\`, or drop it with \`npx frameloop replay remove ${open.id}\`.`)

@@ -93,14 +93,17 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const own = process.env
   const ports = await choosePorts(home, [...partNames, ...processNames.map((name) => `process-${name}`)])
   const port = (name: string): number => ports[name] ?? 0
+  // a proxy before a service of ours, for those who want to see it go wrong: {"kafka": 19092}
+  const via = JSON.parse(own['FRAMELOOP_VIA'] ?? '{}') as Readonly<Record<string, number>>
+  const reachedAt = (name: string): number => via[name] ?? port(name)
   const consolePort = await chooseConsolePort(options.consolePort)
   const start = async (program: Program): Promise<void> => say(`  ${program.name.padEnd(10)} ready after ${showMs(await supervisor.start(program))}`)
 
   const database = own['DATABASE_URL'] ? undefined : await preparePostgres(home, port('postgres'))
   const databaseUrl = own['DATABASE_URL'] ?? database?.urlOf('frameloop') ?? ''
-  const brokers = own['KAFKA_BROKERS'] ?? `127.0.0.1:${port('kafka')}`
-  const registryUrl = own['SCHEMA_REGISTRY_URL'] ?? `http://127.0.0.1:${port('registry')}/apis/ccompat/v7`
-  const s3Endpoint = own['S3_ENDPOINT'] ?? `http://127.0.0.1:${port('s3')}`
+  const brokers = own['KAFKA_BROKERS'] ?? `127.0.0.1:${reachedAt('kafka')}`
+  const registryUrl = own['SCHEMA_REGISTRY_URL'] ?? `http://127.0.0.1:${reachedAt('registry')}/apis/ccompat/v7`
+  const s3Endpoint = own['S3_ENDPOINT'] ?? `http://127.0.0.1:${reachedAt('s3')}`
   const mlflowUrl = own['MLFLOW_TRACKING_URI'] ?? `http://127.0.0.1:${port('mlflow')}`
   const identity = (name: string) => ({ accessKeyId: `frameloop-${name}`, secretAccessKey: home.secret(`s3-${name}`) })
   const cloudIdentity = own['S3_ENDPOINT'] ? { accessKeyId: own['AWS_ACCESS_KEY_ID'] ?? '', secretAccessKey: own['AWS_SECRET_ACCESS_KEY'] ?? '' } : identity('cloud')
@@ -128,7 +131,9 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   })()
   const kafka = own['KAFKA_BROKERS']
     ? undefined
-    : prepareKafka(home, port('kafka'), port('kafkaController')).then((program) => start({ ...program, afterReady: (signal) => mendTransactions(brokers, log, say, signal) }))
+    : prepareKafka(home, port('kafka'), port('kafkaController'), reachedAt('kafka')).then((program) =>
+        start({ ...program, afterReady: (signal) => mendTransactions(brokers, log, say, signal) }),
+      )
   const objects = (async () => {
     if (!own['S3_ENDPOINT']) {
       await start(

@@ -1,5 +1,6 @@
 /** The chain's settings: one object for all of its processes. */
 
+import { availableParallelism } from 'node:os'
 import { databaseSettings, kafkaSettings, objectStoreSettings, processSettings } from '@frameloop/kit/config'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type from 'typebox'
@@ -10,6 +11,7 @@ export const ChainSettings = Type.Object({
   ...objectStoreSettings,
   ...databaseSettings,
   instance: Type.String({ pattern: namePattern, default: '1', description: 'stable name of this instance among those of its stage' }),
+  pixelThreads: Type.Integer({ minimum: 1, maximum: 64, default: availableParallelism(), description: 'threads that decode and prepare pictures; as many as cores unless stated' }),
   ffmpegPath: Type.String({ default: 'ffmpeg', description: 'ffmpeg 5 or newer' }),
   ffprobePath: Type.String({ default: 'ffprobe', description: 'ffprobe of the same ffmpeg' }),
   clipFrames: Type.Union([Type.Literal('rate'), Type.Literal('key-frames'), Type.Literal('scene')], {

@@ -14,20 +14,24 @@ import { ChainSettings } from './config.ts'
 import { extractStage } from './extract/extract.ts'
 import { featuresStage } from './features/features.ts'
 import { openZoneDirectory } from './features/zones.ts'
+import { openPixelThreads, type PixelThreads } from './pixels/pixel-threads.ts'
 import { validateStage } from './validate/validate.ts'
 
 type Context = ProcessContext<Static<typeof ChainSettings>>
 
 const pool = ({ config, name, lifetime }: Context): Pool => lifetime.own('pool', openPool(config.databaseUrl, name), (open) => open.end())
 
+const pixels = ({ config, lifetime }: Context): PixelThreads => lifetime.own('pixel threads', openPixelThreads(config.pixelThreads), (open) => open.close())
+
 /** Every processor of the chain: one line each. */
 const processors = {
-  validate: ({ config }: Context, tools: StageTools) => startStage(validateStage({ ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }), tools),
+  validate: (context: Context, tools: StageTools) =>
+    startStage(validateStage({ ffmpeg: context.config.ffmpegPath, ffprobe: context.config.ffprobePath, pixels: pixels(context) }), tools),
   extract: ({ config }: Context, tools: StageTools) => startStage(extractStage({ ...config, ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }), tools),
   features: (context: Context, tools: StageTools) => {
     const zones = openZoneDirectory(pool(context), context.log, 2_000)
     context.lifetime.run('zones', (signal) => zones.run(signal), context.fail)
-    const stage = startStage(featuresStage(zones, context.config.bucketPrefix), tools)
+    const stage = startStage(featuresStage(zones, context.config.bucketPrefix, pixels(context)), tools)
     return { run: stage.run, notReady: () => (zones.loaded ? stage.notReady() : 'waiting for the zones') }
   },
   catalog: (context: Context, tools: StageTools) => startCatalog(pool(context), tools),

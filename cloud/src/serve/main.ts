@@ -13,10 +13,10 @@ import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
 import { kafkaBus, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
-import { decodeSize, referencePicture } from '@frameloop/stream-processors/features/features'
-import { prepareZone, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
+import { referencesOf } from '@frameloop/stream-processors/features/features'
+import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { openZoneDirectory } from '@frameloop/stream-processors/features/zones'
-import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
+import { openPixelThreads } from '@frameloop/stream-processors/pixels/pixel-threads'
 import Type from 'typebox'
 import { CloudSettings } from '../config.ts'
 import { openMlflow } from '../models/mlflow.ts'
@@ -31,6 +31,8 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
   const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
   const codec = openCodec(openRegistry(config.schemaRegistryUrl))
   const slots = lifetime.own('models', new ModelSlots(openMlflow(config.mlflowTrackingUri), config.modelCacheFolder, log), (open) => open.close())
+  // decoding never blocks the sockets
+  const pixelThreads = lifetime.own('pixel threads', openPixelThreads(), (open) => open.close())
   const batcher = new Batcher()
   const feeds = new Feeds()
   const zones = openZoneDirectory(pool, log, 2_000)
@@ -85,35 +87,46 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
       const asked = zones.of(query.camera).filter(({ task }) => task !== '' && (query.task === undefined || task === query.task))
       if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${query.camera} has no zones${query.task ? ` for task ${query.task}` : ''}`, { cameraId: query.camera })
       const traceId = traceIdOf(newTraceparent())
-      const picture = await decodePicture(body, { atLeast: decodeSize(asked) })
-      const answered = [...new Set(asked.map(({ task }) => task))].flatMap((task) => {
-        const slot = slots.of(task)
-        if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
-        const fitting = asked.filter((zone) => zone.task === task && isPreparedFor(slot, preprocessingDigest(zone.preprocessing), query.camera, zone.reference?.sha256))
-        if (fitting.length === 0)
-          throw new Fault('MODEL_INVALID', `The model of task ${task} was trained on preprocessing ${slot.change.preprocessing}, which no zone of ${query.camera} is prepared by`)
-        return fitting.map((zone) => ({ ...zone, slot }))
-      })
-      const answers = await Promise.all(
-        answered.map(async ({ shape, task, preprocessing, reference: object, slot }) => {
-          const reference = object ? await referencePicture(object, ({ bucket, key }) => store.get(bucket, key)) : undefined
-          const { pixels, rectangle } = prepareZone(picture, shape, preprocessing, reference)
-          const { scores } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(query.camera, shape.zone), pixels })
-          const confidence = Math.max(...scores)
-          const { classes } = slot.predictor.meta
-          return {
-            zone: shape.zone,
-            task,
-            ...rectangle,
-            answer: classes[scores.indexOf(confidence)],
-            confidence,
-            scores: classes.map((name, at) => ({ class: name, score: scores[at] })),
-            modelName: slot.change.modelName,
-            modelVersion: slot.change.version,
-            modelDigest: slot.change.digest,
-            preprocessing: slot.change.preprocessing,
-          }
+      const slotOf = new Map(
+        [...new Set(asked.map(({ task }) => task))].map((task) => {
+          const slot = slots.of(task)
+          if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
+          return [task, slot] as const
         }),
+      )
+      const fitting = asked.filter(({ task, preprocessing, reference }) => {
+        const slot = slotOf.get(task)
+        return slot && isPreparedFor(slot, preprocessingDigest(preprocessing), query.camera, reference?.sha256)
+      })
+      for (const [task, slot] of slotOf) {
+        if (!fitting.some((zone) => zone.task === task))
+          throw new Fault('MODEL_INVALID', `The model of task ${task} was trained on preprocessing ${slot.change.preprocessing}, which no zone of ${query.camera} is prepared by`)
+      }
+      const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
+      const { groups } = await pixelThreads.prepare(body, fitting, references)
+      const answers = await Promise.all(
+        groups
+          .flatMap(({ packed, zones: prepared }) => prepared.flatMap((zone) => zone.tasks.map((task) => ({ packed, task, ...zone }))))
+          .map(async ({ packed, zone, task, rectangle, offset, shape }) => {
+            const slot = slotOf.get(task)
+            if (!slot) throw new Fault('INTERNAL', `Zone ${zone} was prepared for task ${task}, which nobody asked about`)
+            const pixels = packed.subarray(offset, offset + shape[0] * shape[1] * shape[2])
+            const { scores } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(query.camera, zone), pixels })
+            const confidence = Math.max(...scores)
+            const { classes } = slot.predictor.meta
+            return {
+              zone,
+              task,
+              ...rectangle,
+              answer: classes[scores.indexOf(confidence)],
+              confidence,
+              scores: classes.map((name, at) => ({ class: name, score: scores[at] })),
+              modelName: slot.change.modelName,
+              modelVersion: slot.change.version,
+              modelDigest: slot.change.digest,
+              preprocessing: slot.change.preprocessing,
+            }
+          }),
       )
       return { camera: query.camera, traceId, answers }
     },

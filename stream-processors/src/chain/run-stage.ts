@@ -1,11 +1,11 @@
 /**
  * The one loop that runs every stage.
  *
- *   poll a batch ─▶ decode + work (many at once) ─▶ judge with memory (in order) ─▶ put objects ─▶ ┌ transaction ┐ ─▶ poll …
+ *   poll a batch ─▶ decode + work (many at once) ─▶ judge with memory (in order) ─▶ put objects ─▶ ┌ transaction ┐ ─▶ judge …
  *                                                                                               │ outputs      │
- *                                                                                               │ dead letters │
- *                                                                                               │ memory       │
- *                                                                                               │ offsets      │
+ *                                                  the next batch is polled and worked on while │ dead letters │
+ *                                                  this one is committed: work has no effects,  │ memory       │
+ *                                                  so it may be thrown away                     │ offsets      │
  *                                                                                               └──────────────┘
  * R1  Outputs, dead letters, memory and offsets are one transaction: all of them or none.
  * R2  A transaction holds no other I/O: objects are put before it begins, under keys that make a repeat harmless.
@@ -14,6 +14,7 @@
  * R4  The order of outputs is the order of the records, however they were worked on.
  * R5  A record that must wait holds back its partition only; the others go on.
  * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
+ * R7  A batch is as large as what gets done in 100 ms: transactions cost per piece, and waiting for one costs latency.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -22,7 +23,7 @@ import type { Log } from '@frameloop/kit/log'
 import { type Metrics, stageMetrics } from '@frameloop/kit/metrics'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { EpochMs, Ms } from '@frameloop/kit/units'
+import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
@@ -48,7 +49,13 @@ export interface StageTools {
   readonly waitBackoff?: { readonly first: Ms; readonly cap: Ms }
 }
 
-const batchLimit = 128
+/** Records of the first batch; later ones follow R7. */
+const firstBatch = 128
+const batchTime: Ms = 100
+const leastBatch = 16
+const mostBatch = 4_096
+/** Values of one batch, beyond what a single record takes. */
+const batchBytes: Bytes = 16_000_000
 const workLimit = 12
 /** A missing object may still be on its way; after this many tries it is missing. */
 const missingTries = 5
@@ -86,6 +93,22 @@ export function nextOffsets(records: readonly BusRecord[]): Position[] {
   const next = new Map<string, Position>()
   for (const { topic, partition, offset } of records) next.set(`${topic} ${partition}`, { topic, partition, offset: offset + 1 })
   return [...next.values()]
+}
+
+/** R7: how many records to take next, after `taken` of `bytes` in all took `took`; at most twice and at least half as many as now. */
+export function nextLimit(limit: number, taken: number, bytes: Bytes, took: Ms): number {
+  const ranDry = taken < limit && took < batchTime
+  const inTime = ranDry ? limit : Math.round((taken * batchTime) / Math.max(1, took))
+  const inBytes = Math.floor(batchBytes / Math.max(1, bytes / taken))
+  return Math.max(1, Math.min(inBytes, mostBatch, Math.max(leastBatch, limit >> 1, Math.min(inTime, limit * 2))))
+}
+
+/** A batch in hand. */
+interface Taken {
+  readonly generation: number
+  readonly records: readonly BusRecord[]
+  /** Begun already. */
+  readonly judged?: Promise<Worked[]>
 }
 
 export interface RunningStage {
@@ -238,6 +261,23 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
 
+    let limit = firstBatch
+    const poll = async (): Promise<Taken> => {
+      const { generation } = consumer
+      return { generation, records: await consumer.poll(notes.suspects ? 1 : Math.min(limit, stage.batch ?? mostBatch)) }
+    }
+    const begin = (records: readonly BusRecord[]): Promise<Worked[]> => {
+      const working = inOrder(records, workLimit, (record) => work(record, context))
+      // it may be thrown away before anybody waits for it
+      working.catch(() => {})
+      return working
+    }
+    /** While a batch is being committed. */
+    const takeAhead = async (): Promise<Taken> => {
+      const taken = await poll()
+      return taken.records.length > 0 && taken.generation === consumer.generation ? { ...taken, judged: begin(taken.records) } : taken
+    }
+
     const wakePaused = async (): Promise<void> => {
       for (const [key, { position, until }] of paused) {
         if (!isAssigned(position)) paused.delete(key)
@@ -271,14 +311,17 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
 
     let lagAt = 0
     let failures = 0
+    let ahead: Taken | undefined
     while (!signal.aborted) {
       await wakePaused()
       if (Date.now() - lagAt > 1_000) {
         lagAt = Date.now()
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
       }
-      const generation = consumer.generation
-      const records = await consumer.poll(notes.suspects ? 1 : (stage.batch ?? batchLimit))
+      const taken = ahead ?? (await poll())
+      ahead = undefined
+      const { generation, records } = taken
+      const since = performance.now()
       state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
       if (consumer.generation !== generation) {
         // some of them may belong to partitions that are somebody else's by now
@@ -291,7 +334,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         await onStep('read')
         const isAlone = notes.suspects
         const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
-        const judged = givenUp ? [givenUp] : await inOrder(records, workLimit, (record) => work(record, context))
+        const judged = givenUp ? [givenUp] : await (taken.judged ?? begin(records))
         await onStep('worked')
         const remembered: Produced[] = []
         const first = cutAtWaiting(judged)
@@ -316,10 +359,18 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           // work that was cut short by our own end is no verdict on a record
           if (signal.aborted) return
           const offsets = nextOffsets(settled.map(({ record }) => record))
-          await producer.transact(produced, offsets, consumer, onStep)
+          const committing = producer.transact(produced, offsets, consumer, onStep).then(() => performance.now() - since)
+          // awaited below, whatever happens before
+          committing.catch(() => {})
+          // what comes after a record that waits must not be taken before it
+          if (blocked.length === 0 && !isAlone) ahead = await takeAhead()
+          const took = await committing
           failures = 0
+          const bytes = records.reduce((sum, { value }) => sum + value.length, 0)
+          limit = nextLimit(limit, records.length, bytes, took)
           if (isAlone) {
-            const cleared = notes.passed(batchLimit)
+            // the batch that killed the process began at most this far on
+            const cleared = notes.passed(2 * firstBatch)
             if (cleared.length > 0) await producer.transact(cleared, [], undefined)
           }
           for (const { topic, partition, offset } of offsets) {
@@ -345,6 +396,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         if (bus.isFenced(thrown)) throw new Fault('PRODUCER_FENCED', `Another instance of ${stage.name} named ${tools.instance} took over`, { stage: stage.name }, thrown)
         log.warn({ err: thrown }, 'transaction given up, reading again from what is committed')
         state = 'recovering'
+        ahead = undefined
+        limit = firstBatch
         await recover()
         failures += 1
         if (failures > 1) await sleep(backoffPause(failures, waitBackoff, Math.random()), undefined, { signal }).catch(() => {})

@@ -1,57 +1,35 @@
 /** frames.extracted → features.prepared: one decode per frame, one record and one object per preprocessing, all zones packed. */
 import { Fault } from '@frameloop/kit/fault'
-import { sha256Hex } from '@frameloop/kit/object-store'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { FeaturesPrepared, FrameExtracted, ObjectRef } from '@frameloop/schemas/events'
 import { bucketName, processedKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import type { ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
-import { decodePicture, type Picture } from '../picture/decode-picture.ts'
-import { channelsOf, neededSize, type Preprocessing, prepareZone, preprocessingDigest } from './prepare.ts'
+import type { PixelWork } from '../pixels/pixel-work.ts'
 import type { TaskZone, ZoneDirectory } from './zones.ts'
 
 const version = '2'
 /** Pixels travel in the record itself while it stays under 64 KiB, so that live inference and training need no GET. */
 const inlineLimit = 60 * 1024
 
-interface ZoneGroup {
-  readonly preprocessing: Preprocessing
-  readonly digest: string
-  readonly reference?: ObjectRef
-  readonly zones: readonly { readonly shape: TaskZone['shape']; readonly tasks: readonly string[] }[]
-}
+const references = new Map<string, Uint8Array>()
 
-/** Zones by preprocessing and reference picture; a zone that several tasks ask about is prepared once. */
-export function groupZones(zones: readonly TaskZone[]): ZoneGroup[] {
-  const groups = new Map<string, Omit<ZoneGroup, 'zones'> & { readonly zones: Map<string, { shape: TaskZone['shape']; tasks: string[] }> }>()
-  for (const { shape, task, preprocessing, reference } of zones) {
-    const digest = preprocessingDigest(preprocessing)
-    const key = `${digest} ${reference?.sha256}`
-    const group = groups.get(key) ?? { preprocessing, digest, ...(reference ? { reference } : {}), zones: new Map() }
-    groups.set(key, group)
-    const zone = group.zones.get(shape.zone) ?? { shape, tasks: [] }
-    group.zones.set(shape.zone, zone)
-    if (task) zone.tasks.push(task)
+/** Bytes of the reference pictures that the zones name; each is fetched once and lies in memory that threads share. */
+export async function referencesOf(zones: readonly TaskZone[], fetch: StageContext['fetch']): Promise<ReadonlyMap<string, Uint8Array>> {
+  const named = new Map(zones.flatMap(({ reference }) => (reference ? [[reference.sha256, reference] as const] : [])))
+  const found = new Map<string, Uint8Array>()
+  for (const [sha256, object] of named) {
+    let bytes = references.get(sha256)
+    if (!bytes) {
+      const fetched = await fetch(object)
+      bytes = new Uint8Array(new SharedArrayBuffer(fetched.length))
+      bytes.set(fetched)
+      if (references.size >= 32) references.clear()
+      references.set(sha256, bytes)
+    }
+    found.set(sha256, bytes)
   }
-  return [...groups.values()].map((group) => ({ ...group, zones: [...group.zones.values()] }))
-}
-
-const references = new Map<string, Picture>()
-
-/** Reference pictures are few, large and never change: they are decoded once. */
-export async function referencePicture(object: ObjectRef, fetch: StageContext['fetch']): Promise<Picture> {
-  const known = references.get(object.sha256)
-  if (known) return known
-  const picture = await decodePicture(await fetch(object))
-  if (references.size >= 32) references.clear()
-  references.set(object.sha256, picture)
-  return picture
-}
-
-/** The largest size that any zone needs the whole picture at: one decode serves them all. */
-export function decodeSize(zones: readonly TaskZone[]): { readonly width: number; readonly height: number } {
-  const sizes = zones.map(({ shape, preprocessing }) => neededSize([shape], preprocessing))
-  return { width: Math.max(...sizes.map(({ width }) => width)), height: Math.max(...sizes.map(({ height }) => height)) }
+  return found
 }
 
 /** Where prepared pixels go, and how a picture is read. */
@@ -61,6 +39,7 @@ export interface PreparePlace {
   readonly prefix: string
   readonly fetch: StageContext['fetch']
   readonly now: () => EpochMs
+  readonly pixels: PixelWork
 }
 
 /** One event and one object per preprocessing. The chain and replays call this. */
@@ -69,45 +48,34 @@ export async function prepareFrame(
   zones: readonly TaskZone[],
   place: PreparePlace,
 ): Promise<{ readonly event: FeaturesPrepared; readonly put: ObjectToPut }[]> {
-  const picture = await decodePicture(await place.fetch(frame.object), { atLeast: decodeSize(zones) })
-  const made: { event: FeaturesPrepared; put: ObjectToPut }[] = []
-  for (const { preprocessing, digest, reference: object, zones: grouped } of groupZones(zones)) {
-    const { width, height } = preprocessing
-    const channels = channelsOf(preprocessing)
-    const zoneBytes = width * height * channels
-    const reference = object ? await referencePicture(object, place.fetch) : undefined
-    const packed = new Uint8Array(zoneBytes * grouped.length)
-    const prepared = grouped.map(({ shape, tasks }, at) => {
-      const { rectangle, pixels, quality } = prepareZone(picture, shape, preprocessing, reference)
-      packed.set(pixels, at * zoneBytes)
-      return { zone: shape.zone, tasks, ...rectangle, offset: at * zoneBytes, shape: [height, width, channels], ...quality }
-    })
-    const sha256 = sha256Hex(packed)
+  const [bytes, references] = await Promise.all([place.fetch(frame.object), referencesOf(zones, place.fetch)])
+  const { fullWidth, fullHeight, groups } = await place.pixels.prepare(bytes, zones, references)
+  const objectOf = (sha256: string | undefined): ObjectRef | null => zones.find(({ reference }) => reference && reference.sha256 === sha256)?.reference ?? null
+  return groups.map(({ digest, reference, zones: prepared, packed, sha256 }) => {
     const key = place.prefix + processedKey(digest, frame.cameraId, frame.frameAt, frame.frameId, sha256)
     const contentType = 'application/octet-stream'
     const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = frame
-    made.push({
+    return {
       put: { role: 'processed', key, body: packed, sha256, contentType, metadata: { 'frame-id': frameId, preprocessing: digest } },
       event: {
         ...{ siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs },
         preprocessing: digest,
         object: { bucket: place.bucket, key, sha256, bytes: packed.length, versionId: '', contentType },
         picture: frame.object,
-        reference: object ?? null,
-        pictureWidth: picture.fullWidth,
-        pictureHeight: picture.fullHeight,
-        zones: prepared,
-        pixels: packed.length <= inlineLimit ? Buffer.from(packed.buffer) : null,
+        reference: objectOf(reference),
+        pictureWidth: fullWidth,
+        pictureHeight: fullHeight,
+        zones: prepared.map(({ rectangle, quality, shape, tasks, ...zone }) => ({ ...zone, ...rectangle, ...quality, tasks: [...tasks], shape: [...shape] })),
+        pixels: packed.length <= inlineLimit ? Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength) : null,
         preparedAt: place.now(),
         stageVersion: version,
       },
-    })
-  }
-  return made
+    }
+  })
 }
 
-async function prepare(frame: FrameExtracted, zones: readonly TaskZone[], bucketPrefix: string, { fetch, now }: StageContext): Promise<Outcome> {
-  const made = await prepareFrame(frame, zones, { bucket: bucketName(bucketPrefix, 'processed'), prefix: '', fetch, now })
+async function prepare(frame: FrameExtracted, zones: readonly TaskZone[], bucketPrefix: string, pixels: PixelWork, { fetch, now }: StageContext): Promise<Outcome> {
+  const made = await prepareFrame(frame, zones, { bucket: bucketName(bucketPrefix, 'processed'), prefix: '', fetch, now, pixels })
   return {
     kind: 'emit',
     outputs: made.map(({ event }): Output => ({ topic: topics.featuresPrepared, key: frame.cameraId, id: frame.frameId, time: frame.frameAt, event })),
@@ -115,7 +83,7 @@ async function prepare(frame: FrameExtracted, zones: readonly TaskZone[], bucket
   }
 }
 
-export function featuresStage(directory: ZoneDirectory, bucketPrefix: string): Stage<'FrameExtracted'> {
+export function featuresStage(directory: ZoneDirectory, bucketPrefix: string, pixels: PixelWork): Stage<'FrameExtracted'> {
   return {
     name: 'features',
     version,
@@ -124,7 +92,7 @@ export function featuresStage(directory: ZoneDirectory, bucketPrefix: string): S
     // prepared without its zones a frame would stay so for good
     work: async ({ event }, context) =>
       directory.loaded
-        ? prepare(event, directory.of(event.cameraId), bucketPrefix, context)
+        ? prepare(event, directory.of(event.cameraId), bucketPrefix, pixels, context)
         : { kind: 'retry', cause: new Fault('DATABASE_UNAVAILABLE', 'The zones have not been read yet') },
   }
 }

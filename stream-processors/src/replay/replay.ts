@@ -24,6 +24,7 @@ import type { BusRecord } from '../chain/stage.ts'
 import { prepareFrame } from '../features/features.ts'
 import { needsReference, type Preprocessing } from '../features/prepare.ts'
 import { selectZones, type TaskZone, wholePicture } from '../features/zones.ts'
+import type { PixelWork } from '../pixels/pixel-work.ts'
 
 /** Topics that can be replayed, and the catalog's table that knows the event times of what lies on them. */
 const replayable: Readonly<Record<string, 'media' | 'frames'>> = {
@@ -63,6 +64,7 @@ export interface ReplayTools {
   readonly codec: Codec
   readonly bucketPrefix: string
   readonly log: Log
+  readonly pixels: PixelWork
   /** Offsets passed of those there are, and records copied. */
   readonly onProgress: (done: number, total: number, copied: number) => void
 }
@@ -233,6 +235,7 @@ async function copier({ id, into, request }: Replay, tools: ReplayTools): Promis
       prefix: replayPrefix(id),
       fetch: ({ bucket, key }) => tools.store.get(bucket, key),
       now: Date.now,
+      pixels: tools.pixels,
     })
     if (!prepared) return undefined
     const { key, body, sha256, contentType, metadata } = prepared.put

@@ -7,21 +7,22 @@ import { topics } from '@frameloop/schemas/topics'
 import { isReason } from '../chain/reasons.ts'
 import type { Incoming, ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
 import { type ClipTools, probeClip, sniffClip } from '../clip.ts'
-import { decodePicture } from '../picture/decode-picture.ts'
 import { sniffPicture } from '../picture/picture-header.ts'
-import { measureQuality } from '../picture/quality.ts'
-import { type Arrival, type Before, compare, type Look, marksOf, refuse } from './rules.ts'
+import type { PixelWork } from '../pixels/pixel-work.ts'
+import { type Arrival, type Before, compare, marksOf, refuse } from './rules.ts'
 import { addSeq, type Ranges } from './seen-seqs.ts'
 
 const version = '2'
 
+export interface ValidateTools extends ClipTools {
+  readonly pixels: PixelWork
+}
+
 type Measured = Pick<MediaValidated, 'format' | 'width' | 'height' | 'durationUs' | 'brightness' | 'sharpness' | 'phash' | 'fingerprint' | 'marks'>
 
-async function measurePicture(bytes: Buffer, format: string, arrival: Arrival): Promise<Measured> {
-  // a scaled decode reads every bit of the data, so damage shows, at a fraction of the cost
-  const { rgb, width, height, fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 160, height: 120 } })
-  const look: Look = { ...measureQuality(rgb, width, height), fingerprint: sha256Hex(rgb).slice(0, 16) }
-  return { format, width: fullWidth, height: fullHeight, durationUs: 0, ...look, marks: marksOf(look, arrival) }
+async function measurePicture(bytes: Buffer, format: string, pixels: PixelWork, arrival: Arrival): Promise<Measured> {
+  const look = await pixels.look(bytes)
+  return { format, durationUs: 0, ...look, marks: marksOf(look, arrival) }
 }
 
 async function measureClip(bytes: Buffer, tools: ClipTools, arrival: Arrival, signal: AbortSignal): Promise<Measured> {
@@ -36,19 +37,19 @@ function quarantined({ object, mediaId, cameraId }: MediaCaptured, bytes: Buffer
   return { role: 'quarantine', key: object.key, body: bytes, sha256: sha256Hex(bytes), contentType: 'application/octet-stream', metadata }
 }
 
-async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: ClipTools, context: StageContext): Promise<Outcome> {
+async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: ValidateTools, context: StageContext): Promise<Outcome> {
   const bytes = await context.fetch(event.object)
   const outcome = await judge(event, bytes, record.timestamp, tools, context)
   return outcome.kind === 'reject' ? { ...outcome, puts: [quarantined(event, bytes, outcome.reason)] } : outcome
 }
 
-async function judge(event: MediaCaptured, bytes: Buffer, arrivedAt: EpochMs, tools: ClipTools, context: StageContext): Promise<Outcome> {
+async function judge(event: MediaCaptured, bytes: Buffer, arrivedAt: EpochMs, tools: ValidateTools, context: StageContext): Promise<Outcome> {
   const format = event.kind === 'clip' ? (sniffClip(bytes) ?? sniffPicture(bytes)) : (sniffPicture(bytes) ?? sniffClip(bytes))
   const refusal = refuse(event, { bytes: bytes.length, sha256: sha256Hex(bytes), format })
   if (refusal) return { kind: 'reject', ...refusal }
   const arrival = { lane: event.lane, capturedAt: event.capturedAt, arrivedAt }
   try {
-    const measured = event.kind === 'clip' ? await measureClip(bytes, tools, arrival, context.signal) : await measurePicture(bytes, format ?? '', arrival)
+    const measured = event.kind === 'clip' ? await measureClip(bytes, tools, arrival, context.signal) : await measurePicture(bytes, format ?? '', tools.pixels, arrival)
     const validated: MediaValidated = { ...event, ...measured, arrivedAt, validatedAt: context.now(), stageVersion: version }
     return { kind: 'emit', outputs: [{ topic: topics.mediaValidated, key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: validated }] }
   } catch (thrown) {
@@ -91,7 +92,7 @@ export function remember(outcome: Outcome, seq: number, redrives: number, before
   return { outcome: { ...outcome, outputs }, remember: { ...judged, ...(last ? { picture: last } : {}) } }
 }
 
-export function validateStage(tools: ClipTools): Stage<'MediaCaptured'> {
+export function validateStage(tools: ValidateTools): Stage<'MediaCaptured'> {
   return {
     name: 'validate',
     version,

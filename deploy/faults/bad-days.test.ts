@@ -1,0 +1,159 @@
+/**
+ * Bad days of a stack whose broker, object store and registry stand behind proxies that go wrong. One stack for all of them;
+ * after each one frames flow again by themselves, everything captured is accounted for, and nothing came out twice.
+ */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { openObjectStore } from '@frameloop/kit/object-store'
+import { openPool, type Pool } from '@frameloop/kit/postgres'
+import { until } from '@frameloop/kit/retry'
+import type { Ms } from '@frameloop/kit/units'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { overdue, readLedger, showLedger } from '../src/ledger.ts'
+import { showVerified, verify } from '../src/verify.ts'
+import { endTxn, type FaultProxy, openProxy, type Trouble } from './proxy.ts'
+
+const home = openOwnHome()
+const portOf = (part: string) => (): number => (JSON.parse(readFileSync(join(home.folder, 'ports.json'), 'utf8')) as Record<string, number>)[part] ?? 0
+type Part = 'kafka' | 's3' | 'registry'
+let proxies: Readonly<Record<Part, FaultProxy>>
+let stack: OwnStack
+let pool: Pool
+const report: string[] = []
+
+beforeAll(async () => {
+  proxies = { kafka: await openProxy('kafka', portOf('kafka')), s3: await openProxy('http', portOf('s3')), registry: await openProxy('http', portOf('registry')) }
+  const ports = Object.fromEntries(Object.entries(proxies).map(([part, { port }]) => [part, port]))
+  stack = await startOwnStack(home, ['--demo', '--camera', 'second=simulator:?seed=3'], { FRAMELOOP_VIA: JSON.stringify(ports) })
+  pool = openPool(stack.state.environment['DATABASE_URL'] ?? '', 'test', 2)
+  expect(await framesSince(Date.now())).toBe(true)
+})
+
+afterAll(async () => {
+  process.stdout.write(`${report.join('\n')}\n`)
+  await pool.end()
+  await stack.end('SIGTERM')
+  for (const proxy of Object.values(proxies)) await proxy.close()
+  home[Symbol.dispose]()
+})
+
+/** A frame of each camera captured after `since` has been prepared: every process on its way works. */
+const framesSince = (since: number, within: Ms = 90_000): Promise<boolean | undefined> =>
+  until(async () => (await pool.query('select camera_id from features where frame_at > $1 group by camera_id', [new Date(since)])).rowCount === 2 || undefined, within, 100)
+
+const restartsOf = (): number => stack.printed().match(/starting it again/g)?.length ?? 0
+
+/** What must hold after every bad day. */
+async function expectSound(): Promise<void> {
+  const clean = await until(async () => overdue(await readLedger(pool)).length === 0 || undefined, 120_000, 1_000)
+  expect(clean ? '' : showLedger(await readLedger(pool))).toBe('')
+  const doubled = await pool.query(
+    "select topic, subject_id from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1",
+  )
+  expect(doubled.rows).toEqual([])
+  expect((await pool.query('select 1 from media group by camera_id, epoch, seq having count(*) > 1')).rowCount).toBe(0)
+  // order per camera: what was captured later comes out later
+  const disordered = await pool.query(
+    `select 1 from (select m.seq, lag(m.seq) over (partition by m.camera_id, m.epoch order by h.record_offset) as before
+       from media m join hops h on h.subject_id = m.media_id and h.topic = 'media.validated' where m.lane = 'live') s where seq < before`,
+  )
+  expect(disordered.rowCount).toBe(0)
+}
+
+async function badDay(name: string, part: Part, troubles: readonly { readonly trouble: Trouble; readonly lasts: Ms }[]): Promise<void> {
+  const proxy = proxies[part]
+  const [fired, restarts] = [proxy.fired, restartsOf()]
+  for (const { trouble, lasts } of troubles) {
+    proxy.trouble = trouble
+    await sleep(lasts)
+  }
+  proxy.trouble = { kind: 'none' }
+  const since = Date.now()
+  // a fault that did not happen proves nothing
+  expect(proxy.fired - fired).toBeGreaterThan(0)
+  expect(await framesSince(since)).toBe(true)
+  const back = (Date.now() - since) / 1000
+  await expectSound()
+  report.push(`${name}: fired ${proxy.fired - fired} times, frames flow again ${back.toFixed(1)} s after it ended, processes started again ${restartsOf() - restarts}`)
+}
+
+const once = (trouble: Trouble, lasts: Ms): readonly { readonly trouble: Trouble; readonly lasts: Ms }[] => [{ trouble, lasts }]
+/** A new trouble each time, so that its count begins anew. */
+const again = (make: (at: number) => Trouble, times: number, every: Ms): readonly { readonly trouble: Trouble; readonly lasts: Ms }[] =>
+  Array.from({ length: times }, (_, at) => ({ trouble: make(at), lasts: every }))
+
+test('Kafka answers 250 ms late each way for 20 s', () => badDay('Kafka slow', 'kafka', once({ kind: 'delay', ms: 250 }, 20_000)))
+test('connections to Kafka are reset in the middle of answers, 30 times', () =>
+  badDay(
+    'Kafka cut in answers',
+    'kafka',
+    again((at) => ({ kind: 'cut', of: 'answers', after: 200 + at * 997 }), 30, 700),
+  ))
+test('connections to Kafka are reset in the middle of requests, 30 times', () =>
+  badDay(
+    'Kafka cut in requests',
+    'kafka',
+    again((at) => ({ kind: 'cut', of: 'requests', after: 200 + at * 997 }), 30, 700),
+  ))
+test('Kafka is a black hole for 40 s: longer than sessions, transactions and requests last', () => badDay('Kafka black hole', 'kafka', once({ kind: 'black hole' }, 40_000)))
+test.each(['validate', 'extract', 'features', 'serve'])('the end of a transaction of %s is held for 30 s and then delivered', (stage) =>
+  badDay(`EndTxn of ${stage} held`, 'kafka', [
+    { trouble: { kind: 'hold', apiKey: endTxn, clientId: new RegExp(`^frameloop\\.${stage}\\.`), ms: 30_000 }, lasts: 1_000 },
+    // the held request arrives while later transactions are under way
+    { trouble: { kind: 'none' }, lasts: 32_000 },
+  ]),
+)
+test('the object store refuses everything with 503 for 20 s', () => badDay('S3 503', 's3', once({ kind: 'refuse', status: 503 }, 20_000)))
+test('the object store hangs for 40 s', () => badDay('S3 black hole', 's3', once({ kind: 'black hole' }, 40_000)))
+test('connections to the object store are reset in the middle of objects, both ways', () =>
+  badDay(
+    'S3 cut',
+    's3',
+    again((at) => ({ kind: 'cut', of: at % 2 === 0 ? 'answers' : 'requests', after: 500 + at * 1_003 }), 30, 700),
+  ))
+test('the object store does what it is asked and its answers are lost for 10 s', () => badDay('S3 answers lost', 's3', once({ kind: 'answers lost' }, 10_000)))
+test('the registry is down while every process is killed and starts again', async () => {
+  const proxy = proxies.registry
+  const [fired, restarts] = [proxy.fired, restartsOf()]
+  proxy.trouble = { kind: 'refuse', status: 503 }
+  for (const name of ['validate', 'extract', 'features', 'catalog', 'agent']) process.kill(stack.pidOf(name), 'SIGKILL')
+  const asked = await until(async () => proxy.fired > fired + 5 || undefined, 30_000, 100)
+  expect(asked).toBe(true)
+  await sleep(10_000)
+  proxy.trouble = { kind: 'none' }
+  const since = Date.now()
+  expect(await framesSince(since)).toBe(true)
+  report.push(
+    `registry down at the start: refused ${proxy.fired - fired} times, frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after it ended, processes started again ${restartsOf() - restarts}`,
+  )
+  await expectSound()
+})
+test.each(['validate', 'extract', 'features', 'catalog'])('%s is stopped for 20 s, longer than its session, and goes on', async (name) => {
+  const pid = stack.pidOf(name)
+  process.kill(pid, 'SIGSTOP')
+  await sleep(20_000)
+  process.kill(pid, 'SIGCONT')
+  const since = Date.now()
+  expect(await framesSince(since)).toBe(true)
+  report.push(`${name} stopped for 20 s: frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after it ended`)
+  await expectSound()
+})
+test('verify finds the whole bad day clean', async () => {
+  const env = stack.state.environment
+  const store = openObjectStore({
+    s3Endpoint: env['S3_ENDPOINT'] ?? '',
+    s3Region: 'us-east-1',
+    awsAccessKeyId: env['AWS_ACCESS_KEY_ID'] ?? '',
+    awsSecretAccessKey: env['AWS_SECRET_ACCESS_KEY'] ?? '',
+  })
+  try {
+    const verified = await verify(new Date(Date.parse(stack.state.startedAt) - 600_000), new Date(Date.now() - 60_000), { pool, store, bucketPrefix: 'frameloop', say: () => {} })
+    report.push(showVerified(verified))
+    // an object whose announcement was never needed (the same picture uploaded again under another key) would be an orphan
+    expect(verified.findings).toEqual([])
+  } finally {
+    store.close()
+  }
+})
