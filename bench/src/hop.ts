@@ -19,6 +19,7 @@ import { readTopic, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
 import { javaProgram } from '../../deploy/setup/java.mjs'
 import { tools } from '../../deploy/src/home.ts'
+import { stageFlags } from '../../deploy/src/up.ts'
 import { aValidated } from './events.ts'
 import type { HopJob, HopNews } from './hop-runner.ts'
 import { median } from './measure.ts'
@@ -77,7 +78,10 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
 
     const open = async (way: Way, name: string, from: string, output: string) => {
       const job: HopJob = { way, name, input: from, output, env }
-      const child = fork(fileURLToPath(new URL('./hop-runner.ts', import.meta.url)), [JSON.stringify(job)], { execArgv: process.execArgv, env: { ...process.env, ...env } })
+      const child = fork(fileURLToPath(new URL('./hop-runner.ts', import.meta.url)), [JSON.stringify(job)], {
+        execArgv: [...process.execArgv, ...stageFlags],
+        env: { ...process.env, ...env },
+      })
       return {
         child,
         async end() {

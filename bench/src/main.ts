@@ -8,6 +8,7 @@ import { benchChain } from './chain.ts'
 import { benchDecode } from './decode.ts'
 import { benchFeatures } from './features.ts'
 import { benchHop } from './hop.ts'
+import { benchReplay } from './replay.ts'
 import { benchStart } from './start.ts'
 
 type Bench = (say: (text: string) => void) => Promise<object>
@@ -19,6 +20,7 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: B
   hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 4 minutes)", run: benchHop },
   decode: { about: '1080p to 224x224 against OpenCV, CPU time and pixels (about 1 minute)', run: benchDecode },
   features: { about: 'the features stage from Kafka to Kafka against the same in Python (about 4 minutes)', run: benchFeatures },
+  replay: { about: 'a past range again: events against real time, frames against decoding alone (about 4 minutes)', run: benchReplay },
   catalog: { about: 'rows written a second against COPY and one by one; questions at ten million rows (about 10 minutes, 12 GB of disk)', run: benchCatalog },
 }
 

@@ -24,7 +24,7 @@ RUN node deploy/setup/build.mjs \
  && npm prune --omit=dev --ignore-scripts --no-audit --no-fund
 
 FROM node:22-bookworm-slim AS runtime
-ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 TF_CPP_MIN_LOG_LEVEL=2 NODE_OPTIONS=--enable-source-maps
+ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 TF_CPP_MIN_LOG_LEVEL=2 NODE_OPTIONS="--enable-source-maps --max-semi-space-size=32"
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ffmpeg tini \
  && rm -rf /var/lib/apt/lists/* \

@@ -9,6 +9,7 @@ import { openCodec } from '@frameloop/schemas/codec'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { rawKey } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
+import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
 import type { Status } from '../src/status.ts'
@@ -156,7 +157,7 @@ test('the ledger is clean, and fails on a record that was announced and is nowhe
   await expect(frameloop('ledger', '--allow', '0')).rejects.toMatchObject({
     code: 1,
     stdout: expect.stringMatching(
-      /gap-camera[\s\S]*captured 3 = validated 0 \+ rejected 2 \+ lost 0 \+ open 1[\s\S]*OVERDUE seq 2 waits for nothing: it was announced and never arrived/,
+      /gap-camera[\s\S]*captured 3 = validated 0 \+ rejected 2 \+ lost 0 \+ erased 0 \+ open 1[\s\S]*OVERDUE seq 2 waits for nothing: it was announced and never arrived/,
     ),
   })
   await pool.query("delete from captures where camera_id = 'gap-camera'")
@@ -175,20 +176,47 @@ test('content that is not what was announced is refused', async () => {
   expect(await stateOf(await announce(bytes, { bytes: 3 }), 3)).toMatchObject({ reason: 'SIZE_MISMATCH' })
 })
 
-test('a record of an unknown schema and a record that is no Avro become dead letters with their bytes unchanged', async () => {
-  const unknown = Buffer.from([0, 0x7f, 0, 0, 1, 1, 2, 3])
-  await producer.send({
-    topic: 'media.captured',
-    messages: [
-      { key: 'rubbish', value: unknown },
-      { key: 'rubbish', value: 'hello' },
-    ],
+test('ten poisonous messages on one partition become ten dead letters with their bytes unchanged, and a good frame behind them goes through', async () => {
+  const { object_key } = await soon(async () => one<{ object_key: string }>("select object_key from media where camera_id = 'street' limit 1"))
+  const picture = await store.get('frameloop-raw', object_key)
+  const key = 'poison-camera'
+  const epoch = 'b'.repeat(32)
+  const object = { bucket: 'frameloop-raw', key: object_key, sha256: sha256Hex(picture), bytes: picture.length, versionId: '', contentType: 'image/jpeg' }
+  const sound = (seq: number) => ({
+    ...{ siteId: 'test', cameraId: key, mediaId: mediaIdOf('test', key, epoch, seq), epoch, seq, lane: 'live', source: 'camera', kind: 'image', agentId: 'test' },
+    ...{ capturedAt: Date.now(), mediaOffsetUs: null, object, width: 0, height: 0, motion: null, sourceName: '' },
   })
-  const found = await soon(async () => {
-    const { rows } = await pool.query<{ reason: string }>("select reason from dead_letters where camera_id = 'rubbish' order by record_offset")
-    return rows.length === 2 ? rows : undefined
-  })
-  expect(found.map(({ reason }) => reason)).toEqual(['SCHEMA_UNKNOWN', 'RECORD_MALFORMED'])
+  const encode = (event: ReturnType<typeof sound>) => codec.encode('media.captured', 'MediaCaptured', event)
+  const whole = await encode(sound(1))
+  const loss = { siteId: 's', cameraId: key, epoch, seqFrom: 1, seqTo: 2, agentId: 'a', reason: 'evicted', lostAt: 5 }
+  const poison: readonly (readonly [string, Buffer])[] = [
+    ['RECORD_MALFORMED', Buffer.alloc(0)],
+    ['RECORD_MALFORMED', Buffer.from([0])],
+    ['RECORD_MALFORMED', Buffer.from('hello')],
+    ['SCHEMA_UNKNOWN', Buffer.from([0, 0x7f, 0, 0, 1, 1, 2, 3])],
+    // cut off in the middle, and another event altogether
+    ['RECORD_MALFORMED', whole.subarray(0, whole.length - 9)],
+    ['RECORD_MALFORMED', await codec.encode('media.lost', 'MediaLost', loss)],
+    // sound records about things that are not: a time beyond all calendars, nothing behind the key, other bytes, no picture
+    ['OUTPUT_INVALID', await encode({ ...sound(2), capturedAt: 9e15 })],
+    ['OBJECT_MISSING', await encode({ ...sound(3), object: { ...object, key: '../../etc/passwd\0' } })],
+    ['DIGEST_MISMATCH', await encode({ ...sound(4), object: { ...object, sha256: '0'.repeat(64) } })],
+    ['TYPE_MISMATCH', await encode({ ...sound(5), kind: 'clip' })],
+  ]
+  expect(poison.length).toBe(10)
+  await producer.send({ topic: 'media.captured', messages: [...poison.map(([, value]) => value), await encode(sound(6))].map((value) => ({ key, value })) })
+  const letters = await soon(async () => {
+    const { rows } = await pool.query<{ reason: string; topic: string; partition: number; record_offset: number }>(
+      "select reason, topic, partition, record_offset from dead_letters where camera_id = 'poison-camera' order by origin_offset",
+    )
+    return rows.length === poison.length ? rows : undefined
+  }, 60_000)
+  expect(letters.map(({ reason }) => reason)).toEqual(poison.map(([reason]) => reason))
+  await stateOf(mediaIdOf('test', key, epoch, 6), 4)
+  const kept = new Map<number, Buffer>()
+  for await (const { partition, offset, value } of readTopic(env('KAFKA_BROKERS'), 'frameloop.test', 'media.captured.dead-letters', AbortSignal.timeout(30_000)))
+    if (partition === letters[0]?.partition) kept.set(offset, value)
+  expect(letters.map(({ record_offset }) => kept.get(record_offset)?.toString('hex'))).toEqual(poison.map(([, value]) => value.toString('hex')))
 })
 
 test('an announcement that comes twice leaves one row and one record behind', async () => {
@@ -219,10 +247,39 @@ test('an object that was never announced is found by verify, announced again, an
   await store.putOnce({ bucket: 'frameloop-raw', key, body: picture, contentType: 'image/jpeg', metadata })
   const range = ['--from', '2026-01-02T03:00:00Z', '--to', '2026-01-02T04:00:00Z']
   await expect(frameloop('verify', ...range)).rejects.toMatchObject({ code: 1, stdout: expect.stringContaining(`orphan     s3://frameloop-raw/${key}: no row names it`) })
-  await expect(frameloop('verify', ...range, '--repair')).rejects.toMatchObject({ stdout: expect.stringContaining('1 announced again') })
+  await expect(frameloop('verify', ...range, '--repair')).rejects.toMatchObject({ stdout: expect.stringContaining('1 media announced again') })
   await stateOf(mediaId, 4)
   await soon(async () => one('select 1 as ok from features f join frames using (frame_id) where media_id = $1', [mediaId]))
-  expect(await frameloop('verify', ...range)).toMatch(/1 media and \d+ objects looked at: clean/)
+  expect(await frameloop('verify', ...range)).toMatch(/1 media, \d+ objects and \d+ records looked at: clean/)
+})
+
+test('rows that are gone are found by verify and written again from their records, and what a stage left behind is removed', async () => {
+  const frame = await soon(async () =>
+    one<{ frame_id: string; media_id: string; frame_at: Date; at: Date }>(
+      "select frame_id, media_id, frames.frame_at, hops.at from features join frames using (frame_id) join hops on subject_id = frame_id and hops.topic = 'features.prepared' where features.camera_id = 'street' limit 1",
+    ),
+  )
+  const before = await one('select * from features where frame_id = $1', [frame.frame_id])
+  await pool.query('delete from features where frame_id = $1', [frame.frame_id])
+  await pool.query('delete from frames where frame_id = $1', [frame.frame_id])
+  await pool.query("delete from hops where subject_id = $1 and topic = 'frames.extracted'", [frame.frame_id])
+  const body = Buffer.from('left behind')
+  const stray = `processed/0000000000000000/street/2026/01/02/03/${frame.frame_id}-stray.bin`
+  await store.putOnce({ bucket: 'frameloop-processed', key: stray, body, contentType: 'application/octet-stream' })
+  // only what happened around that frame
+  const range = ['--from', new Date(frame.frame_at.getTime() - 1_000).toISOString(), '--to', new Date(frame.at.getTime() + 1).toISOString()]
+  const { stdout } = (await frameloop('verify', ...range).catch((thrown: unknown) => thrown)) as { stdout: string }
+  expect(stdout).toMatch(/unwritten +frames\.extracted\/\d+\/\d+: no row stands for it/)
+  expect(stdout).toMatch(/unwritten +features\.prepared\/\d+\/\d+: no row stands for it/)
+  await expect(frameloop('verify', ...range, '--repair')).rejects.toMatchObject({
+    stdout: expect.stringMatching(/2 records written again, 0 media announced again, 0 objects removed/),
+  })
+  expect(await one('select * from features where frame_id = $1', [frame.frame_id])).toEqual(before)
+  const then = ['--from', '2026-01-02T03:00:00Z', '--to', '2026-01-02T04:00:00Z', '--repair']
+  await expect(frameloop('verify', ...then)).rejects.toMatchObject({ stdout: expect.stringContaining(`left ${stray}: it is too young to be sure`) })
+  await expect(frameloop('verify', ...then, '--orphan-age', '0')).rejects.toMatchObject({ stdout: expect.stringContaining('1 objects removed') })
+  expect(await frameloop('verify', ...range)).toContain('clean')
+  expect(await frameloop('verify', '--from', '2026-01-02T03:00:00Z', '--to', '2026-01-02T04:00:00Z')).toContain('clean')
 })
 
 test('a record that kills its process each time becomes a dead letter, and those around it are worked on', async () => {

@@ -2,16 +2,19 @@
  * Bad days of a stack whose broker, object store and registry stand behind proxies that go wrong. One stack for all of them;
  * after each one frames flow again by themselves, everything captured is accounted for, and nothing came out twice.
  */
+import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openObjectStore } from '@frameloop/kit/object-store'
+import { objectStoreOf } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { until } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { build } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
+import { repair } from '../src/repair.ts'
 import { showVerified, verify } from '../src/verify.ts'
 import { endTxn, type FaultProxy, openProxy, type Trouble } from './proxy.ts'
 
@@ -140,19 +143,40 @@ test.each(['validate', 'extract', 'features', 'catalog'])('%s is stopped for 20 
   report.push(`${name} stopped for 20 s: frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after it ended`)
   await expectSound()
 })
-test('verify finds the whole bad day clean', async () => {
+test.each([1, 2])('rebalance storm: a second instance of features comes and goes every 2 s for 30 s (round %i)', async () => {
+  const env = { ...process.env, ...stack.state.environment, INSTANCE: '2', PORT: '0' }
+  const since = Date.now()
+  let comings = 0
+  while (Date.now() - since < 30_000) {
+    const second = spawn(process.execPath, [join(build, 'processor.mjs'), 'features'], { env, stdio: 'ignore' })
+    const ended = new Promise((resolve) => second.once('exit', resolve))
+    comings += 1
+    await sleep(2_000)
+    // as asked and as a crash, in turns
+    second.kill(comings % 2 === 0 ? 'SIGKILL' : 'SIGTERM')
+    await ended
+  }
+  // it went on all the while
+  const { rows } = await pool.query<{ n: number }>('select count(*)::int as n from features where prepared_at between $1 and $2', [new Date(since), new Date()])
+  expect(rows[0]?.n).toBeGreaterThan(0)
+  const calm = Date.now()
+  expect(await framesSince(calm)).toBe(true)
+  report.push(`a second instance came and went ${comings} times: ${rows[0]?.n} frames prepared meanwhile, all cameras again ${((Date.now() - calm) / 1000).toFixed(1)} s later`)
+  await expectSound()
+})
+
+test('verify finds the whole bad day clean, but for what given-up batches left behind, and repair removes that', async () => {
   const env = stack.state.environment
-  const store = openObjectStore({
-    s3Endpoint: env['S3_ENDPOINT'] ?? '',
-    s3Region: 'us-east-1',
-    awsAccessKeyId: env['AWS_ACCESS_KEY_ID'] ?? '',
-    awsSecretAccessKey: env['AWS_SECRET_ACCESS_KEY'] ?? '',
-  })
+  const store = objectStoreOf(env)
+  const tools = { pool, store, bucketPrefix: 'frameloop', brokers: env['KAFKA_BROKERS'] ?? '', say: () => {} }
+  const range = [new Date(Date.parse(stack.state.startedAt) - 600_000), new Date(Date.now() - 5_000)] as const
   try {
-    const verified = await verify(new Date(Date.parse(stack.state.startedAt) - 600_000), new Date(Date.now() - 60_000), { pool, store, bucketPrefix: 'frameloop', say: () => {} })
-    report.push(showVerified(verified))
-    // an object whose announcement was never needed (the same picture uploaded again under another key) would be an orphan
-    expect(verified.findings).toEqual([])
+    const first = await verify(...range, tools)
+    report.push(showVerified(first))
+    expect(first.findings.filter(({ kind, object }) => kind !== 'orphan' || object?.role !== 'processed')).toEqual([])
+    const repaired = await repair(first.findings, { ...tools, registryUrl: env['SCHEMA_REGISTRY_URL'] ?? '', orphanAge: 0 })
+    expect(repaired).toMatchObject({ removed: first.findings.length, left: [] })
+    expect((await verify(...range, tools)).findings).toEqual([])
   } finally {
     store.close()
   }

@@ -23,12 +23,13 @@ import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { listModels, promote, rollback, showModel, showModels } from './models.ts'
 import { progressOf } from './progress.ts'
 import { provision } from './provision.ts'
+import { repair } from './repair.ts'
 import { listReplays, type ReplayFlags, type ReplayStack, removeReplay, replay, showReplays } from './replay.ts'
 import { showStatus, status } from './status.ts'
 import { buildReference, listTasks, type PreprocessingFlags, type ReferenceFlags, setTask, showPreprocessing, showTasks } from './tasks.ts'
 import { timeOf } from './times.ts'
 import { type CameraOption, needStack, runningStack, up } from './up.ts'
-import { repair, settleTime, showVerified, verify } from './verify.ts'
+import { settleTime, showVerified, verify } from './verify.ts'
 
 const print = (text: string): void => {
   process.stdout.write(`${text}\n`)
@@ -267,21 +268,28 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('object store, topics and rows against each other; exit code 1 when something is missing, doubled or orphaned')
     .option('--from <TIME>', 'captured at or after this time (the last day)')
     .option('--to <TIME>', 'captured before this time (two minutes ago: what is younger may be on its way)')
-    .option('--repair', 'announce again what lies in the raw bucket and no row names')
+    .option('--repair', 'write missing rows again from their records, announce again what lies in the raw bucket, remove what stages left behind')
+    .option('--orphan-age <HOURS>', 'with --repair: what a stage left behind is removed when it is older', Number, 24)
     .option('--json', 'for programs')
-    .action(async (flags: { from?: string; to?: string; repair?: boolean; json?: boolean }) =>
+    .action(async (flags: { from?: string; to?: string; repair?: boolean; orphanAge: number; json?: boolean }) =>
       withDatabase(async (pool) => {
         const store = objectStoreOf(environment())
         const say = (text: string): void => void process.stderr.write(`${text}\n`)
-        const tools = { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say, brokers: setting('KAFKA_BROKERS'), registryUrl: setting('SCHEMA_REGISTRY_URL') }
+        const tools = { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say, brokers: setting('KAFKA_BROKERS') }
         try {
           const found = await verify(timeOf(flags.from, '--from') ?? new Date(Date.now() - 86_400_000), timeOf(flags.to, '--to') ?? new Date(Date.now() - settleTime), tools)
-          print(flags.json ? JSON.stringify(found, null, 2) : showVerified(found))
           if (found.findings.length > 0) process.exitCode = 1
-          if (!flags.repair) return
-          const { announced, nameless } = await repair(found.findings, tools)
-          for (const key of nameless) print(`left ${key}: it carries no identity`)
-          print(`${announced} announced again`)
+          const repaired = flags.repair
+            ? await repair(found.findings, { ...tools, registryUrl: setting('SCHEMA_REGISTRY_URL'), orphanAge: flags.orphanAge * 3_600_000 })
+            : undefined
+          if (flags.json) {
+            print(JSON.stringify({ ...found, ...(repaired ? { repaired } : {}) }, null, 2))
+            return
+          }
+          print(showVerified(found))
+          if (!repaired) return
+          for (const [what, why] of repaired.left) print(`left ${what}: ${why}`)
+          print(`${repaired.written} records written again, ${repaired.announced} media announced again, ${repaired.removed} objects removed`)
         } finally {
           store.close()
         }

@@ -8,9 +8,9 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
-import { openCodec } from '@frameloop/schemas/codec'
+import { type Codec, openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { allTopics } from '@frameloop/schemas/topics'
+import { allTopics, type EventName } from '@frameloop/schemas/topics'
 import { readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { timeOf } from './times.ts'
@@ -84,18 +84,19 @@ export async function readDeadLetter(brokers: string, place: string): Promise<Bu
   throw new Fault('NOT_FOUND', `There is no record at ${place}; it may be older than the topic keeps`)
 }
 
+async function readable(codec: Codec, event: EventName, value: Buffer): Promise<string> {
+  try {
+    return JSON.stringify(await codec.decode(event, value), (_, part: unknown) => (part instanceof Uint8Array ? `${part.length} bytes` : part), 2)
+  } catch (thrown) {
+    return `not readable (${toError(thrown).message}); the bytes in hex:\n${value.toString('hex')}`
+  }
+}
+
 /** The record for a person: headers, key, and the event when it can be read. */
 export async function showDeadLetter(brokers: string, registryUrl: string, place: string): Promise<string> {
   const record = await readDeadLetter(brokers, place)
   const event = allTopics.find(({ name }) => name === record.headers['fl-origin-topic'])?.event
-  const value = event
-    ? await openCodec(openRegistry(registryUrl))
-        .decode(event, record.value)
-        .then(
-          (decoded) => JSON.stringify(decoded, (_, part: unknown) => (part instanceof Uint8Array ? `${part.length} bytes` : part), 2),
-          (thrown: unknown) => `not readable (${toError(thrown).message}); the bytes in hex:\n${record.value.toString('hex')}`,
-        )
-    : record.value.toString('hex')
+  const value = event ? await readable(openCodec(openRegistry(registryUrl)), event, record.value) : record.value.toString('hex')
   return [...Object.entries(record.headers).map(([name, text]) => `${name}: ${text}`), `key: ${record.key}`, value].join('\n')
 }
 

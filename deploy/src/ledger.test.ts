@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { account, type EpochFacts, type OpenMedia, type Sums } from './ledger.ts'
 
-const nothing: Sums = { validated: 0, rejected: 0, lost: 0, framesStated: 0, framesPrepared: 0, framesRejected: 0 }
+const nothing: Sums = { validated: 0, rejected: 0, lost: 0, erased: 0, framesStated: 0, framesPrepared: 0, framesRejected: 0 }
 const aMedia = (seq: number, changes: Partial<OpenMedia> = {}): OpenMedia => ({
   seq,
   state: 'extracted',
@@ -32,7 +32,7 @@ test('L1: a record that was announced and is nowhere is open, however much came 
 })
 
 test('L3: what the agent has not sent yet waits in its spool, and what it gave up is lost', () => {
-  const { open, sums } = account(facts({ highestSeq: 5, forgottenSeq: 3, media: [aMedia(1)], losses: [{ from: 2, to: 3 }] }))
+  const { open, sums } = account(facts({ highestSeq: 5, forgottenSeq: 3, media: [aMedia(1)], losses: [{ from: 2, to: 3, reason: 'evicted' }] }))
   expect(sums.lost).toBe(2)
   expect(open).toEqual([{ from: 4, to: 5, waitsFor: 'the agent to send it from its spool', age: 1_000 }])
 })
@@ -52,10 +52,10 @@ test('L2: going on from what is settled gives the sums of counting everything', 
   fc.assert(
     fc.property(anyMedia, fc.integer({ min: 1, max: 45 }), fc.array(fc.integer({ min: 1, max: 45 }), { maxLength: 3 }), (drawn, highestSeq, lost) => {
       const media = drawn.map(({ seq, state, missing }) => aMedia(seq, { state: state as OpenMedia['state'], framesPrepared: 1 - missing })).sort((a, b) => a.seq - b.seq)
-      const all = facts({ highestSeq, forgottenSeq: highestSeq, media, losses: lost.map((seq) => ({ from: seq, to: seq })) })
+      const all = facts({ highestSeq, forgottenSeq: highestSeq, media, losses: lost.map((seq) => ({ from: seq, to: seq, reason: seq % 2 === 0 ? 'evicted' : 'erased' })) })
       const whole = account(all)
-      const { validated, rejected, lost: lostCount } = whole.sums
-      expect(validated + rejected + lostCount + whole.openMedia).toBe(highestSeq)
+      const { validated, rejected, lost: lostCount, erased } = whole.sums
+      expect(validated + rejected + lostCount + erased + whole.openMedia).toBe(highestSeq)
       const { framesStated, framesPrepared, framesRejected } = whole.sums
       expect(framesPrepared + framesRejected + whole.openFrames).toBe(framesStated)
       const later = account({ ...all, settledSeq: whole.settledSeq, settled: whole.settled, media: media.filter(({ seq }) => seq > whole.settledSeq) })
@@ -63,4 +63,12 @@ test('L2: going on from what is settled gives the sums of counting everything', 
       expect(later.openMedia).toBe(whole.openMedia)
     }),
   )
+})
+
+test('L4: what was erased counts as erased, whatever it was before, and its frames no more', () => {
+  const { sums, open } = account(
+    facts({ highestSeq: 3, forgottenSeq: 3, media: [aMedia(1), aMedia(2), aMedia(3, { state: 'rejected' })], losses: [{ from: 2, to: 3, reason: 'erased' }] }),
+  )
+  expect(sums).toMatchObject({ validated: 1, rejected: 0, erased: 2, framesStated: 1, framesPrepared: 1 })
+  expect(open).toEqual([])
 })

@@ -1,12 +1,14 @@
 /**
  * `frameloop ledger`: what was captured against what became of it.
  *
- *   media   captured = validated + rejected + lost + open      captured: what the agent itself says is durable
- *   frames  stated   = prepared + rejected + open              stated: what extract says its media hold
+ *   media   captured = validated + rejected + lost + erased + open      captured: what the agent itself says is durable
+ *   frames  stated   = prepared + rejected + open                       stated: what extract says its media hold
  *
  * L1  The left-hand side never comes from the chain: `agents.reported` or the ingest API say it.
  * L2  A seq counts once it and all before it are final; `ledger` keeps that sum, so history is read once.
  * L3  Lost is what somebody reported lost. Nothing is lost by default: what is nowhere is open, with its age.
+ * L4  Erased outweighs what it was before. There is no state "duplicate": ids are made from the seq, so what is announced
+ *     twice is one medium.
  */
 import type { Pool, Sql } from '@frameloop/kit/postgres'
 import { type Ms, showMs } from '@frameloop/kit/units'
@@ -16,6 +18,7 @@ export interface Sums {
   readonly validated: number
   readonly rejected: number
   readonly lost: number
+  readonly erased: number
   readonly framesStated: number
   readonly framesPrepared: number
   readonly framesRejected: number
@@ -39,7 +42,7 @@ export interface EpochFacts {
   readonly settled: Sums
   /** Beyond `settledSeq`, in order of seq. */
   readonly media: readonly OpenMedia[]
-  readonly losses: readonly { readonly from: number; readonly to: number }[]
+  readonly losses: readonly { readonly from: number; readonly to: number; readonly reason: string }[]
   readonly now: number
   /** When the epoch was last heard of. */
   readonly reportedAt: number
@@ -68,6 +71,7 @@ const add = (a: Sums, b: Partial<Sums>): Sums => ({
   validated: a.validated + (b.validated ?? 0),
   rejected: a.rejected + (b.rejected ?? 0),
   lost: a.lost + (b.lost ?? 0),
+  erased: a.erased + (b.erased ?? 0),
   framesStated: a.framesStated + (b.framesStated ?? 0),
   framesPrepared: a.framesPrepared + (b.framesPrepared ?? 0),
   framesRejected: a.framesRejected + (b.framesRejected ?? 0),
@@ -83,7 +87,7 @@ export function account(facts: EpochFacts): EpochLedger {
   let openMedia = 0
   let openFrames = 0
   const open: Open[] = []
-  const isLost = (seq: number): boolean => facts.losses.some(({ from, to }) => from <= seq && seq <= to)
+  const isIn = (seq: number, isErased: boolean): boolean => facts.losses.some(({ from, to, reason }) => from <= seq && seq <= to && (reason === 'erased') === isErased)
   const wait = (seq: number, waitsFor: string, age: Ms): void => {
     unbroken = false
     const last = open.at(-1)
@@ -102,7 +106,8 @@ export function account(facts: EpochFacts): EpochLedger {
   for (let seq = settledSeq + 1; seq <= highestSeq; seq += 1) {
     const row = bySeq.get(seq)
     let part: Partial<Sums> | undefined
-    if (row?.state === 'rejected') part = { rejected: 1 }
+    if (isIn(seq, true)) part = { erased: 1 }
+    else if (row?.state === 'rejected') part = { rejected: 1 }
     else if (row?.state === 'extracted') {
       const waiting = row.framesStated - row.framesPrepared - row.framesRejected
       part = { validated: 1, framesStated: row.framesStated, framesPrepared: row.framesPrepared, framesRejected: row.framesRejected }
@@ -116,7 +121,7 @@ export function account(facts: EpochFacts): EpochLedger {
     } else if (row) {
       openMedia += 1
       wait(seq, 'validate', now - row.recordedAt)
-    } else if (isLost(seq)) part = { lost: 1 }
+    } else if (isIn(seq, false)) part = { lost: 1 }
     else {
       openMedia += 1
       const since = overdueSince.get(seq) ?? facts.reportedAt
@@ -150,6 +155,7 @@ interface CaptureRow {
   readonly validated: number
   readonly rejected: number
   readonly lost: number
+  readonly erased: number
   readonly frames_stated: number
   readonly frames_prepared: number
   readonly frames_rejected: number
@@ -177,11 +183,11 @@ async function selectOpenMedia(sql: Sql, { camera_id, epoch, settled_seq }: Capt
 
 async function keepSettled(sql: Sql, { cameraId, epoch, settledSeq, settled }: CameraLedger): Promise<void> {
   await sql.query(
-    `insert into ledger (camera_id, epoch, settled_seq, validated, rejected, lost, frames_stated, frames_prepared, frames_rejected) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    `insert into ledger (camera_id, epoch, settled_seq, validated, rejected, lost, erased, frames_stated, frames_prepared, frames_rejected) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
      on conflict (camera_id, epoch) do update set settled_seq = excluded.settled_seq, validated = excluded.validated, rejected = excluded.rejected, lost = excluded.lost,
-       frames_stated = excluded.frames_stated, frames_prepared = excluded.frames_prepared, frames_rejected = excluded.frames_rejected, updated_at = now()
+       erased = excluded.erased, frames_stated = excluded.frames_stated, frames_prepared = excluded.frames_prepared, frames_rejected = excluded.frames_rejected, updated_at = now()
      where ledger.settled_seq < excluded.settled_seq`,
-    [cameraId, epoch, settledSeq, settled.validated, settled.rejected, settled.lost, settled.framesStated, settled.framesPrepared, settled.framesRejected],
+    [cameraId, epoch, settledSeq, settled.validated, settled.rejected, settled.lost, settled.erased, settled.framesStated, settled.framesPrepared, settled.framesRejected],
   )
 }
 
@@ -189,16 +195,15 @@ async function keepSettled(sql: Sql, { cameraId, epoch, settledSeq, settled }: C
 export async function readLedger(pool: Pool): Promise<CameraLedger[]> {
   const { rows } = await pool.query<CaptureRow>(
     `select c.camera_id, c.epoch, c.agent_id, c.highest_seq, c.forgotten_seq, c.source_kind, c.reported_at, coalesce(l.settled_seq, 0) as settled_seq, coalesce(l.validated, 0) as validated,
-       coalesce(l.rejected, 0) as rejected, coalesce(l.lost, 0) as lost, coalesce(l.frames_stated, 0) as frames_stated, coalesce(l.frames_prepared, 0) as frames_prepared, coalesce(l.frames_rejected, 0) as frames_rejected
+       coalesce(l.rejected, 0) as rejected, coalesce(l.lost, 0) as lost, coalesce(l.erased, 0) as erased, coalesce(l.frames_stated, 0) as frames_stated, coalesce(l.frames_prepared, 0) as frames_prepared, coalesce(l.frames_rejected, 0) as frames_rejected
      from captures c left join ledger l using (camera_id, epoch) order by c.camera_id, c.reported_at`,
   )
   const ledgers: CameraLedger[] = []
   for (const row of rows) {
-    const losses = await pool.query<{ from: number; to: number }>('select seq_from as "from", seq_to as "to" from losses where camera_id = $1 and epoch = $2 and seq_to > $3', [
-      row.camera_id,
-      row.epoch,
-      row.settled_seq,
-    ])
+    const losses = await pool.query<EpochFacts['losses'][number]>(
+      'select seq_from as "from", seq_to as "to", reason from losses where camera_id = $1 and epoch = $2 and seq_to > $3',
+      [row.camera_id, row.epoch, row.settled_seq],
+    )
     const ledger: CameraLedger = {
       cameraId: row.camera_id,
       epoch: row.epoch,
@@ -213,6 +218,7 @@ export async function readLedger(pool: Pool): Promise<CameraLedger[]> {
           validated: row.validated,
           rejected: row.rejected,
           lost: row.lost,
+          erased: row.erased,
           framesStated: row.frames_stated,
           framesPrepared: row.frames_prepared,
           framesRejected: row.frames_rejected,
@@ -240,7 +246,7 @@ export function showLedger(ledgers: readonly CameraLedger[], limit: Ms = openLim
   if (ledgers.length === 0) return 'No camera has reported yet.'
   const lines = ledgers.flatMap(({ cameraId, epoch, agentId, reportedAt, captured, sums, open, openMedia, openFrames }) => [
     `camera ${cameraId}  epoch ${epoch.slice(0, 8)}  ${agentId}, last heard of at ${reportedAt.toISOString()}`,
-    `  media   captured ${captured} = validated ${sums.validated} + rejected ${sums.rejected} + lost ${sums.lost} + open ${openMedia}`,
+    `  media   captured ${captured} = validated ${sums.validated} + rejected ${sums.rejected} + lost ${sums.lost} + erased ${sums.erased} + open ${openMedia}`,
     `  frames  stated ${sums.framesStated} = prepared ${sums.framesPrepared} + rejected ${sums.framesRejected} + open ${openFrames}`,
     ...open.map(({ from, to, waitsFor, age }) => `  ${age > limit ? 'OVERDUE' : 'open   '} seq ${from === to ? from : `${from} to ${to}`} waits for ${waitsFor}, ${showMs(age)}`),
   ])

@@ -3,36 +3,40 @@
  *
  *   missing     a row names an object that is not there, or one of another size
  *   duplicate   a frame came out of a stage twice
- *   orphan      an object that no row names: announced and lost by a broker, or never announced
+ *   orphan      an object that no row names: announced and lost by a broker, never announced, or left by a batch that was given up
  *   unrecorded  a row that no record of a topic stands behind
+ *   unwritten   a record of a topic that the catalog has passed and that no row stands for
  *
- * Y1  What may still be on its way is no finding: objects and rows of the last minutes are left out.
- * Y2  Repair announces again what lies in the raw bucket with its identity on it; validate knows what it has seen. Nothing is deleted.
+ * Y1  What may still be on its way is no finding: objects and rows of the last minutes are left out, and what the catalog
+ *     has not read yet.
  */
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import { openCodec, recordOf } from '@frameloop/schemas/codec'
-import type { MediaCaptured } from '@frameloop/schemas/events'
-import { isUuid } from '@frameloop/schemas/ids'
-import { type BucketRole, bucketName, contentTypeOf } from '@frameloop/schemas/object-keys'
-import { openRegistry } from '@frameloop/schemas/registry'
-import { topics } from '@frameloop/schemas/topics'
-import { newTraceparent } from '@frameloop/schemas/trace'
+import { type BucketRole, bucketName, replayPrefix } from '@frameloop/schemas/object-keys'
+import { consumedTopics, deadLetterTopic, topics } from '@frameloop/schemas/topics'
+import { planReadings, readHistory } from '@frameloop/stream-processors/archive/history'
+import { selectOffsets } from '@frameloop/stream-processors/catalog/sql'
+import type { Position } from '@frameloop/stream-processors/chain/bus'
+import type { Range } from '@frameloop/stream-processors/chain/kafka-bus'
+import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 
 export interface Finding {
-  readonly kind: 'missing' | 'duplicate' | 'orphan' | 'unrecorded'
+  readonly kind: 'missing' | 'duplicate' | 'orphan' | 'unrecorded' | 'unwritten'
   readonly what: string
   readonly detail: string
-  /** Of an orphan in the raw bucket. */
-  readonly key?: string
+  /** Of an orphan. */
+  readonly object?: { readonly role: 'raw' | 'processed'; readonly key: string; readonly modifiedAt: EpochMs }
+  /** Of what is unwritten. */
+  readonly record?: Position
 }
 
 export interface Verified {
   readonly media: number
   readonly objects: number
+  readonly records: number
   readonly findings: readonly Finding[]
 }
 
@@ -40,6 +44,7 @@ export interface VerifyTools {
   readonly pool: Pool
   readonly store: ObjectStore
   readonly bucketPrefix: string
+  readonly brokers: string
   readonly say: (text: string) => void
 }
 
@@ -69,7 +74,8 @@ function hourOf(key: string): EpochMs | undefined {
   return found ? Date.UTC(Number(found[1]), Number(found[2]) - 1, Number(found[3]), Number(found[4])) : undefined
 }
 
-async function unnamed(pool: Pool, role: BucketRole, keys: readonly string[]): Promise<string[]> {
+/** Those of the keys that no row names. */
+export async function unnamed(pool: Pool, role: BucketRole, keys: readonly string[]): Promise<string[]> {
   const tables = role === 'raw' ? ['media'] : ['features', 'frames']
   const known = new Set<string>()
   for (const table of tables) {
@@ -83,13 +89,16 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
   const { pool, store, say } = tools
   const bucket = bucketName(tools.bucketPrefix, role)
   const named = await namedObjects(pool, role, from, to)
+  // what a replay has prepared goes when it is removed
+  const replays = await pool.query<{ replay_id: string }>("select replay_id from replays where state <> 'removed'")
+  const ofReplays = replays.rows.map(({ replay_id }) => replayPrefix(replay_id))
   const findings: Finding[] = []
   let objects = 0
-  let strangers: string[] = []
+  const strangers = new Map<string, EpochMs>()
   const askAbout = async (): Promise<void> => {
-    for (const key of await unnamed(pool, role, strangers))
-      findings.push({ kind: 'orphan', what: `s3://${bucket}/${key}`, detail: 'no row names it', ...(role === 'raw' ? { key } : {}) })
-    strangers = []
+    for (const key of await unnamed(pool, role, [...strangers.keys()]))
+      findings.push({ kind: 'orphan', what: `s3://${bucket}/${key}`, detail: 'no row names it', object: { role, key, modifiedAt: strangers.get(key) ?? Date.now() } })
+    strangers.clear()
   }
   for await (const { key, bytes, modifiedAt } of store.list(bucket, '')) {
     objects += 1
@@ -104,15 +113,16 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
     // the key says when it was captured, to the hour; one that does not is as old as its object
     const hour = hourOf(key)
     if ((hour === undefined ? modifiedAt : hour + 3_600_000 - 1) < from.getTime() || (hour ?? modifiedAt) >= to.getTime()) continue
-    strangers.push(key)
-    if (strangers.length >= 1_000) await askAbout()
+    if (ofReplays.some((prefix) => key.startsWith(prefix))) continue
+    strangers.set(key, modifiedAt)
+    if (strangers.size >= 1_000) await askAbout()
   }
   await askAbout()
   for (const { key, owner } of named.values()) findings.push({ kind: 'missing', what: `s3://${bucket}/${key}`, detail: `${owner} names it and it is not there` })
   return { objects, findings }
 }
 
-async function checkRecords(pool: Pool, from: Date, to: Date): Promise<Finding[]> {
+async function checkRows(pool: Pool, from: Date, to: Date): Promise<Finding[]> {
   const { rows } = await pool.query<{ kind: Finding['kind']; what: string; detail: string }>(
     `select 'duplicate' as kind, 'frame ' || subject_id as what, count(*) || ' records on features.prepared for ' || max(f.n) || ' preprocessings' as detail
        from hops h join (select frame_id, count(*) as n from features where frame_at >= $1 and frame_at < $2 group by frame_id) f on f.frame_id = h.subject_id
@@ -134,88 +144,106 @@ async function checkRecords(pool: Pool, from: Date, to: Date): Promise<Finding[]
   return rows
 }
 
-/** Everything captured in [from, to). */
+/** Topics whose records the catalog turns into rows of their own. */
+const writtenTopics: readonly string[] = [
+  topics.mediaCaptured,
+  topics.mediaBackfill,
+  topics.mediaValidated,
+  topics.framesExtracted,
+  topics.featuresPrepared,
+  topics.predictionsMade,
+]
+  .map(({ name }) => name)
+  .concat(consumedTopics.map(({ name }) => deadLetterTopic(name)))
+
+/** What was appended in [from, to), as far as the catalog has read; older than Kafka keeps, as far as rows know of it. */
+async function offsetsBetween(from: Date, to: Date, { pool, brokers }: VerifyTools): Promise<Range[]> {
+  const read = await selectOffsets(pool)
+  const { rows } = await pool.query<{ topic: string; partition: number; least: number }>(
+    'select topic, partition, min(record_offset) as least from hops where at >= $1 and at < $2 group by topic, partition',
+    [from, to],
+  )
+  const known = new Map(rows.map(({ topic, partition, least }) => [`${topic} ${partition}`, least]))
+  const admin = openKafka(brokers, 'verify', openLog('verify', 'error')).admin()
+  await admin.connect()
+  try {
+    const ranges: Range[] = []
+    for (const topic of writtenTopics) {
+      const [starts, ends] = await Promise.all([admin.fetchTopicOffsetsByTimestamp(topic, from.getTime()), admin.fetchTopicOffsetsByTimestamp(topic, to.getTime())])
+      for (const { partition, offset } of starts) {
+        const place = `${topic} ${partition}`
+        const end = Number(ends.find((one) => one.partition === partition)?.offset ?? 0)
+        ranges.push({ topic, partition, from: Math.min(Number(offset), known.get(place) ?? Number(offset)), until: Math.min(end, read.get(place) ?? 0) })
+      }
+    }
+    return ranges.filter((range) => range.from < range.until)
+  } finally {
+    await admin.disconnect()
+  }
+}
+
+/** Those of the records that no row stands for: neither the row their topic fills nor a dead letter. */
+async function unwritten(pool: Pool, records: readonly BusRecord[]): Promise<Position[]> {
+  const { rows } = await pool.query<{ topic: string; partition: number; offset: number }>(
+    `select r.topic, r.partition, r.record_offset as "offset"
+     from unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[]) as r(topic, partition, record_offset, at)
+     left join hops h on h.topic = r.topic and h.partition = r.partition and h.record_offset = r.record_offset and h.at = r.at
+     where not case
+       when r.topic like '%.dead-letters' then exists (select 1 from dead_letters d where d.topic = r.topic and d.partition = r.partition and d.record_offset = r.record_offset)
+       when h.subject_id is null then exists (select 1 from dead_letters d where d.origin_topic = r.topic and d.origin_partition = r.partition and d.origin_offset = r.record_offset)
+       when r.topic = 'frames.extracted' then exists (select 1 from frames f where f.frame_id = h.subject_id)
+       when r.topic = 'features.prepared' then exists (select 1 from features f where f.frame_id = h.subject_id and f.topic = r.topic and f.partition = r.partition and f.record_offset = r.record_offset)
+       when r.topic = 'predictions.made' then exists (select 1 from predictions p where p.frame_id = h.subject_id)
+       else exists (select 1 from media m where m.media_id = h.subject_id)
+     end`,
+    [records.map(({ topic }) => topic), records.map(({ partition }) => partition), records.map(({ offset }) => offset), records.map(({ timestamp }) => new Date(timestamp))],
+  )
+  return rows
+}
+
+async function checkTopics(from: Date, to: Date, tools: VerifyTools): Promise<{ readonly records: number; readonly findings: Finding[] }> {
+  const { pool, store, brokers, say } = tools
+  const history = { brokers, sql: pool, store }
+  const findings: Finding[] = []
+  let records = 0
+  let batch: BusRecord[] = []
+  const askAbout = async (): Promise<void> => {
+    for (const record of await unwritten(pool, batch))
+      findings.push({ kind: 'unwritten', what: `${record.topic}/${record.partition}/${record.offset}`, detail: 'no row stands for it', record })
+    batch = []
+  }
+  for await (const record of readHistory(await planReadings(await offsetsBetween(from, to, tools), history), history, 'frameloop.verify', new AbortController().signal)) {
+    records += 1
+    if (records % 100_000 === 0) say(`topics: ${records} records …`)
+    // a copy of a replay has no rows
+    if (record.headers['fl-effects'] === 'none') continue
+    batch.push({ ...record, value: Buffer.alloc(0) })
+    if (batch.length >= 2_000) await askAbout()
+  }
+  await askAbout()
+  return { records, findings }
+}
+
+/** Everything captured in [from, to), and every record appended then. */
 export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<Verified> {
   const raw = await checkObjects('raw', from, to, tools)
   const processed = await checkObjects('processed', from, to, tools)
-  const records = await checkRecords(tools.pool, from, to)
-  const { rows } = await tools.pool.query<{ n: number }>('select count(*)::int as n from media where captured_at >= $1 and captured_at < $2', [from, to])
-  return { media: rows[0]?.n ?? 0, objects: raw.objects + processed.objects, findings: [...raw.findings, ...processed.findings, ...records] }
+  const rows = await checkRows(tools.pool, from, to)
+  const topic = await checkTopics(from, to, tools)
+  const counted = await tools.pool.query<{ n: number }>('select count(*)::int as n from media where captured_at >= $1 and captured_at < $2', [from, to])
+  return {
+    media: counted.rows[0]?.n ?? 0,
+    objects: raw.objects + processed.objects,
+    records: topic.records,
+    findings: [...raw.findings, ...processed.findings, ...rows, ...topic.findings],
+  }
 }
 
-export function showVerified({ media, objects, findings }: Verified): string {
-  const counts = (['missing', 'duplicate', 'orphan', 'unrecorded'] as const).map((kind) => `${findings.filter((finding) => finding.kind === kind).length} ${kind}`)
+export function showVerified({ media, objects, records, findings }: Verified): string {
+  const counts = (['missing', 'duplicate', 'orphan', 'unrecorded', 'unwritten'] as const).map((kind) => `${findings.filter((finding) => finding.kind === kind).length} ${kind}`)
   return [
     ...findings.slice(0, 50).map(({ kind, what, detail }) => `${kind.padEnd(10)} ${what}: ${detail}`),
     ...(findings.length > 50 ? [`… and ${findings.length - 50} more`] : []),
-    `${media} media and ${objects} objects looked at: ${findings.length === 0 ? 'clean' : counts.join(', ')}`,
+    `${media} media, ${objects} objects and ${records} records looked at: ${findings.length === 0 ? 'clean' : counts.join(', ')}`,
   ].join('\n')
-}
-
-/** The announcement of a raw object, from the identity it carries; undefined when it carries none. */
-export function announcementOf(
-  place: { readonly bucket: string; readonly key: string },
-  about: { readonly sha256: string | undefined; readonly bytes: number; readonly versionId: string; readonly metadata: Readonly<Record<string, string>> },
-): MediaCaptured | undefined {
-  const { metadata } = about
-  const mediaId = metadata['media-id'] ?? ''
-  const seq = Number(metadata['seq'])
-  const capturedAt = Number(metadata['captured-at'])
-  const extension = place.key.split('.').at(-1) ?? ''
-  if (!isUuid(mediaId) || !metadata['camera-id'] || !metadata['epoch'] || !Number.isInteger(seq) || !Number.isFinite(capturedAt) || !about.sha256) return undefined
-  return {
-    siteId: metadata['site-id'] ?? place.key.split('/')[1] ?? '',
-    cameraId: metadata['camera-id'],
-    mediaId,
-    epoch: metadata['epoch'],
-    seq,
-    lane: 'backlog',
-    source: metadata['agent-id'] ? 'camera' : 'upload',
-    kind: ['mp4', 'mkv', 'avi'].includes(extension) ? 'clip' : 'image',
-    agentId: metadata['agent-id'] ?? 'ingest',
-    capturedAt,
-    mediaOffsetUs: metadata['media-offset-us'] === undefined ? null : Number(metadata['media-offset-us']),
-    object: { ...place, sha256: about.sha256, bytes: about.bytes, versionId: about.versionId, contentType: contentTypeOf(extension) },
-    width: 0,
-    height: 0,
-    motion: null,
-    sourceName: 'announced again by verify',
-  }
-}
-
-/** Y2. Returns how many were announced again, and the keys that carry no identity. */
-export async function repair(
-  findings: readonly Finding[],
-  tools: VerifyTools & { readonly brokers: string; readonly registryUrl: string },
-): Promise<{ readonly announced: number; readonly nameless: readonly string[] }> {
-  const bucket = bucketName(tools.bucketPrefix, 'raw')
-  const keys = findings.flatMap(({ kind, key }) => (kind === 'orphan' && key ? [key] : []))
-  if (keys.length === 0) return { announced: 0, nameless: [] }
-  const producer = openKafka(tools.brokers, 'verify', openLog('verify', 'error')).producer()
-  const codec = openCodec(openRegistry(tools.registryUrl))
-  const nameless: string[] = []
-  let announced = 0
-  await producer.connect()
-  try {
-    for (const key of keys) {
-      const about = await tools.store.head(bucket, key)
-      const event = about ? announcementOf({ bucket, key }, about) : undefined
-      if (!event) {
-        nameless.push(key)
-        continue
-      }
-      const record = await recordOf(codec, topics.mediaBackfill, event, {
-        key: event.cameraId,
-        id: event.mediaId,
-        time: event.capturedAt,
-        source: 'verify',
-        traceparent: newTraceparent(),
-      })
-      await producer.send({ topic: topics.mediaBackfill.name, acks: -1, messages: [record] })
-      announced += 1
-    }
-  } finally {
-    await producer.disconnect()
-  }
-  return { announced, nameless }
 }

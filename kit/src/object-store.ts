@@ -18,7 +18,7 @@ import {
 import Type from 'typebox'
 import { objectStoreSettings, readConfig } from './config.ts'
 import { Fault } from './fault.ts'
-import type { Bytes, EpochMs } from './units.ts'
+import type { Bytes, EpochMs, Ms } from './units.ts'
 
 export interface StoredObject {
   readonly bucket: string
@@ -88,7 +88,8 @@ export function objectStoreOf(env: NodeJS.ProcessEnv): ObjectStore {
   return openObjectStore(readConfig(Type.Object(objectStoreSettings), env))
 }
 
-export function openObjectStore(settings: StoreSettings): ObjectStore {
+/** `silence`: a connection on which nothing comes for so long, while an answer is due, is given up. */
+export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): ObjectStore {
   // Node 20 is supported here until it no longer is; the client says otherwise at every start
   process.env['AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED'] ??= 'true'
   const client = new S3Client({
@@ -96,7 +97,8 @@ export function openObjectStore(settings: StoreSettings): ObjectStore {
     ...(settings.s3Endpoint ? { endpoint: settings.s3Endpoint, forcePathStyle: true } : {}),
     ...(settings.awsAccessKeyId ? { credentials: { accessKeyId: settings.awsAccessKeyId, secretAccessKey: settings.awsSecretAccessKey } } : {}),
     maxAttempts: 2,
-    requestHandler: { connectionTimeout: 3_000, requestTimeout: 20_000, httpsAgent: { maxSockets: 32 }, httpAgent: { maxSockets: 32 } },
+    // the client's `requestTimeout` only writes a warning; it is the silence of the socket that ends a request and a body
+    requestHandler: { connectionTimeout: 3_000, socketTimeout: silence, httpsAgent: { maxSockets: 32 }, httpAgent: { maxSockets: 32 } },
   })
   const call = async <Result>(what: string, act: () => Promise<Result>): Promise<Result> => {
     try {

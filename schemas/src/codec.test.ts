@@ -60,5 +60,5 @@ test.each([
 ])('a value that is %s is refused as malformed', async (_, bytes) => {
   const codec = openCodec(aRegistry())
   await codec.encode('media.lost', 'MediaLost', loss)
-  await expect(codec.decode('MediaLost', bytes)).rejects.toMatchObject({ code: 'RECORD_MALFORMED' })
+  await expect((async () => codec.decode('MediaLost', bytes))()).rejects.toMatchObject({ code: 'RECORD_MALFORMED' })
 })

@@ -32,10 +32,11 @@ export function encodeAvro<Name extends EventName>(event: Name, value: Events[Na
   return typeOf(event).toBuffer(value)
 }
 
+/** Both answer at once when they know the schema, with a promise when the registry must be asked first. */
 export interface Codec {
-  encode<Name extends EventName>(topicName: string, event: Name, value: Events[Name]): Promise<Buffer>
+  encode<Name extends EventName>(topicName: string, event: Name, value: Events[Name]): Buffer | Promise<Buffer>
   /** Throws `RECORD_MALFORMED` or `SCHEMA_UNKNOWN`; `REGISTRY_UNAVAILABLE` may pass. */
-  decode<Name extends EventName>(event: Name, bytes: Uint8Array): Promise<Events[Name]>
+  decode<Name extends EventName>(event: Name, bytes: Uint8Array): Events[Name] | Promise<Events[Name]>
 }
 
 /** Whoever publishes an event: what it is about, when that was, who says so. */
@@ -48,62 +49,93 @@ export interface RecordAbout {
   readonly traceparent: string
 }
 
-/** An event as a record of its topic: key, value and headers. */
-export async function recordOf<Name extends EventName>(
-  codec: Codec,
-  topic: Topic<Name>,
-  event: Events[Name],
-  { key, ...head }: RecordAbout,
-): Promise<{ readonly key: string; readonly value: Buffer; readonly headers: Record<string, string> }> {
-  return { key, value: await codec.encode(topic.name, topic.event, event), headers: headersOf({ ...head, type: topic.event }) }
+export interface EncodedRecord {
+  readonly key: string
+  readonly value: Buffer
+  readonly headers: Record<string, string>
+}
+
+/** An event as a record of its topic: key, value and headers. At once when the schema is known. */
+export function recordOf<Name extends EventName>(codec: Codec, topic: Topic<Name>, event: Events[Name], about: RecordAbout): EncodedRecord | Promise<EncodedRecord> {
+  const headers = headersOf(about, topic.event)
+  const value = codec.encode(topic.name, topic.event, event)
+  return value instanceof Promise ? value.then((encoded) => ({ key: about.key, value: encoded, headers })) : { key: about.key, value, headers }
 }
 
 const headerBytes = 5
+/** Where values are written before they are copied out at their size. */
+let slab = Buffer.alloc(65_536)
+
+interface Reader {
+  /** Of another version of the schema: resolves what it wrote into ours. */
+  readonly resolver: avro.Resolver | undefined
+}
+
+function write(event: EventName, id: number, value: object): Buffer {
+  let end = typeOf(event).encode(value, slab, headerBytes)
+  if (end < 0) {
+    // it says by how much it was too small
+    slab = Buffer.alloc(slab.length - end)
+    end = typeOf(event).encode(value, slab, headerBytes)
+  }
+  slab[0] = 0
+  slab.writeInt32BE(id, 1)
+  return Buffer.from(slab.subarray(0, end))
+}
+
+function read<Name extends EventName>(event: Name, id: number, { resolver }: Reader, body: Buffer): Events[Name] {
+  try {
+    // the resolver yields the reader's type, whose shape the generated interface states
+    return typeOf(event).fromBuffer(body, resolver) as Events[Name]
+  } catch (thrown) {
+    throw new Fault('RECORD_MALFORMED', `The value does not follow its schema ${id}: ${toError(thrown).message}`, { id }, thrown)
+  }
+}
 
 export function openCodec(registry: SchemaRegistry): Codec {
-  const ids = new Map<string, Promise<number>>()
-  const resolvers = new Map<string, Promise<{ readonly writer: avro.Type; readonly resolver: avro.Resolver | undefined }>>()
-  const remember = <Key, Value>(map: Map<Key, Promise<Value>>, key: Key, make: () => Promise<Value>): Promise<Value> => {
-    const known = map.get(key)
+  const ids = new Map<string, number>()
+  const readers = new Map<string, Reader>()
+  /** Questions to the registry that are under way. */
+  const asked = new Map<string, Promise<unknown>>()
+  const once = <Answer>(question: string, ask: () => Promise<Answer>): Promise<Answer> => {
+    const known = asked.get(question) as Promise<Answer> | undefined
     if (known !== undefined) return known
-    const made = make()
-    map.set(key, made)
-    made.catch(() => map.delete(key))
-    return made
+    const answer = ask().finally(() => asked.delete(question))
+    asked.set(question, answer)
+    return answer
   }
-  const resolverOf = (event: EventName, id: number) =>
-    remember(resolvers, `${event} ${id}`, async () => {
+  const idOf = (topicName: string, event: EventName): Promise<number> =>
+    once(`id ${topicName}`, async () => {
+      const id = await registry.register(subjectOf(topicName), schemaTexts[event])
+      ids.set(topicName, id)
+      return id
+    })
+  const readerOf = (event: EventName, id: number): Promise<Reader> =>
+    once(`reader ${event} ${id}`, async () => {
       const text = await registry.schemaOf(id)
-      const reader = typeOf(event)
+      const ours = typeOf(event)
       try {
         const writer = parse(text)
-        return { writer, resolver: writer.equals(reader) ? undefined : reader.createResolver(writer) }
+        const reader = { resolver: writer.equals(ours) ? undefined : ours.createResolver(writer) }
+        readers.set(`${event} ${id}`, reader)
+        return reader
       } catch (thrown) {
         throw new Fault('RECORD_MALFORMED', `Schema ${id} is no ${event}: ${toError(thrown).message}`, { event, id }, thrown)
       }
     })
   return {
-    async encode(topicName, event, value) {
-      const id = await remember(ids, topicName, () => registry.register(subjectOf(topicName), schemaTexts[event]))
-      const body = typeOf(event).toBuffer(value)
-      const out = Buffer.allocUnsafe(headerBytes + body.length)
-      out[0] = 0
-      out.writeInt32BE(id, 1)
-      body.copy(out, headerBytes)
-      return out
+    encode(topicName, event, value) {
+      const id = ids.get(topicName)
+      return id === undefined ? idOf(topicName, event).then((found) => write(event, found, value)) : write(event, id, value)
     },
-    async decode<Name extends EventName>(event: Name, bytes: Uint8Array): Promise<Events[Name]> {
+    decode(event, bytes) {
       const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
       if (buffer.length < headerBytes || buffer[0] !== 0)
         throw new Fault('RECORD_MALFORMED', 'The value does not begin with the magic byte 0x00 and a schema id', { length: buffer.length })
       const id = buffer.readInt32BE(1)
-      const { resolver } = await resolverOf(event, id)
-      try {
-        // the resolver yields the reader's type, whose shape the generated interface states
-        return typeOf(event).fromBuffer(buffer.subarray(headerBytes), resolver) as Events[Name]
-      } catch (thrown) {
-        throw new Fault('RECORD_MALFORMED', `The value does not follow its schema ${id}: ${toError(thrown).message}`, { id }, thrown)
-      }
+      const body = buffer.subarray(headerBytes)
+      const reader = readers.get(`${event} ${id}`)
+      return reader ? read(event, id, reader, body) : readerOf(event, id).then((found) => read(event, id, found, body))
     },
   }
 }

@@ -6,21 +6,21 @@ export interface RecordHead {
   readonly id: string
   /** Event time. */
   readonly time: EpochMs
-  /** Name of the Avro record. */
-  readonly type: string
   /** Who says so: an agent, a stage. */
   readonly source: string
   readonly traceparent: string
 }
 
-export function headersOf(head: RecordHead): Record<string, string> {
-  return {
+/** `type`: name of the Avro record. */
+export function headersOf(head: RecordHead, type: string): Record<string, string> {
+  const headers: Record<string, string> = {
     ce_specversion: '1.0',
     ce_id: head.id,
     ce_time: new Date(head.time).toISOString(),
-    ce_type: `dev.frameloop.${head.type}`,
+    ce_type: `dev.frameloop.${type}`,
     ce_source: `/frameloop/${head.source}`,
     'content-type': 'application/vnd.confluent.avro',
-    ...(head.traceparent ? { traceparent: head.traceparent } : {}),
   }
+  if (head.traceparent) headers['traceparent'] = head.traceparent
+  return headers
 }

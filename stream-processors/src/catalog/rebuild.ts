@@ -3,7 +3,7 @@
  * prove that the rows are what the records say. Rows commute and may be written again (C3), so nothing is stopped for it.
  */
 import { Fault, toError } from '@frameloop/kit/fault'
-import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
+import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { cataloguedTopics } from '@frameloop/schemas/topics'
@@ -11,8 +11,8 @@ import { type HistoryTools, planReading, type Reading, readHistory, selectArchiv
 import { type Range, readBounds } from '../chain/kafka-bus.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { writeRows } from './catalog.ts'
-import { addRows, noRows, type Rows } from './rows.ts'
-import { selectOffsets } from './sql.ts'
+import { addRows, daysOf, noRows, type Rows } from './rows.ts'
+import { ensureDays, selectOffsets } from './sql.ts'
 
 const batchLimit = 500
 
@@ -51,6 +51,7 @@ const tables = {
 } as const
 
 export type RebuiltTable = keyof typeof tables
+export const rebuiltTables = Object.keys(tables) as readonly RebuiltTable[]
 
 export interface RebuildTools extends HistoryTools {
   readonly pool: Pool
@@ -85,6 +86,33 @@ async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings
   return { readings, gone }
 }
 
+/** What cannot be read has no row, now as then. */
+export async function rowsOf(records: readonly BusRecord[], codec: Codec): Promise<{ readonly rows: Rows; readonly unreadable: readonly BusRecord[] }> {
+  const rows = noRows()
+  const unreadable: BusRecord[] = []
+  for (const record of records) {
+    try {
+      await addRows(rows, record, codec)
+    } catch (thrown) {
+      if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+      unreadable.push(record)
+    }
+  }
+  return { rows, unreadable }
+}
+
+async function writeInPlace(pool: Pool, rows: Rows): Promise<void> {
+  await ensureDays(pool, daysOf(rows, Date.now()))
+  await inTransaction(pool, (client) => writeRows(client, rows))
+}
+
+/** Writes the rows of some records once more. Returns those that cannot be read. */
+export async function writeRowsOf(records: readonly BusRecord[], pool: Pool, codec: Codec): Promise<readonly BusRecord[]> {
+  const { rows, unreadable } = await rowsOf(records, codec)
+  await writeInPlace(pool, rows)
+  return unreadable
+}
+
 /** Writes every record's rows through `write`. */
 async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<void>, signal: AbortSignal): Promise<Rebuilt> {
   const { readings, gone } = await historyUntilNow(tools)
@@ -92,13 +120,7 @@ async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<voi
   let records = 0
   let batch: BusRecord[] = []
   const flush = async (): Promise<void> => {
-    const rows = noRows()
-    for (const record of batch)
-      await addRows(rows, record, tools.codec).catch((thrown: unknown) => {
-        // what cannot be read has no row, now as then
-        if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
-      })
-    await write(rows)
+    await write((await rowsOf(batch, tools.codec)).rows)
     records += batch.length
     batch = []
     tools.onProgress(Math.min(records, total), total)
@@ -114,44 +136,58 @@ async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<voi
 
 /** In place: rows that are missing come back, the others stay as they are. */
 export function rebuildInPlace(tools: RebuildTools, signal: AbortSignal): Promise<Rebuilt> {
-  return replayAll(tools, (rows) => inTransaction(tools.pool, (client) => writeRows(client, rows)), signal)
+  return replayAll(tools, (rows) => writeInPlace(tools.pool, rows), signal)
 }
 
 export interface Comparison extends Rebuilt {
   readonly tables: readonly { readonly table: RebuiltTable; readonly rows: number; readonly missing: number; readonly extra: number; readonly examples: readonly string[] }[]
 }
 
-/** Beside the catalog, in a schema of its own, compared up to `before` (event time, for some tables the broker's), then dropped. */
-export async function compareRebuilt(tools: RebuildTools, before: EpochMs, signal: AbortSignal): Promise<Comparison> {
-  const { pool } = tools
-  const schema = 'catalog_rebuilt'
-  const inSchema = <Result>(act: (client: Sql) => Promise<Result>): Promise<Result> =>
-    inTransaction(pool, async (client) => {
-      await client.query(`set local search_path to ${schema}, public`)
-      return act(client)
-    })
+/** Runs `act` with a catalog of its own, empty, in a schema that is dropped afterwards. `write` puts rows there. */
+export async function withCatalogBeside<Result>(pool: Pool, schema: string, act: (write: (rows: Rows) => Promise<void>) => Promise<Result>): Promise<Result> {
   await pool.query(`drop schema if exists ${schema} cascade`)
   await pool.query(`create schema ${schema}`)
   try {
     for (const table of [...Object.keys(tables), 'captures']) await pool.query(`create table ${schema}.${table} (like public.${table} including all)`)
-    const rebuilt = await replayAll(tools, (rows) => inSchema((client) => writeRows(client, rows)), signal)
-    const found: Comparison['tables'][number][] = []
-    for (const [table, { key, columns, at }] of Object.entries(tables) as [RebuiltTable, (typeof tables)[RebuiltTable]][]) {
-      // what lies neither in Kafka nor in the archive cannot be compared
-      const from = rebuilt.gone.length > 0 ? `${at} >= coalesce((select min(${at}) from ${schema}.${table}), $1) and ` : ''
-      const side = (of: string): string => `select ${columns} from ${of}.${table} where ${from}${at} < $1`
-      const differing = (one: string, other: string): Promise<string[]> =>
-        pool
-          .query<{ key: string | null }>(`select d.${key}::text as key from (${side(one)} except ${side(other)}) d`, [new Date(before)])
-          .then(({ rows }) => rows.map((row) => String(row.key)))
-      const [extra, missing] = [await differing('public', schema), await differing(schema, 'public')]
-      const { rows } = await pool.query<{ n: number }>(`select count(*)::int as n from ${schema}.${table} where ${at} < $1`, [new Date(before)])
-      found.push({ table, rows: rows[0]?.n ?? 0, missing: missing.length, extra: extra.length, examples: [...new Set([...missing, ...extra])].slice(0, 5) })
-    }
-    return { ...rebuilt, tables: found }
+    return await act((rows) =>
+      inTransaction(pool, async (client) => {
+        await client.query(`set local search_path to ${schema}, public`)
+        await writeRows(client, rows)
+      }),
+    )
   } finally {
     await pool.query(`drop schema if exists ${schema} cascade`).catch((thrown: unknown) => {
       throw new Fault('DATABASE_UNAVAILABLE', `The schema ${schema} could not be dropped: ${toError(thrown).message}`, {}, thrown)
     })
   }
+}
+
+/** Keys of rows that `one` has and `other` lacks, or has otherwise. */
+export async function differingRows(pool: Pool, table: RebuiltTable, one: string, other: string, where = 'true', values: readonly unknown[] = []): Promise<string[]> {
+  const { key, columns } = tables[table]
+  const side = (schema: string): string => `select ${columns} from ${schema}.${table} where ${where}`
+  const { rows } = await pool.query<{ key: string | null }>(`select d.${key}::text as key from (${side(one)} except ${side(other)}) d`, [...values])
+  return rows.map((row) => String(row.key))
+}
+
+/** Beside the catalog, compared up to `before` (event time, for some tables the broker's). */
+export function compareRebuilt(tools: RebuildTools, before: EpochMs, signal: AbortSignal): Promise<Comparison> {
+  const { pool } = tools
+  const schema = 'catalog_rebuilt'
+  return withCatalogBeside(pool, schema, async (write) => {
+    const rebuilt = await replayAll(tools, write, signal)
+    const found: Comparison['tables'][number][] = []
+    for (const [table, { at }] of Object.entries(tables) as [RebuiltTable, (typeof tables)[RebuiltTable]][]) {
+      // what lies neither in Kafka nor in the archive cannot be compared
+      const from = rebuilt.gone.length > 0 ? `${at} >= coalesce((select min(${at}) from ${schema}.${table}), $1) and ` : ''
+      const where = `${from}${at} < $1`
+      const [extra, missing] = [
+        await differingRows(pool, table, 'public', schema, where, [new Date(before)]),
+        await differingRows(pool, table, schema, 'public', where, [new Date(before)]),
+      ]
+      const { rows } = await pool.query<{ n: number }>(`select count(*)::int as n from ${schema}.${table} where ${at} < $1`, [new Date(before)])
+      found.push({ table, rows: rows[0]?.n ?? 0, missing: missing.length, extra: extra.length, examples: [...new Set([...missing, ...extra])].slice(0, 5) })
+    }
+    return { ...rebuilt, tables: found }
+  })
 }

@@ -117,6 +117,13 @@ export async function insertLosses(sql: Sql, rows: Rows): Promise<void> {
      on conflict do nothing`,
     [JSON.stringify(rows)],
   )
+  // what was settled as something else is erased now: its epoch is counted anew
+  const erased = rows.filter(({ reason }) => reason === 'erased')
+  if (erased.length > 0)
+    await sql.query(
+      `delete from ledger using ${overRows('camera_id text, epoch text, seq_from bigint')} where ledger.camera_id = r.camera_id and ledger.epoch = r.epoch and ledger.settled_seq >= r.seq_from`,
+      [JSON.stringify(erased)],
+    )
 }
 
 export async function upsertCaptures(sql: Sql, rows: Rows): Promise<void> {

@@ -5,6 +5,7 @@
  * B3  The producer is idempotent; a configuration that says otherwise does not start.
  */
 
+import { isUtf8 } from 'node:buffer'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { Ms } from '@frameloop/kit/units'
@@ -42,13 +43,13 @@ function toText(value: Buffer | string | null | undefined): string {
 
 function headersOf(raw: readonly Record<string, Buffer | string>[] | undefined): Record<string, string> {
   const headers: Record<string, string> = {}
-  for (const header of raw ?? []) for (const [name, value] of Object.entries(header)) headers[name] = toText(value)
+  for (const header of raw ?? []) for (const name in header) headers[name] = toText(header[name])
   return headers
 }
 
 function toRecord(message: rdkafka.Message): BusRecord {
   const { key } = message
-  const isText = !Buffer.isBuffer(key) || Buffer.from(key.toString()).equals(key)
+  const isText = !Buffer.isBuffer(key) || isUtf8(key)
   return {
     topic: message.topic,
     partition: message.partition,
@@ -65,6 +66,8 @@ const shared = (brokers: string, clientId: string) => ({
   'metadata.broker.list': brokers,
   'client.id': clientId,
   'socket.keepalive.enable': true,
+  // a connection that has gone silent is opened anew before transactions and sessions have run out twice
+  'socket.timeout.ms': 15_000,
   'reconnect.backoff.ms': 50,
   'reconnect.backoff.max.ms': 1_000,
   log_level: 3,
@@ -249,15 +252,9 @@ export class TransactionalProducer implements Producer {
     await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
     await onStep('begun')
     for (const { topic, partition, key, value, headers } of records) {
-      this.#client.produce(
-        topic,
-        partition ?? null,
-        value,
-        key,
-        null,
-        null,
-        Object.entries(headers).map(([name, text]) => ({ [name]: text })),
-      )
+      const list: Record<string, string | Buffer>[] = []
+      for (const name in headers) list.push({ [name]: headers[name] as string | Buffer })
+      this.#client.produce(topic, partition ?? null, value, key, null, null, list)
     }
     await onStep('produced')
     if (consumer && offsets.length > 0) {

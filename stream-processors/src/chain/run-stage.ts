@@ -53,7 +53,7 @@ export interface StageTools {
 const firstBatch = 128
 const batchTime: Ms = 100
 const leastBatch = 16
-const mostBatch = 4_096
+const mostBatch = 1_024
 /** Values of one batch, beyond what a single record takes. */
 const batchBytes: Bytes = 16_000_000
 const workLimit = 12
@@ -64,11 +64,14 @@ const usualBackoff = { first: 250, cap: 10_000 }
 type Worked = { readonly record: BusRecord; readonly incoming?: Incoming<EventName>; readonly outcome: Outcome }
 
 /** Runs `act` over `items`, at most `limit` at a time, and keeps their order. */
-export async function inOrder<Item, Result>(items: readonly Item[], limit: number, act: (item: Item) => Promise<Result>): Promise<Result[]> {
+export async function inOrder<Item, Result>(items: readonly Item[], limit: number, act: (item: Item) => Result | Promise<Result>): Promise<Result[]> {
   const results: Result[] = new Array(items.length)
   let next = 0
   const worker = async (): Promise<void> => {
-    for (let at = next++; at < items.length; at = next++) results[at] = await act(items[at] as Item)
+    for (let at = next++; at < items.length; at = next++) {
+      const result = act(items[at] as Item)
+      results[at] = result instanceof Promise ? await result : result
+    }
   }
   await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker))
   return results
@@ -76,6 +79,7 @@ export async function inOrder<Item, Result>(items: readonly Item[], limit: numbe
 
 /** The records whose outcome can be published now: each partition up to its first one that must wait. */
 export function cutAtWaiting(worked: readonly Worked[]): { readonly settled: readonly Worked[]; readonly waiting: readonly Position[] } {
+  if (!worked.some(({ outcome }) => outcome.kind === 'retry')) return { settled: worked, waiting: [] }
   const waiting = new Map<string, Position>()
   const settled: Worked[] = []
   for (const item of worked) {
@@ -120,49 +124,64 @@ export interface RunningStage {
 export function startStage<Name extends EventName>(stage: Stage<Name>, tools: StageTools): RunningStage & { readonly run: (signal: AbortSignal) => Promise<void> } {
   const { bus, log, onStep = () => {}, waitBackoff = usualBackoff } = tools
   const metrics = stageMetrics(tools.metrics)
+  const seconds = metrics.seconds.labels(stage.name)
   const eventOf = new Map<string, Topic<Name>>(stage.inputs.map((topic) => [topic.name, topic]))
   const attempts = new Map<string, number>()
   const positions = new Map<string, number>()
   let state = 'starting'
 
-  const work = async (record: BusRecord, context: StageContext): Promise<Worked> => {
+  /** What an error comes to: a reason of the record's own, a world that must be waited for, or a bug that must not stop the others. */
+  const failed = (record: BusRecord, thrown: unknown, context: StageContext): Worked => {
+    if (context.signal.aborted) throw thrown
+    const code = thrown instanceof Fault ? thrown.code : undefined
+    if (code === 'OBJECT_MISSING') {
+      const id = `${record.topic} ${record.partition} ${record.offset}`
+      const tried = (attempts.get(id) ?? 0) + 1
+      attempts.set(id, tried)
+      if (tried >= missingTries) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
+      return { record, outcome: { kind: 'retry', cause: thrown } }
+    }
+    if (
+      code === 'REGISTRY_UNAVAILABLE' ||
+      code === 'OBJECT_STORE_UNAVAILABLE' ||
+      (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))
+    ) {
+      return { record, outcome: { kind: 'retry', cause: thrown } }
+    }
+    if (isReason(code)) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
+    log.error({ err: thrown, topic: record.topic, partition: record.partition, offset: record.offset }, 'stage failed on a record')
+    return { record, outcome: { kind: 'reject', reason: 'INTERNAL', message: rootMessage(thrown) } }
+  }
+
+  /** At once where nothing must be waited for: thousands of small records a second make thousands of promises otherwise. */
+  const work = (record: BusRecord, context: StageContext): Worked | Promise<Worked> => {
     const topic = eventOf.get(record.topic)
-    metrics.received.inc({ stage: stage.name })
     if (!topic) throw new Fault('INTERNAL', `${stage.name} received a record of ${record.topic}`)
     if (record.headers['fl-effects'] === 'none')
       return { record, outcome: { kind: 'reject', reason: 'REPLAYED', message: `A copy of replay ${record.headers['fl-replay-id']} came on a live topic` } }
-    const id = `${record.topic} ${record.partition} ${record.offset}`
-    const end = metrics.seconds.startTimer({ stage: stage.name })
-    try {
-      const event = await tools.codec.decode(topic.event, record.value)
+    const since = performance.now()
+    const ended = (worked: Worked): Worked => {
+      seconds.observe((performance.now() - since) / 1000)
+      return worked
+    }
+    const workOn = (event: Incoming<Name>['event']): Worked | Promise<Worked> => {
       const incoming: Incoming<Name> = { event, record }
-      return { record, incoming: incoming as unknown as Incoming<EventName>, outcome: await stage.work(incoming, context) }
+      const of = (outcome: Outcome): Worked => ended({ record, incoming: incoming as unknown as Incoming<EventName>, outcome })
+      const outcome = stage.work(incoming, context)
+      return outcome instanceof Promise ? outcome.then(of) : of(outcome)
+    }
+    try {
+      const event = tools.codec.decode(topic.event, record.value)
+      const worked = event instanceof Promise ? event.then(workOn) : workOn(event)
+      return worked instanceof Promise ? worked.catch((thrown: unknown) => ended(failed(record, thrown, context))) : worked
     } catch (thrown) {
-      if (context.signal.aborted) throw thrown
-      const code = thrown instanceof Fault ? thrown.code : undefined
-      if (code === 'OBJECT_MISSING') {
-        const tried = (attempts.get(id) ?? 0) + 1
-        attempts.set(id, tried)
-        if (tried >= missingTries) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
-        return { record, outcome: { kind: 'retry', cause: thrown } }
-      }
-      if (
-        code === 'REGISTRY_UNAVAILABLE' ||
-        code === 'OBJECT_STORE_UNAVAILABLE' ||
-        (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))
-      ) {
-        return { record, outcome: { kind: 'retry', cause: thrown } }
-      }
-      if (isReason(code)) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
-      log.error({ err: thrown, topic: record.topic, partition: record.partition, offset: record.offset }, 'stage failed on a record')
-      return { record, outcome: { kind: 'reject', reason: 'INTERNAL', message: rootMessage(thrown) } }
-    } finally {
-      end()
+      return ended(failed(record, thrown, context))
     }
   }
 
-  const putObjects = async (worked: readonly Worked[], signal: AbortSignal): Promise<Worked[]> =>
-    inOrder(worked, workLimit, async (item) => {
+  const putObjects = async (worked: readonly Worked[], signal: AbortSignal): Promise<readonly Worked[]> => {
+    if (!worked.some(({ outcome }) => outcome.kind !== 'retry' && outcome.puts)) return worked
+    return inOrder(worked, workLimit, async (item) => {
       const { outcome } = item
       if (outcome.kind === 'retry' || !outcome.puts) return item
       try {
@@ -180,6 +199,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         return { ...item, outcome: { kind: 'retry', cause: thrown } }
       }
     })
+  }
 
   const deadLetter = (record: BusRecord, reason: string, message: string): Produced => {
     metrics.rejected.inc({ stage: stage.name, reason })
@@ -190,16 +210,20 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
 
   const outputsOf = async (worked: readonly Worked[]): Promise<Produced[]> => {
     const produced: Produced[] = []
+    const emitted = new Map<string, number>()
     for (const { record, outcome } of worked) {
       if (outcome.kind === 'reject') produced.push(deadLetter(record, outcome.reason, outcome.message))
       else if (outcome.kind === 'emit') {
         const traceparent = childTraceparent(record.headers['traceparent'])
         try {
           const outputs: Produced[] = []
-          for (const { topic, event, ...about } of outcome.outputs)
-            outputs.push({ topic: topic.name, ...(await recordOf(tools.codec, topic, event, { ...about, source: stage.name, traceparent })) })
+          for (const { topic, event, key, id, time } of outcome.outputs) {
+            const encoded = recordOf(tools.codec, topic, event, { key, id, time, source: stage.name, traceparent })
+            const { value, headers } = encoded instanceof Promise ? await encoded : encoded
+            outputs.push({ topic: topic.name, key, value, headers })
+          }
           produced.push(...outputs)
-          for (const { topic } of outputs) metrics.emitted.inc({ stage: stage.name, topic })
+          for (const { topic } of outputs) emitted.set(topic, (emitted.get(topic) ?? 0) + 1)
           for (const { event } of outcome.outputs) if ('marks' in event) for (const mark of event.marks) metrics.marked.inc({ stage: stage.name, mark })
         } catch (thrown) {
           if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
@@ -208,6 +232,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         }
       }
     }
+    for (const [topic, count] of emitted) metrics.emitted.inc({ stage: stage.name, topic }, count)
     return produced
   }
 
@@ -267,12 +292,13 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       return { generation, records: await consumer.poll(notes.suspects ? 1 : Math.min(limit, stage.batch ?? mostBatch)) }
     }
     const begin = (records: readonly BusRecord[]): Promise<Worked[]> => {
+      metrics.received.inc({ stage: stage.name }, records.length)
       const working = inOrder(records, workLimit, (record) => work(record, context))
       // it may be thrown away before anybody waits for it
       working.catch(() => {})
       return working
     }
-    /** While a batch is being committed. */
+    /** While the batch before it is being committed. */
     const takeAhead = async (): Promise<Taken> => {
       const taken = await poll()
       return taken.records.length > 0 && taken.generation === consumer.generation ? { ...taken, judged: begin(taken.records) } : taken

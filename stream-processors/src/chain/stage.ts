@@ -65,7 +65,7 @@ export interface Stage<Name extends EventName = EventName> {
   /** Records taken at a time, where one of them can take seconds. */
   readonly batch?: number
   /** Runs for many records at once; the order of outputs is the order of records all the same. A `Fault` whose code is a reason rejects the record. */
-  work(incoming: Incoming<Name>, context: StageContext): Promise<Outcome>
+  work(incoming: Incoming<Name>, context: StageContext): Outcome | Promise<Outcome>
   /** The stage's memory of earlier records, kept per key in a compacted changelog inside the same transaction. */
   readonly memory?: StageMemory<Name>
 }

@@ -1,0 +1,41 @@
+import type { AddressInfo } from 'node:net'
+import { createServer, type Socket } from 'node:net'
+import { afterAll, expect, test } from 'vitest'
+import { openObjectStore } from './object-store.ts'
+
+const servers: { close(): void }[] = []
+afterAll(() => {
+  for (const server of servers) server.close()
+})
+
+/** A store that answers as told and then says nothing more. */
+async function storeThat(answers: (socket: Socket) => void) {
+  const sockets = new Set<Socket>()
+  const server = createServer((socket) => {
+    sockets.add(socket)
+    socket.on('error', () => {})
+    socket.once('data', () => answers(socket))
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  servers.push({
+    close() {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+    },
+  })
+  const { port } = server.address() as AddressInfo
+  return openObjectStore({ s3Endpoint: `http://127.0.0.1:${port}`, s3Region: 'us-east-1', awsAccessKeyId: 'a', awsSecretAccessKey: 'b' }, 200)
+}
+
+test('a store that takes a request and never answers is given up, for reading and for writing', async () => {
+  const store = await storeThat(() => {})
+  await expect(store.get('bucket', 'key')).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
+  await expect(store.putOnce({ bucket: 'bucket', key: 'key', body: Buffer.from('x'), contentType: 'text/plain' })).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
+  store.close()
+})
+
+test('a store that falls silent in the middle of an object is given up', async () => {
+  const store = await storeThat((socket) => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nthe beginning'))
+  await expect(store.get('bucket', 'key')).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
+  store.close()
+})
