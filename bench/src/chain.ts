@@ -18,23 +18,34 @@ import { bucketName, rawKey } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
+import { inOrder } from '@frameloop/stream-processors/chain/run-stage'
 import sharp from 'sharp'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
-import { cpuMs } from './measure.ts'
+import { cpuMs, median, peakMB } from './measure.ts'
 
-const cameras = ['north', 'east', 'south', 'west']
 const framesPerRound = 2_000
 const rounds = 3
-const watched = ['validate', 'extract', 'features', 'catalog', 'kafka', 's3', 'postgres']
+const watched = ['validate', 'extract', 'features', 'catalog', 'kafka', 's3', 'postgres'] as const
+const ownStages = ['validate', 'extract', 'features', 'catalog'] as const
+type Watched = (typeof watched)[number]
 
 interface Round {
-  readonly seconds: number
+  readonly cameras: number
   readonly framesPerSecond: number
+  readonly cataloguedSeconds: number
   /** CPU ms per frame, by process. */
-  readonly cpuMsPerFrame: Readonly<Record<string, number>>
+  readonly cpuMsPerFrame: Readonly<Record<Watched, number>>
+  /** Most resident memory so far, MB, by process. */
+  readonly peakMB: Readonly<Record<Watched, number>>
 }
 
-export async function benchChain(say: (text: string) => void): Promise<object> {
+interface ChainBench {
+  readonly about: string
+  /** All frames announced at once, spread over so many cameras. */
+  round(cameras: number): Promise<Round>
+}
+
+async function withChain<Result>(act: (bench: ChainBench) => Promise<Result>): Promise<Result> {
   using home = openOwnHome()
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
@@ -44,34 +55,36 @@ export async function benchChain(say: (text: string) => void): Promise<object> {
   try {
     await producer.connect()
     const codec = openCodec(openRegistry(env['SCHEMA_REGISTRY_URL'] ?? ''))
-    for (const cameraId of cameras) await putZoneFile(stack.state.health['labels'] ?? '', cameraId, 'occupancy', simulatedZones)
     const pictures = await Promise.all(
       Array.from({ length: framesPerRound }, (_, at) =>
-        sharp(paintScene(1 + (at % cameras.length), at * 200, 'day'), { raw: { width: sceneWidth, height: sceneHeight, channels: 3 } })
+        sharp(paintScene(1 + (at % 4), at * 200, 'day'), { raw: { width: sceneWidth, height: sceneHeight, channels: 3 } })
           .jpeg({ quality: 80 })
           .toBuffer(),
       ),
     )
     const bytes = pictures.reduce((sum, picture) => sum + picture.length, 0) / pictures.length
-    say(`${framesPerRound} pictures of ${sceneWidth} × ${sceneHeight}, ${Math.round(bytes / 1000)} kB each, ${cameras.length} cameras, ${simulatedZones.length} zones`)
-    const results: Round[] = []
-    for (let at = 0; at < rounds; at += 1) {
+    const known = new Set<string>()
+    const round = async (count: number): Promise<Round> => {
+      const cameras = Array.from({ length: count }, (_, at) => `bench-${at + 1}`)
+      for (const cameraId of cameras.filter((name) => !known.has(name))) {
+        await putZoneFile(stack.state.health['labels'] ?? '', cameraId, 'occupancy', simulatedZones)
+        known.add(cameraId)
+      }
       const epochs = new Map(cameras.map((cameraId) => [cameraId, mintEpoch()]))
-      const events = await Promise.all(
-        pictures.map(async (picture, index): Promise<MediaCaptured> => {
-          const cameraId = cameras[index % cameras.length] ?? ''
-          const epoch = epochs.get(cameraId) ?? ''
-          const seq = 1 + Math.floor(index / cameras.length)
-          const mediaId = mediaIdOf('bench', cameraId, epoch, seq)
-          const capturedAt = Date.now()
-          const place = { bucket: bucketName('frameloop', 'raw'), key: rawKey({ siteId: 'default', cameraId, mediaId, capturedAt, extension: 'jpg' }) }
-          const sha256 = sha256Hex(picture)
-          const { versionId } = await store.putOnce({ ...place, body: picture, sha256, contentType: 'image/jpeg', metadata: { 'media-id': mediaId } })
-          const object = { ...place, sha256, bytes: picture.length, versionId: versionId ?? '', contentType: 'image/jpeg' }
-          const of = { siteId: 'default', cameraId, mediaId, epoch, seq, lane: 'live', source: 'camera', kind: 'image', agentId: 'bench', capturedAt, mediaOffsetUs: null }
-          return { ...of, object, width: sceneWidth, height: sceneHeight, motion: null, sourceName: 'bench' }
-        }),
-      )
+      const events = await inOrder(pictures, 16, async (picture): Promise<MediaCaptured> => {
+        const index = pictures.indexOf(picture)
+        const cameraId = cameras[index % cameras.length] ?? ''
+        const epoch = epochs.get(cameraId) ?? ''
+        const seq = 1 + Math.floor(index / cameras.length)
+        const mediaId = mediaIdOf('bench', cameraId, epoch, seq)
+        const capturedAt = Date.now()
+        const place = { bucket: bucketName('frameloop', 'raw'), key: rawKey({ siteId: 'default', cameraId, mediaId, capturedAt, extension: 'jpg' }) }
+        const sha256 = sha256Hex(picture)
+        const { versionId } = await store.putOnce({ ...place, body: picture, sha256, contentType: 'image/jpeg', metadata: { 'media-id': mediaId } })
+        const object = { ...place, sha256, bytes: picture.length, versionId: versionId ?? '', contentType: 'image/jpeg' }
+        const of = { siteId: 'default', cameraId, mediaId, epoch, seq, lane: 'live', source: 'camera', kind: 'image', agentId: 'bench', capturedAt, mediaOffsetUs: null }
+        return { ...of, object, width: sceneWidth, height: sceneHeight, motion: null, sourceName: 'bench' }
+      })
       const messages = await Promise.all(
         events.map((event) =>
           recordOf(codec, topics.mediaCaptured, event, { key: event.cameraId, id: event.mediaId, time: event.capturedAt, source: 'bench', traceparent: newTraceparent() }),
@@ -96,30 +109,70 @@ export async function benchChain(say: (text: string) => void): Promise<object> {
         'select max(f.prepared_at) as last, count(distinct f.picture_sha256)::int as pictures from features f join frames using (frame_id) where frames.epoch = any($1)',
         [ofRound],
       )
-      const cataloguedMs = Date.now() - since
+      const cataloguedSeconds = (Date.now() - since) / 1000
+      if (rows[0]?.pictures !== new Set(pictures.map((picture) => sha256Hex(picture))).size) throw new Error('the frames prepared are not those announced: the round is void')
       const seconds = ((rows[0]?.last.getTime() ?? 0) - since) / 1000
       const after = watched.map((name) => cpuMs(pids.get(name) ?? 0))
-      const cpuMsPerFrame = Object.fromEntries(watched.map((name, index) => [name, Math.round((((after[index] ?? 0) - (before[index] ?? 0)) / framesPerRound) * 100) / 100]))
-      results.push({ seconds: Math.round(seconds * 100) / 100, framesPerSecond: Math.round(framesPerRound / seconds), cpuMsPerFrame })
-      say(
-        `round ${at + 1} of ${rounds}: ${framesPerRound} frames prepared in ${seconds.toFixed(2)} s (${Math.round(framesPerRound / seconds)} per second), catalogued after ${(cataloguedMs / 1000).toFixed(1)} s; ${rows[0]?.pictures} different pictures; CPU ms per frame: ${Object.entries(
-          cpuMsPerFrame,
-        )
-          .map(([name, ms]) => `${name} ${ms}`)
-          .join(', ')}`,
-      )
+      const by = (figure: (name: Watched, at: number) => number) => Object.fromEntries(watched.map((name, at) => [name, figure(name, at)])) as Record<Watched, number>
+      return {
+        cameras: count,
+        framesPerSecond: Math.round(framesPerRound / seconds),
+        cataloguedSeconds,
+        cpuMsPerFrame: by((_, at) => Math.round((((after[at] ?? 0) - (before[at] ?? 0)) / framesPerRound) * 100) / 100),
+        peakMB: by((name) => peakMB(pids.get(name) ?? 0)),
+      }
     }
-    return {
-      frames: framesPerRound,
-      picture: `${sceneWidth}x${sceneHeight} JPEG, ${Math.round(bytes)} bytes`,
-      cameras: cameras.length,
-      zones: simulatedZones.length,
-      rounds: results,
-    }
+    return await act({ about: `${framesPerRound} pictures of ${sceneWidth} × ${sceneHeight}, ${Math.round(bytes / 1000)} kB each, ${simulatedZones.length} zones`, round })
   } finally {
     store.close()
     await producer.disconnect()
     await pool.end()
     await stack.end('SIGTERM')
   }
+}
+
+const show = (figures: Readonly<Record<string, number>>): string =>
+  Object.entries(figures)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(', ')
+
+export function benchChain(say: (text: string) => void): Promise<object> {
+  return withChain(async ({ about, round }) => {
+    say(`${about}, 4 cameras`)
+    const found: Round[] = []
+    for (let at = 1; at <= rounds; at += 1) {
+      const one = await round(4)
+      found.push(one)
+      say(`round ${at} of ${rounds}: ${one.framesPerSecond} frames a second, catalogued after ${one.cataloguedSeconds.toFixed(1)} s; CPU ms per frame: ${show(one.cpuMsPerFrame)}`)
+      say(`most resident so far, MB: ${show(one.peakMB)}`)
+    }
+    return { about, rounds: found }
+  })
+}
+
+/** The same frames from one camera, and from up to 64: what a frame costs must not depend on how many cameras there are. */
+export function benchCameras(say: (text: string) => void): Promise<object> {
+  return withChain(async ({ about, round }) => {
+    say(about)
+    const counts = [1, 4, 16, 64]
+    const found: Round[] = []
+    // the first round warms up
+    await round(4)
+    for (let at = 0; at < rounds; at += 1) {
+      for (const cameras of at % 2 === 0 ? counts : [...counts].reverse()) {
+        const one = await round(cameras)
+        found.push(one)
+        say(`${String(cameras).padStart(2)} cameras: ${one.framesPerSecond} frames a second; CPU ms per frame: ${show(one.cpuMsPerFrame)}; MB: ${show(one.peakMB)}`)
+      }
+    }
+    const costOf = (cameras: number): number =>
+      median(found.filter((one) => one.cameras === cameras).map(({ cpuMsPerFrame }) => ownStages.reduce((sum, name) => sum + cpuMsPerFrame[name], 0)))
+    const growth = Object.fromEntries(counts.map((cameras) => [cameras, costOf(cameras) / costOf(1)]))
+    say(
+      `CPU per frame of our stages against one camera: ${Object.entries(growth)
+        .map(([cameras, ratio]) => `${cameras} cameras ${ratio.toFixed(2)} x`)
+        .join(', ')}`,
+    )
+    return { about, rounds: found, growth }
+  })
 }

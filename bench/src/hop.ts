@@ -14,7 +14,7 @@ import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { openCodec, recordOf } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { newTraceparent } from '@frameloop/schemas/trace'
+import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
 import { readTopic, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
 import { javaProgram } from '../../deploy/setup/java.mjs'
@@ -25,7 +25,7 @@ import type { HopJob, HopNews } from './hop-runner.ts'
 import { median } from './measure.ts'
 
 const records = 60_000
-const rounds = 7
+const rounds = 5
 const latencySeconds = 15
 const ways = ['bytes', 'hop', 'transactions'] as const
 type Way = (typeof ways)[number]
@@ -171,7 +171,7 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
     say(`hop at least once: ${show(toBytes)} bytes passed through, ${show(toTools)} the slower of Kafka's perf tools`)
     say(`hop with transactions: ${show(toHop)} the same at least once`)
 
-    // latency: the event's own time to the moment a reader of committed records has it
+    // latency: the moment of sending to the moment a reader of committed records has it
     const rate = Math.round(median(found.transactions.map(({ perSecond }) => perSecond)) / 2)
     await create('bench.hop.live.in', 'bench.hop.live.out')
     const { end } = await open('transactions', 'bench-hop-live', 'bench.hop.live.in', 'bench.hop.live.out')
@@ -181,7 +181,7 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
       const sink = tail(brokers, 'frameloop.bench.live', 'bench.hop.live.out', 'end', limit.signal)
       await sink.next()
       const reading = (async () => {
-        for await (const record of sink) if (record) latencies.push(Date.now() - Date.parse(record.headers['ce_time'] ?? ''))
+        for await (const record of sink) if (record) latencies.push(Date.now() - Number.parseInt(traceIdOf(record.headers['traceparent']), 16))
       })()
       const every = 20
       const per = Math.round((rate * every) / 1000)
@@ -190,10 +190,11 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
       const beganAt = performance.now()
       let sent = 0
       for (let tick = 0; tick * every < latencySeconds * 1000; tick += 1) {
-        const ce_time = new Date().toISOString()
+        // the trace id goes the whole way: here it is the moment of sending
+        const traceparent = `00-${Date.now().toString(16).padStart(32, '0')}-${'1'.repeat(16)}-01`
         const messages = Array.from({ length: per }, (_, n) => {
           const { key, value, headers } = bodies[(sent + n) % bodies.length] as (typeof bodies)[number]
-          return { key, value, headers: { ...headers, ce_time } }
+          return { key, value, headers: { ...headers, traceparent } }
         })
         sent += per
         void producer.send({ topic: 'bench.hop.live.in', acks: 1, messages })

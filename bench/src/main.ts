@@ -3,8 +3,9 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { benchAvro } from './avro.ts'
+import { benchBeside } from './beside.ts'
 import { benchCatalog } from './catalog.ts'
-import { benchChain } from './chain.ts'
+import { benchCameras, benchChain } from './chain.ts'
 import { benchDecode } from './decode.ts'
 import { benchFeatures } from './features.ts'
 import { benchHop } from './hop.ts'
@@ -16,11 +17,13 @@ type Bench = (say: (text: string) => void) => Promise<object>
 const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
+  cameras: { about: 'the same frames from 1 to 64 cameras: CPU per frame and memory (about 5 minutes)', run: benchCameras },
   avro: { about: 'an event encoded and decoded, against JSON (10 seconds)', run: benchAvro },
   hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 4 minutes)", run: benchHop },
   decode: { about: '1080p to 224x224 against OpenCV, CPU time and pixels (about 1 minute)', run: benchDecode },
   features: { about: 'the features stage from Kafka to Kafka against the same in Python (about 4 minutes)', run: benchFeatures },
   replay: { about: 'a past range again: events against real time, frames against decoding alone (about 4 minutes)', run: benchReplay },
+  beside: { about: 'live frames alone, beside a replay and beside a backlog (about 6 minutes)', run: benchBeside },
   catalog: { about: 'rows written a second against COPY and one by one; questions at ten million rows (about 10 minutes, 12 GB of disk)', run: benchCatalog },
 }
 

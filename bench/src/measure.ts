@@ -1,5 +1,5 @@
 /** CPU time of running programs, the middle of a series, the distance of two pictures. */
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { statFields } from '@frameloop/kit/process-identity'
 
 /** User and system time in ms of a program, its children and those it has waited for (proc(5), fields 4 and 14 to 17, in ticks of 10 ms). */
@@ -11,6 +11,11 @@ export function cpuMs(pid: number): number {
     if (Number(entry) === pid || fields[1] === pid) for (const time of fields.slice(11, 15)) ticks += time
   }
   return ticks * 10
+}
+
+/** Most memory that was ever resident, MB (proc(5), VmHWM). */
+export function peakMB(pid: number): number {
+  return Math.round(Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024)
 }
 
 export function median(values: readonly number[]): number {

@@ -128,11 +128,11 @@ async function checkRows(pool: Pool, from: Date, to: Date): Promise<Finding[]> {
        from hops h join (select frame_id, count(*) as n from features where frame_at >= $1 and frame_at < $2 group by frame_id) f on f.frame_id = h.subject_id
        where h.topic = 'features.prepared' group by subject_id having count(*) > max(f.n)
      union all
-     select 'duplicate', 'frame ' || subject_id, count(*) || ' records on frames.extracted'
-       from hops h join frames f on f.frame_id = h.subject_id where h.topic = 'frames.extracted' and f.frame_at >= $1 and f.frame_at < $2 group by subject_id having count(*) > 1
+     select 'duplicate', 'frame ' || subject_id, count(*) || ' records of the frame extracted'
+       from hops h join frames f on f.frame_id = h.subject_id where h.topic in ('frames.extracted', 'frames.extracted.backfill') and f.frame_at >= $1 and f.frame_at < $2 group by subject_id having count(*) > 1
      union all
-     select 'duplicate', 'media ' || subject_id, count(*) || ' records on media.validated'
-       from hops h join media m on m.media_id = h.subject_id where h.topic = 'media.validated' and m.captured_at >= $1 and m.captured_at < $2 group by subject_id having count(*) > 1
+     select 'duplicate', 'media ' || subject_id, count(*) || ' records of the medium validated'
+       from hops h join media m on m.media_id = h.subject_id where h.topic in ('media.validated', 'media.validated.backfill') and m.captured_at >= $1 and m.captured_at < $2 group by subject_id having count(*) > 1
      union all
      select 'unrecorded', 'media ' || m.media_id, 'camera ' || camera_id || ' seq ' || seq || ': no record of any topic stands behind it'
        from media m where m.captured_at >= $1 and m.captured_at < $2 and not exists (select 1 from hops h where h.subject_id = m.media_id)
@@ -149,7 +149,9 @@ const writtenTopics: readonly string[] = [
   topics.mediaCaptured,
   topics.mediaBackfill,
   topics.mediaValidated,
+  topics.mediaValidatedBackfill,
   topics.framesExtracted,
+  topics.framesExtractedBackfill,
   topics.featuresPrepared,
   topics.predictionsMade,
 ]
@@ -191,7 +193,7 @@ async function unwritten(pool: Pool, records: readonly BusRecord[]): Promise<Pos
      where not case
        when r.topic like '%.dead-letters' then exists (select 1 from dead_letters d where d.topic = r.topic and d.partition = r.partition and d.record_offset = r.record_offset)
        when h.subject_id is null then exists (select 1 from dead_letters d where d.origin_topic = r.topic and d.origin_partition = r.partition and d.origin_offset = r.record_offset)
-       when r.topic = 'frames.extracted' then exists (select 1 from frames f where f.frame_id = h.subject_id)
+       when r.topic in ('frames.extracted', 'frames.extracted.backfill') then exists (select 1 from frames f where f.frame_id = h.subject_id)
        when r.topic = 'features.prepared' then exists (select 1 from features f where f.frame_id = h.subject_id and f.topic = r.topic and f.partition = r.partition and f.record_offset = r.record_offset)
        when r.topic = 'predictions.made' then exists (select 1 from predictions p where p.frame_id = h.subject_id)
        else exists (select 1 from media m where m.media_id = h.subject_id)

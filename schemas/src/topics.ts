@@ -25,7 +25,9 @@ export const topics = {
   mediaBackfill: topic('media.backfill', 'MediaCaptured'),
   mediaLost: topic('media.lost', 'MediaLost'),
   mediaValidated: topic('media.validated', 'MediaValidated'),
+  mediaValidatedBackfill: topic('media.validated.backfill', 'MediaValidated'),
   framesExtracted: topic('frames.extracted', 'FrameExtracted'),
+  framesExtractedBackfill: topic('frames.extracted.backfill', 'FrameExtracted'),
   featuresPrepared: topic('features.prepared', 'FeaturesPrepared', { days: 3, bytes: 20 * gigabyte }),
   predictionsMade: topic('predictions.made', 'PredictionMade'),
   labelsRecorded: topic('labels.recorded', 'LabelRecorded', { days: 30 }),
@@ -37,13 +39,20 @@ export const topics = {
 
 export const allTopics: readonly Topic[] = Object.values(topics)
 
+/** Live and backlog travel on topics of their own, so that hours of backlog never stand in front of a live frame. */
+export function inLane<Name extends EventName>(lane: string, live: Topic<Name>, backlog: Topic<Name>): Topic<Name> {
+  return lane === 'live' ? live : backlog
+}
+
 /** Topics that stages consume, and so the ones that have dead letters. */
 export const consumedTopics: readonly Topic[] = [
   topics.mediaCaptured,
   topics.mediaBackfill,
   topics.mediaLost,
   topics.mediaValidated,
+  topics.mediaValidatedBackfill,
   topics.framesExtracted,
+  topics.framesExtractedBackfill,
   topics.featuresPrepared,
 ]
 

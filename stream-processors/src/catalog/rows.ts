@@ -70,7 +70,8 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
       })
       return
     }
-    case topics.mediaValidated.name: {
+    case topics.mediaValidated.name:
+    case topics.mediaValidatedBackfill.name: {
       const event = await codec.decode('MediaValidated', record.value)
       hop(event.mediaId)
       rows.media.push({
@@ -93,7 +94,8 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
       })
       return
     }
-    case topics.framesExtracted.name: {
+    case topics.framesExtracted.name:
+    case topics.framesExtractedBackfill.name: {
       const event = await codec.decode('FrameExtracted', record.value)
       hop(event.frameId)
       rows.frames.push({
@@ -282,7 +284,7 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
   let cameraId = record.key
   try {
     if (reason === 'REPLAYED') subject = ''
-    else if (origin === topics.framesExtracted.name) {
+    else if (origin === topics.framesExtracted.name || origin === topics.framesExtractedBackfill.name) {
       const event = await codec.decode('FrameExtracted', record.value)
       subject = event.frameId
       cameraId = event.cameraId
@@ -303,7 +305,7 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
       subject = event.mediaId
       cameraId = event.cameraId
       rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.rejected, reason, format: '', parameters: {}, trace_id: traceIdOf(headers['traceparent']) })
-    } else if (origin === topics.mediaValidated.name) {
+    } else if (origin === topics.mediaValidated.name || origin === topics.mediaValidatedBackfill.name) {
       const event = await codec.decode('MediaValidated', record.value)
       subject = event.mediaId
       cameraId = event.cameraId

@@ -37,6 +37,8 @@ export interface ConsumerOptions {
   /** Stable name of this instance: a restart takes its partitions back at once, and fences whoever still uses the name. */
   readonly instance: string
   readonly topics: readonly string[]
+  /** Taken only while `topics` have nothing; a partition of theirs comes to whoever has the same one of `topics`. */
+  readonly backlog?: readonly string[]
   readonly log: Log
   /** Asked with every assignment, before reading begins. */
   readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>
@@ -46,8 +48,8 @@ export interface Consumer {
   /** Changes with every assignment; work begun under an older number must be thrown away. */
   readonly generation: number
   readonly assigned: readonly TopicPartition[]
-  /** Up to `limit` records; an empty batch when none came within 200 ms. */
-  poll(limit: number): Promise<BusRecord[]>
+  /** Up to `limit` records, or up to `backlogLimit` of the backlog when there is nothing else; an empty batch when none came within 200 ms. */
+  poll(limit: number, backlogLimit?: number): Promise<BusRecord[]>
   seek(positions: readonly Position[]): Promise<void>
   pause(partitions: readonly TopicPartition[]): void
   resume(partitions: readonly TopicPartition[]): void

@@ -63,25 +63,31 @@ export function memoryBus(): MemoryBus {
       if (consumers.get(this.#options.instance) !== this.#self) throw fenced(`consumer named ${this.#options.instance}`)
     }
 
-    async poll(limit: number): Promise<BusRecord[]> {
+    async poll(limit: number, backlogLimit = limit): Promise<BusRecord[]> {
       this.check()
       if (this.generation === 0) {
-        const all = this.#options.topics.flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
+        const all = [...this.#options.topics, ...(this.#options.backlog ?? [])].flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
         const positions = (await this.#options.startAt?.(all)) ?? all.map((place) => ({ ...place, offset: whereCommitted }))
         this.assigned = all
         await this.seek(positions)
         this.generation = 1
         return []
       }
+      const live = this.#next((topic) => this.#options.topics.includes(topic), limit)
+      const records = live.length > 0 ? live : this.#next((topic) => !this.#options.topics.includes(topic), backlogLimit)
+      if (records.length === 0) await sleep(1)
+      return records
+    }
+
+    #next(isWanted: (topic: string) => boolean, limit: number): BusRecord[] {
       const records: BusRecord[] = []
       for (const place of this.assigned) {
-        if (this.#paused.has(placeOf(place))) continue
+        if (!isWanted(place.topic) || this.#paused.has(placeOf(place))) continue
         const at = this.#positions.get(placeOf(place)) ?? 0
         const taken = (partitionsOf(place.topic)[place.partition] ?? []).slice(at, at + limit - records.length)
         this.#positions.set(placeOf(place), at + taken.length)
         records.push(...taken)
       }
-      if (records.length === 0) await sleep(1)
       return records
     }
 

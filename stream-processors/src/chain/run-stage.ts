@@ -15,6 +15,7 @@
  * R5  A record that must wait holds back its partition only; the others go on.
  * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  * R7  A batch is as large as what gets done in 100 ms: transactions cost per piece, and waiting for one costs latency.
+ * R8  The backlog is taken only while there is nothing live, in batches of 25 ms.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -51,8 +52,10 @@ export interface StageTools {
 
 /** Records of the first batch; later ones follow R7. */
 const firstBatch = 128
-const batchTime: Ms = 100
-const leastBatch = 16
+/** A live record waits for at most one batch of the backlog, so those are small. */
+const aims = { live: { time: 100, least: 16 }, backlog: { time: 25, least: 4 } } as const
+type Lane = keyof typeof aims
+const firstLimits = { live: firstBatch, backlog: 16 }
 const mostBatch = 1_024
 /** Values of one batch, beyond what a single record takes. */
 const batchBytes: Bytes = 16_000_000
@@ -100,11 +103,12 @@ export function nextOffsets(records: readonly BusRecord[]): Position[] {
 }
 
 /** R7: how many records to take next, after `taken` of `bytes` in all took `took`; at most twice and at least half as many as now. */
-export function nextLimit(limit: number, taken: number, bytes: Bytes, took: Ms): number {
-  const ranDry = taken < limit && took < batchTime
-  const inTime = ranDry ? limit : Math.round((taken * batchTime) / Math.max(1, took))
+export function nextLimit(limit: number, taken: number, bytes: Bytes, took: Ms, lane: Lane = 'live'): number {
+  const { time, least } = aims[lane]
+  const ranDry = taken < limit && took < time
+  const inTime = ranDry ? limit : Math.round((taken * time) / Math.max(1, took))
   const inBytes = Math.floor(batchBytes / Math.max(1, bytes / taken))
-  return Math.max(1, Math.min(inBytes, mostBatch, Math.max(leastBatch, limit >> 1, Math.min(inTime, limit * 2))))
+  return Math.max(1, Math.min(inBytes, mostBatch, Math.max(least, limit >> 1, Math.min(inTime, limit * 2))))
 }
 
 /** A batch in hand. */
@@ -125,7 +129,9 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
   const { bus, log, onStep = () => {}, waitBackoff = usualBackoff } = tools
   const metrics = stageMetrics(tools.metrics)
   const seconds = metrics.seconds.labels(stage.name)
-  const eventOf = new Map<string, Topic<Name>>(stage.inputs.map((topic) => [topic.name, topic]))
+  const backlog = stage.backlog ?? []
+  const eventOf = new Map<string, Topic<Name>>([...stage.inputs, ...backlog].map((topic) => [topic.name, topic]))
+  const laneOf = (records: readonly BusRecord[]): Lane => (backlog.some(({ name }) => name === records[0]?.topic) ? 'backlog' : 'live')
   const attempts = new Map<string, number>()
   const positions = new Map<string, number>()
   let state = 'starting'
@@ -244,6 +250,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       groupId,
       instance: `${groupId}.${tools.instance}`,
       topics: stage.inputs.map(({ name }) => name),
+      backlog: backlog.map(({ name }) => name),
       log,
       startAt: async (assigned) => {
         // whatever was in flight under the old assignment is thrown away, so memory is read as it was committed
@@ -286,10 +293,11 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
 
-    let limit = firstBatch
+    let limits: Readonly<Record<Lane, number>> = firstLimits
     const poll = async (): Promise<Taken> => {
       const { generation } = consumer
-      return { generation, records: await consumer.poll(notes.suspects ? 1 : Math.min(limit, stage.batch ?? mostBatch)) }
+      const most = notes.suspects ? 1 : (stage.batch ?? mostBatch)
+      return { generation, records: await consumer.poll(Math.min(limits.live, most), Math.min(limits.backlog, most)) }
     }
     const begin = (records: readonly BusRecord[]): Promise<Worked[]> => {
       metrics.received.inc({ stage: stage.name }, records.length)
@@ -393,7 +401,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           const took = await committing
           failures = 0
           const bytes = records.reduce((sum, { value }) => sum + value.length, 0)
-          limit = nextLimit(limit, records.length, bytes, took)
+          const lane = laneOf(records)
+          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, took, lane) }
           if (isAlone) {
             // the batch that killed the process began at most this far on
             const cleared = notes.passed(2 * firstBatch)
@@ -423,7 +432,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         log.warn({ err: thrown }, 'transaction given up, reading again from what is committed')
         state = 'recovering'
         ahead = undefined
-        limit = firstBatch
+        limits = firstLimits
         await recover()
         failures += 1
         if (failures > 1) await sleep(backoffPause(failures, waitBackoff, Math.random()), undefined, { signal }).catch(() => {})

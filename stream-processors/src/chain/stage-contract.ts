@@ -1,4 +1,4 @@
-/** What the runtime promises (R1 to R6), as tests that hold on any bus: in memory beside the code, on Kafka end to end. */
+/** What the runtime promises (R1 to R8), as tests that hold on any bus: in memory beside the code, on Kafka end to end. */
 import { Fault } from '@frameloop/kit/fault'
 import { openLog } from '@frameloop/kit/log'
 import { openMetrics } from '@frameloop/kit/metrics'
@@ -28,10 +28,12 @@ const topicOf = (name: string): Topic<'MediaLost'> => ({ name, event: 'MediaLost
 /** A world of one stage: its records, the stage itself, and what has come out of it. */
 export async function openScene(world: ContractWorld, name: string) {
   const input = topicOf(`${name}.in`)
+  const backlog = topicOf(`${name}.backlog`)
   const output = topicOf(`${name}.out`)
   await world.createTopics(
     [
       { topic: input.name, compacted: false },
+      { topic: backlog.name, compacted: false },
       { topic: output.name, compacted: false },
       { topic: deadLetterTopic(input.name), compacted: false },
       { topic: stateTopic(name), compacted: true },
@@ -45,6 +47,7 @@ export async function openScene(world: ContractWorld, name: string) {
     name,
     version: '1',
     inputs: [input],
+    backlog: [backlog],
     outputs: [output],
     batch: 7,
     async work({ event }) {
@@ -67,14 +70,14 @@ export async function openScene(world: ContractWorld, name: string) {
   const sent = new Map<string, number>()
   const scene = {
     waiting,
-    async send(count: number, reason: (seq: number) => string = () => 'fine'): Promise<void> {
+    async send(count: number, reason: (seq: number) => string = () => 'fine', lane: 'live' | 'backlog' = 'live'): Promise<void> {
       const records: Produced[] = []
       for (let at = 0; at < count; at += 1) {
         const cameraId = cameras[at % cameras.length] ?? ''
         const seqFrom = (sent.get(cameraId) ?? 0) + 1
         sent.set(cameraId, seqFrom)
-        const event: MediaLost = { siteId: 's', cameraId, epoch: 'e', seqFrom, seqTo: 0, agentId: 'a', reason: reason(seqFrom), lostAt: 1 }
-        records.push({ topic: input.name, key: cameraId, value: await world.codec.encode(input.name, 'MediaLost', event), headers: {} })
+        const event: MediaLost = { siteId: 's', cameraId, epoch: lane, seqFrom, seqTo: 0, agentId: 'a', reason: reason(seqFrom), lostAt: 1 }
+        records.push({ topic: lane === 'live' ? input.name : backlog.name, key: cameraId, value: await world.codec.encode(input.name, 'MediaLost', event), headers: {} })
       }
       await world.send(records)
     },
@@ -83,6 +86,16 @@ export async function openScene(world: ContractWorld, name: string) {
       const records: BusRecord[] = []
       for await (const record of world.bus.readTopic(`contract.${name}`, topic, AbortSignal.timeout(60_000))) records.push(record)
       return records
+    },
+    /** Seqs of each camera and lane in the order of the topic, and of each partition which lane came out when. */
+    async lanesOut(): Promise<{ readonly seqs: Map<string, number[]>; readonly lanes: Map<number, string[]> }> {
+      const [seqs, lanes] = [new Map<string, number[]>(), new Map<number, string[]>()]
+      for (const { partition, value } of await scene.read(output.name)) {
+        const { cameraId, epoch, seqFrom } = await world.codec.decode('MediaLost', value)
+        seqs.set(`${cameraId} ${epoch}`, [...(seqs.get(`${cameraId} ${epoch}`) ?? []), seqFrom])
+        lanes.set(partition, [...(lanes.get(partition) ?? []), epoch])
+      }
+      return { seqs, lanes }
     },
     /** Per camera: [number given, seq] in the order of the topic. */
     async cameOut(): Promise<Map<string, [number, number][]>> {
@@ -220,5 +233,24 @@ export function testStageContract(prefix: string, world: () => ContractWorld): v
     await scene.settled()
     await scene.expectInOrder()
     await stage.stop()
+  })
+
+  test('R8: what is live goes before the backlog, each lane in its own order, and nothing of either is lost', async () => {
+    const scene = await openScene(world(), `${prefix}.lanes`)
+    await scene.send(120, () => 'fine', 'backlog')
+    await scene.send(40)
+    const stage = scene.run()
+    await scene.settled()
+    await stage.stop()
+    const { seqs, lanes } = await scene.lanesOut()
+    for (const camera of cameras) {
+      expect(seqs.get(`${camera} backlog`)).toEqual(Array.from({ length: 30 }, (_, at) => at + 1))
+      expect(seqs.get(`${camera} live`)).toEqual(Array.from({ length: 10 }, (_, at) => at + 31))
+    }
+    for (const list of lanes.values()) {
+      // batches of seven at most were taken of the backlog while live records were still on their way to us
+      expect(list.lastIndexOf('live')).toBeLessThan(list.lastIndexOf('backlog'))
+      expect(list.indexOf('backlog')).toBeGreaterThan(0)
+    }
   })
 }

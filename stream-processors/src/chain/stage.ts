@@ -61,6 +61,8 @@ export interface Stage<Name extends EventName = EventName> {
   /** Part of every output and of the dead letters' headers. */
   readonly version: string
   readonly inputs: readonly Topic<Name>[]
+  /** Taken only while `inputs` have nothing. As many partitions as they have. */
+  readonly backlog?: readonly Topic<Name>[]
   readonly outputs: readonly Topic[]
   /** Records taken at a time, where one of them can take seconds. */
   readonly batch?: number

@@ -3,7 +3,7 @@ import { sha256Hex } from '@frameloop/kit/object-store'
 import type { MediaValidated } from '@frameloop/schemas/events'
 import { frameIdOf } from '@frameloop/schemas/ids'
 import { bucketName, clipFrameKey } from '@frameloop/schemas/object-keys'
-import { topics } from '@frameloop/schemas/topics'
+import { inLane, topics } from '@frameloop/schemas/topics'
 import type { ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
 import { type Choice, type ClipTools, extractPictures } from '../clip.ts'
 
@@ -46,7 +46,10 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
       width: event.width,
       height: event.height,
     }
-    return { kind: 'emit', outputs: [{ topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: event.capturedAt, event: frame }] }
+    return {
+      kind: 'emit',
+      outputs: [{ topic: inLane(event.lane, topics.framesExtracted, topics.framesExtractedBackfill), key: event.cameraId, id: frameId, time: event.capturedAt, event: frame }],
+    }
   }
   const bytes = await context.fetch(event.object)
   const pictures = await extractPictures(bytes, choiceOf(settings), settings.clipFrameLimit, settings, context.signal)
@@ -70,7 +73,7 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
       width: event.width,
       height: event.height,
     }
-    return { topic: topics.framesExtracted, key: event.cameraId, id: frameId, time: frameAt, event: frame }
+    return { topic: inLane(event.lane, topics.framesExtracted, topics.framesExtractedBackfill), key: event.cameraId, id: frameId, time: frameAt, event: frame }
   })
   return { kind: 'emit', outputs, puts }
 }
@@ -82,7 +85,8 @@ export function extractStage(settings: ExtractSettings): Stage<'MediaValidated'>
     version,
     batch: 16,
     inputs: [topics.mediaValidated],
-    outputs: [topics.framesExtracted],
+    backlog: [topics.mediaValidatedBackfill],
+    outputs: [topics.framesExtracted, topics.framesExtractedBackfill],
     work: ({ event }, context) => extract(event, settings, context),
   }
 }

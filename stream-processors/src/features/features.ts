@@ -88,6 +88,7 @@ export function featuresStage(directory: ZoneDirectory, bucketPrefix: string, pi
     name: 'features',
     version,
     inputs: [topics.framesExtracted],
+    backlog: [topics.framesExtractedBackfill],
     outputs: [topics.featuresPrepared],
     // prepared without its zones a frame would stay so for good
     work: async ({ event }, context) =>

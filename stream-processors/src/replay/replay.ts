@@ -17,8 +17,8 @@ import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { bucketName, manifestKey, replayPrefix } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import { planReadings, type Reading, readHistory } from '../archive/history.ts'
-import type { Produced } from '../chain/bus.ts'
-import { type Range, readBounds, readRanges, readTopic, TransactionalProducer } from '../chain/kafka-bus.ts'
+import type { Produced, TopicPartition } from '../chain/bus.ts'
+import { type Range, readTopic, TransactionalProducer } from '../chain/kafka-bus.ts'
 import { inOrder } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { prepareFrame } from '../features/features.ts'
@@ -26,14 +26,13 @@ import { needsReference, type Preprocessing } from '../features/prepare.ts'
 import { selectZones, type TaskZone, wholePicture } from '../features/zones.ts'
 import type { PixelWork } from '../pixels/pixel-work.ts'
 
-/** Topics that can be replayed, and the catalog's table that knows the event times of what lies on them. */
-const replayable: Readonly<Record<string, 'media' | 'frames'>> = {
-  [topics.mediaCaptured.name]: 'media',
-  [topics.mediaBackfill.name]: 'media',
-  [topics.mediaValidated.name]: 'media',
-  [topics.framesExtracted.name]: 'frames',
-  [topics.featuresPrepared.name]: 'frames',
-  [topics.predictionsMade.name]: 'frames',
+/** Topics that can be replayed, the catalog's table that knows the event times of what lies on them, and where its backlog lies. */
+const replayable: Readonly<Record<string, { readonly table: 'media' | 'frames'; readonly backlog?: string }>> = {
+  [topics.mediaCaptured.name]: { table: 'media', backlog: topics.mediaBackfill.name },
+  [topics.mediaValidated.name]: { table: 'media', backlog: topics.mediaValidatedBackfill.name },
+  [topics.framesExtracted.name]: { table: 'frames', backlog: topics.framesExtractedBackfill.name },
+  [topics.featuresPrepared.name]: { table: 'frames' },
+  [topics.predictionsMade.name]: { table: 'frames' },
 }
 
 export interface ReplayRequest {
@@ -69,22 +68,25 @@ export interface ReplayTools {
   readonly onProgress: (done: number, total: number, copied: number) => void
 }
 
+const placeOf = ({ topic, partition }: TopicPartition): string => `${topic} ${partition}`
+
 /** P1. Throws `REQUEST_INVALID` and, when nothing lies in the range, `FRAME_UNKNOWN`. */
 export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Range[]> {
   const source = request.preprocessing ? topics.framesExtracted.name : request.topic
-  const table = replayable[request.topic]
-  if (!table) throw new Fault('REQUEST_INVALID', `${request.topic} cannot be replayed; topics that can: ${Object.keys(replayable).join(', ')}`)
+  const of = replayable[source]
+  if (!of || !replayable[request.topic]) throw new Fault('REQUEST_INVALID', `${request.topic} cannot be replayed; topics that can: ${Object.keys(replayable).join(', ')}`)
   if (request.preprocessing && request.topic !== topics.featuresPrepared.name)
     throw new Fault('REQUEST_INVALID', `Only ${topics.featuresPrepared.name} can be prepared in another way`)
   if (!(request.from < request.to)) throw new Fault('REQUEST_INVALID', 'The range ends before it begins')
+  const { table, backlog } = of
   const [id, at] = table === 'media' ? ['media_id', 'captured_at'] : ['frame_id', 'frame_at']
-  const { rows } = await sql.query<{ partition: number; from: number; until: number }>(
-    `select h.partition, min(h.record_offset) as "from", max(h.record_offset) + 1 as until from ${table} s join hops h on h.subject_id = s.${id} and h.topic = $1
-     where s.${at} >= $2 and s.${at} < $3 and ($4::text[] is null or s.camera_id = any($4)) group by h.partition order by h.partition`,
-    [source, new Date(request.from), new Date(request.to), request.cameras],
+  const { rows } = await sql.query<Range>(
+    `select h.topic, h.partition, min(h.record_offset) as "from", max(h.record_offset) + 1 as until from ${table} s join hops h on h.subject_id = s.${id} and h.topic = any($1)
+     where s.${at} >= $2 and s.${at} < $3 and ($4::text[] is null or s.camera_id = any($4)) group by h.topic, h.partition order by h.topic, h.partition`,
+    [[source, ...(backlog ? [backlog] : [])], new Date(request.from), new Date(request.to), request.cameras],
   )
   if (rows.length === 0) throw new Fault('FRAME_UNKNOWN', `Nothing of ${source} lies between ${new Date(request.from).toISOString()} and ${new Date(request.to).toISOString()}`)
-  return rows.map((row) => ({ topic: source, ...row }))
+  return rows
 }
 
 /** Whether a record of the ranges belongs to the replay: by its headers alone where that is enough. */
@@ -95,17 +97,16 @@ export function belongs(record: BusRecord, { from, to, cameras }: ReplayRequest)
 
 const eventTime = (record: BusRecord): EpochMs => Date.parse(record.headers['ce_time'] ?? '') || record.timestamp
 
+const originOf = (headers: BusRecord['headers']): string => placeOf({ topic: headers['fl-origin-topic'] ?? '', partition: Number(headers['fl-origin-partition']) })
+
 /** P3: the first offset of each source partition that is not on the side topic yet. */
 async function resumeFrom(ranges: readonly Range[], into: string, brokers: string, signal: AbortSignal): Promise<Range[]> {
-  const kept = await readBounds(brokers, 'frameloop.replay.resume', [into])
-  const last = new Map<number, number>()
-  // the last records of a partition; the offsets behind them are markers
-  const ends = kept.map((range) => ({ ...range, from: Math.max(range.from, range.until - 2_000) }))
-  for await (const { headers } of readRanges(brokers, 'frameloop.replay.resume', ends, signal)) {
-    const partition = Number(headers['fl-origin-partition'])
-    last.set(partition, Math.max(last.get(partition) ?? -1, Number(headers['fl-origin-offset'])))
+  const last = new Map<string, number>()
+  for await (const { headers } of readTopic(brokers, 'frameloop.replay.resume', into, signal)) {
+    const place = originOf(headers)
+    last.set(place, Math.max(last.get(place) ?? -1, Number(headers['fl-origin-offset'])))
   }
-  return ranges.map((range) => ({ ...range, from: Math.max(range.from, (last.get(range.partition) ?? -1) + 1) }))
+  return ranges.map((range) => ({ ...range, from: Math.max(range.from, (last.get(placeOf(range)) ?? -1) + 1) }))
 }
 
 const batchLimit = 500
@@ -120,7 +121,8 @@ export async function runReplay(replay: Replay, tools: ReplayTools, signal: Abor
   try {
     const ranges = await resumeFrom(replay.ranges, into, brokers, signal)
     const total = replay.ranges.reduce((sum, { from, until }) => sum + until - from, 0)
-    const left = new Map(ranges.map(({ partition, from, until }) => [partition, until - from]))
+    const left = new Map(ranges.map((range) => [placeOf(range), range.until - range.from]))
+    const ends = new Map(ranges.map((range) => [placeOf(range), range.until]))
     const readings = await planReadings(ranges, history)
     const transform = await copier(replay, tools)
     let copied = 0
@@ -139,8 +141,7 @@ export async function runReplay(replay: Replay, tools: ReplayTools, signal: Abor
     const pace = paceOf(request.speed)
     try {
       for await (const record of records) {
-        const until = ranges.find(({ partition }) => partition === record.partition)?.until ?? 0
-        left.set(record.partition, until - record.offset - 1)
+        left.set(placeOf(record), (ends.get(placeOf(record)) ?? 0) - record.offset - 1)
         if (!belongs(record, request)) continue
         const early = pace(eventTime(record), Date.now())
         // what is due goes out before the next one is waited for
@@ -260,18 +261,17 @@ export interface Manifest {
 /** P4: what lies on the side topic, against what was to be read. */
 export async function manifestOf(replay: Replay, readings: readonly Reading[], brokers: string, signal: AbortSignal): Promise<Manifest> {
   const { request, ranges, into } = replay
-  const ids = new Map(ranges.map(({ partition }) => [partition, { hash: createHash('sha256'), records: 0, last: -1 }]))
+  const ids = new Map(ranges.map((range) => [placeOf(range), { hash: createHash('sha256'), records: 0, last: -1 }]))
   for await (const { headers } of readTopic(brokers, 'frameloop.replay.manifest', into, signal)) {
-    const part = ids.get(Number(headers['fl-origin-partition']))
+    const part = ids.get(originOf(headers))
     const offset = Number(headers['fl-origin-offset'])
-    if (!part || offset <= part.last)
-      throw new Fault('INTERNAL', `The side topic ${into} holds offset ${offset} of partition ${headers['fl-origin-partition']} twice or out of order`)
+    if (!part || offset <= part.last) throw new Fault('INTERNAL', `The side topic ${into} holds offset ${offset} of ${originOf(headers)} twice or out of order`)
     part.hash.update(`${offset} ${headers['ce_id']}\n`)
     part.records += 1
     part.last = offset
   }
   const read = ranges.map(({ topic, partition, from, until }) => {
-    const part = ids.get(partition)
+    const part = ids.get(placeOf({ topic, partition }))
     return { topic, partition, from, until, records: part?.records ?? 0, ids: part?.hash.digest('hex') ?? '' }
   })
   const { speed: _, ...asked } = request

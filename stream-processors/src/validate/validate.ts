@@ -1,9 +1,9 @@
-/** media.captured, media.backfill → media.validated: the bytes are what was announced, whole, of a known kind, and new. */
+/** media.captured → media.validated, and the same for the backlog: the bytes are what was announced, whole, of a known kind, and new. */
 import { Fault } from '@frameloop/kit/fault'
 import { sha256Hex } from '@frameloop/kit/object-store'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { MediaCaptured, MediaValidated } from '@frameloop/schemas/events'
-import { topics } from '@frameloop/schemas/topics'
+import { inLane, topics } from '@frameloop/schemas/topics'
 import { isReason } from '../chain/reasons.ts'
 import type { Incoming, ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
 import { type ClipTools, probeClip, sniffClip } from '../clip.ts'
@@ -51,7 +51,12 @@ async function judge(event: MediaCaptured, bytes: Buffer, arrivedAt: EpochMs, to
   try {
     const measured = event.kind === 'clip' ? await measureClip(bytes, tools, arrival, context.signal) : await measurePicture(bytes, format ?? '', tools.pixels, arrival)
     const validated: MediaValidated = { ...event, ...measured, arrivedAt, validatedAt: context.now(), stageVersion: version }
-    return { kind: 'emit', outputs: [{ topic: topics.mediaValidated, key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: validated }] }
+    return {
+      kind: 'emit',
+      outputs: [
+        { topic: inLane(event.lane, topics.mediaValidated, topics.mediaValidatedBackfill), key: event.cameraId, id: event.mediaId, time: event.capturedAt, event: validated },
+      ],
+    }
   } catch (thrown) {
     if (thrown instanceof Fault && isReason(thrown.code)) return { kind: 'reject', reason: thrown.code, message: thrown.message }
     throw thrown
@@ -96,8 +101,9 @@ export function validateStage(tools: ValidateTools): Stage<'MediaCaptured'> {
   return {
     name: 'validate',
     version,
-    inputs: [topics.mediaCaptured, topics.mediaBackfill],
-    outputs: [topics.mediaValidated],
+    inputs: [topics.mediaCaptured],
+    backlog: [topics.mediaBackfill],
+    outputs: [topics.mediaValidated, topics.mediaValidatedBackfill],
     work: (incoming, context) => validate(incoming, tools, context),
     memory: {
       keyOf: ({ cameraId, epoch }) => `${cameraId} ${epoch}`,
