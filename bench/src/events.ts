@@ -1,5 +1,5 @@
-/** An event as it travels. */
-import type { MediaValidated } from '@frameloop/schemas/events'
+/** Events as they travel. */
+import type { FeaturesPrepared, FrameExtracted, MediaCaptured, MediaValidated } from '@frameloop/schemas/events'
 
 export function aValidated(seq: number): MediaValidated {
   return {
@@ -36,5 +36,39 @@ export function aValidated(seq: number): MediaValidated {
     arrivedAt: 1_790_000_000_500 + seq,
     validatedAt: 1_790_000_001_000 + seq,
     stageVersion: '2',
+  }
+}
+
+/** The four events of one frame's way, the last one without the copy of its pixels. */
+export interface Way {
+  readonly MediaCaptured: MediaCaptured
+  readonly MediaValidated: MediaValidated
+  readonly FrameExtracted: FrameExtracted
+  readonly FeaturesPrepared: FeaturesPrepared
+}
+
+export function aWay(seq: number): Way {
+  const validated = aValidated(seq)
+  const { siteId, cameraId, mediaId, epoch, lane, source, kind, agentId, capturedAt, mediaOffsetUs, object, width, height, motion, sourceName } = validated
+  const frameId = `0b7f1c52-8f0e-5d53-9a6e-${String(seq).padStart(12, '0')}`
+  const of = { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt: capturedAt, mediaOffsetUs }
+  const zone = { tasks: ['occupancy'], width: 96, height: 96, shape: [64, 64, 3], brightness: 97.41, sharpness: 388.07, phash: 'f0e1d2c3b4a59687' }
+  return {
+    MediaCaptured: { siteId, cameraId, mediaId, epoch, seq, lane, source, kind, agentId, capturedAt, mediaOffsetUs, object, width, height, motion, sourceName },
+    MediaValidated: validated,
+    FrameExtracted: { ...of, index: 0, frameCount: 1, ptsUs: 0, object, width, height, motion, extractedAt: capturedAt + 1_100, stageVersion: '2' },
+    FeaturesPrepared: {
+      ...of,
+      preprocessing: 'e6647aa23c578cf2',
+      object: { ...object, bucket: 'frameloop-processed', key: `processed/e6647aa23c578cf2/${cameraId}/2026/11/24/10/${frameId}-${object.sha256}.bin`, bytes: 36_864 },
+      picture: object,
+      reference: null,
+      pictureWidth: width,
+      pictureHeight: height,
+      zones: ['slot-1', 'slot-2', 'slot-3'].map((name, at) => ({ ...zone, zone: name, x: 40 + 110 * at, y: 120, offset: at * 12_288 })),
+      pixels: null,
+      preparedAt: capturedAt + 1_200,
+      stageVersion: '2',
+    },
   }
 }

@@ -188,6 +188,9 @@ test('ten poisonous messages on one partition become ten dead letters with their
   })
   const encode = (event: ReturnType<typeof sound>) => codec.encode('media.captured', 'MediaCaptured', event)
   const whole = await encode(sound(1))
+  const rubbish = Buffer.from('scribbled over')
+  const scribble = 'raw/test/scribble.jpg'
+  await store.putOnce({ bucket: 'frameloop-raw', key: scribble, body: rubbish, contentType: 'image/jpeg' })
   const loss = { siteId: 's', cameraId: key, epoch, seqFrom: 1, seqTo: 2, agentId: 'a', reason: 'evicted', lostAt: 5 }
   const poison: readonly (readonly [string, Buffer])[] = [
     ['RECORD_MALFORMED', Buffer.alloc(0)],
@@ -201,7 +204,7 @@ test('ten poisonous messages on one partition become ten dead letters with their
     ['OUTPUT_INVALID', await encode({ ...sound(2), capturedAt: 9e15 })],
     ['OBJECT_MISSING', await encode({ ...sound(3), object: { ...object, key: '../../etc/passwd\0' } })],
     ['DIGEST_MISMATCH', await encode({ ...sound(4), object: { ...object, sha256: '0'.repeat(64) } })],
-    ['TYPE_MISMATCH', await encode({ ...sound(5), kind: 'clip' })],
+    ['PICTURE_UNREADABLE', await encode({ ...sound(5), object: { ...object, key: scribble, sha256: sha256Hex(rubbish), bytes: rubbish.length } })],
   ]
   expect(poison.length).toBe(10)
   await producer.send({ topic: 'media.captured', messages: [...poison.map(([, value]) => value), await encode(sound(6))].map((value) => ({ key, value })) })

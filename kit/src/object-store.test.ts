@@ -39,3 +39,12 @@ test('a store that falls silent in the middle of an object is given up', async (
   await expect(store.get('bucket', 'key')).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
   store.close()
 })
+
+test.each(['', '../other/key', 'raw/../../other/key', 'raw/a\0b', `raw/${'x'.repeat(2_000)}`])(
+  'a key that no object can have is missing, whatever its address would be: %j',
+  async (key) => {
+    const store = await storeThat((socket) => socket.end('HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret'))
+    await expect(store.get('bucket', key)).rejects.toMatchObject({ code: 'OBJECT_MISSING' })
+    store.close()
+  },
+)

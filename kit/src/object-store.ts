@@ -76,6 +76,11 @@ export function isStoreTransient(thrown: unknown): boolean {
   return !contentFaults.has((thrown as Error).name)
 }
 
+/** Whether an object can have this key: it names no way up, holds no control characters and is short enough. */
+function isKey(key: string): boolean {
+  return key !== '' && key.length <= 1_024 && !/\p{Cc}/u.test(key) && !key.split('/').some((part) => part === '.' || part === '..')
+}
+
 export interface StoreSettings {
   readonly s3Endpoint: string
   readonly s3Region: string
@@ -137,6 +142,8 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
       }
     },
     async get(bucket, key, signal) {
+      // an address with these would be another object's, or none
+      if (!isKey(key)) throw new Fault('OBJECT_MISSING', `No object can have the key ${JSON.stringify(key.slice(0, 200))}`, { bucket })
       try {
         return await call(`reading ${key}`, async () => {
           const got = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key }), signal ? { abortSignal: signal } : {})

@@ -48,6 +48,11 @@ export async function writeRows(sql: Sql, rows: Rows): Promise<void> {
   if (rows.hops.length > 0) await insertHops(sql, rows.hops)
 }
 
+/** PostgreSQL refuses some row, whenever it is asked: the others must not wait for it. */
+export function isRefusal(thrown: unknown): boolean {
+  return !(thrown instanceof Fault) && !isDatabaseTransient(thrown) && (thrown as { code?: string }).code !== undefined
+}
+
 export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
   const { log } = tools
   const metrics = stageMetrics(tools.metrics)
@@ -81,9 +86,6 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
     }
     return rows
   }
-
-  /** PostgreSQL refuses some row, whenever it is asked: the others must not wait for it. */
-  const isRefusal = (thrown: unknown): boolean => !(thrown instanceof Fault) && !isDatabaseTransient(thrown) && (thrown as { code?: string }).code !== undefined
 
   /** C4  A record whose rows are refused has none, is counted and named in the log; everything else is written. */
   const writeEach = async (records: readonly BusRecord[], positions: Map<string, number>): Promise<void> => {

@@ -10,7 +10,7 @@ import { cataloguedTopics } from '@frameloop/schemas/topics'
 import { type HistoryTools, planReading, type Reading, readHistory, selectArchiveFiles } from '../archive/history.ts'
 import { type Range, readBounds } from '../chain/kafka-bus.ts'
 import type { BusRecord } from '../chain/stage.ts'
-import { writeRows } from './catalog.ts'
+import { isRefusal, writeRows } from './catalog.ts'
 import { addRows, daysOf, noRows, type Rows } from './rows.ts'
 import { ensureDays, selectOffsets } from './sql.ts'
 
@@ -120,7 +120,16 @@ async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<voi
   let records = 0
   let batch: BusRecord[] = []
   const flush = async (): Promise<void> => {
-    await write((await rowsOf(batch, tools.codec)).rows)
+    try {
+      await write((await rowsOf(batch, tools.codec)).rows)
+    } catch (thrown) {
+      if (!isRefusal(thrown)) throw thrown
+      // as the catalog does: what is refused has no row, the others have theirs
+      for (const record of batch)
+        await write((await rowsOf([record], tools.codec)).rows).catch((refused: unknown) => {
+          if (!isRefusal(refused)) throw refused
+        })
+    }
     records += batch.length
     batch = []
     tools.onProgress(Math.min(records, total), total)

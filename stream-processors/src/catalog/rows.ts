@@ -26,8 +26,6 @@ export function noRows(): Rows {
 }
 
 const iso = (at: EpochMs): string => new Date(at).toISOString()
-/** Text that PostgreSQL can hold: keys of strangers may contain NUL. */
-const plain = (text: string): string => text.replaceAll('\0', '')
 
 /** Status ranks; a later stage's rank is higher, so the order of reading topics does not matter. */
 export const mediaRanks = { captured: 1, validated: 2, rejected: 3, extracted: 4 } as const
@@ -323,11 +321,11 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
     record_offset: record.offset,
     stage: headers['fl-stage'] ?? '',
     reason,
-    message: plain(headers['fl-message'] ?? ''),
+    message: headers['fl-message'] ?? '',
     origin_topic: origin,
     origin_partition: Number(headers['fl-origin-partition'] ?? -1),
     origin_offset: Number(headers['fl-origin-offset'] ?? -1),
-    camera_id: plain(cameraId),
+    camera_id: cameraId,
     subject_id: known ? subject : null,
     at: iso(record.timestamp),
   })

@@ -8,6 +8,11 @@ function overRows(columns: string): string {
   return `jsonb_to_recordset($1::jsonb) as r(${columns})`
 }
 
+/** NUL characters, which strangers may send in any text, are left out: PostgreSQL cannot hold them. */
+export function jsonOf(rows: Rows): string {
+  return JSON.stringify(rows).replace(/(?<!\\)((?:\\\\)*)\\u0000/g, '$1')
+}
+
 const mediaColumns = `media_id uuid, site_id text, camera_id text, agent_id text, epoch text, seq bigint, source text, kind text, lane text, captured_at timestamptz, media_offset_us bigint,
   status_rank smallint, reason text, bucket text, object_key text, object_sha256 text, object_bytes bigint, format text, width int, height int, frame_count int, parameters jsonb, trace_id text`
 
@@ -36,7 +41,7 @@ export async function upsertMedia(sql: Sql, rows: Rows): Promise<void> {
        height = greatest(media.height, excluded.height),
        frame_count = coalesce(excluded.frame_count, media.frame_count),
        parameters = media.parameters || excluded.parameters`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -47,7 +52,7 @@ export async function updateMediaExtracted(sql: Sql, rows: Rows): Promise<void> 
      select distinct on (media_id) media_id, site_id, camera_id, epoch, seq, captured_at, 4, frame_count from ${overRows('media_id uuid, site_id text, camera_id text, epoch text, seq bigint, captured_at timestamptz, frame_count int')}
      order by media_id
      on conflict (media_id, captured_at) do update set status_rank = greatest(media.status_rank, 4::smallint), frame_count = excluded.frame_count`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -67,7 +72,7 @@ export async function upsertFrames(sql: Sql, rows: Rows): Promise<void> {
        width = greatest(frames.width, excluded.width),
        height = greatest(frames.height, excluded.height),
        parameters = frames.parameters || excluded.parameters`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -77,7 +82,7 @@ export async function upsertFeatures(sql: Sql, rows: Rows): Promise<void> {
      select frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at
      from ${overRows('frame_id uuid, preprocessing text, camera_id text, frame_at timestamptz, media_offset_us bigint, bucket text, object_key text, object_sha256 text, picture_sha256 text, zones jsonb, parameters jsonb, topic text, partition int, record_offset bigint, prepared_at timestamptz')}
      on conflict (frame_id, preprocessing, frame_at) do nothing`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -87,7 +92,7 @@ export async function upsertPredictions(sql: Sql, rows: Rows): Promise<void> {
      select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at
      from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz')}
      on conflict (frame_id, zone, task, model_version, frame_at) do nothing`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -96,7 +101,7 @@ export async function insertHops(sql: Sql, rows: Rows): Promise<void> {
     `insert into hops (topic, partition, record_offset, subject_id, at)
      select topic, partition, record_offset, subject_id, at from ${overRows('topic text, partition int, record_offset bigint, subject_id uuid, at timestamptz')}
      on conflict do nothing`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -106,7 +111,7 @@ export async function insertDeadLetters(sql: Sql, rows: Rows): Promise<void> {
      select topic, partition, record_offset, stage, reason, message, origin_topic, origin_partition, origin_offset, camera_id, subject_id, at
      from ${overRows('topic text, partition int, record_offset bigint, stage text, reason text, message text, origin_topic text, origin_partition int, origin_offset bigint, camera_id text, subject_id uuid, at timestamptz')}
      on conflict do nothing`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 
@@ -115,14 +120,14 @@ export async function insertLosses(sql: Sql, rows: Rows): Promise<void> {
     `insert into losses (camera_id, epoch, seq_from, seq_to, agent_id, reason, lost_at)
      select camera_id, epoch, seq_from, seq_to, agent_id, reason, lost_at from ${overRows('camera_id text, epoch text, seq_from bigint, seq_to bigint, agent_id text, reason text, lost_at timestamptz')}
      on conflict do nothing`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
   // what was settled as something else is erased now: its epoch is counted anew
   const erased = rows.filter(({ reason }) => reason === 'erased')
   if (erased.length > 0)
     await sql.query(
       `delete from ledger using ${overRows('camera_id text, epoch text, seq_from bigint')} where ledger.camera_id = r.camera_id and ledger.epoch = r.epoch and ledger.settled_seq >= r.seq_from`,
-      [JSON.stringify(erased)],
+      [jsonOf(erased)],
     )
 }
 
@@ -139,7 +144,7 @@ export async function upsertCaptures(sql: Sql, rows: Rows): Promise<void> {
        last_frame_at = coalesce(excluded.last_frame_at, captures.last_frame_at),
        reported_at = excluded.reported_at
      where excluded.reported_at >= captures.reported_at`,
-    [JSON.stringify(rows)],
+    [jsonOf(rows)],
   )
 }
 

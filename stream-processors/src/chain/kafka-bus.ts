@@ -6,6 +6,7 @@
  */
 
 import { isUtf8 } from 'node:buffer'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { Ms } from '@frameloop/kit/units'
@@ -95,7 +96,6 @@ class KafkaConsumer implements Consumer {
   readonly #client: rdkafka.KafkaConsumer
   /** Reads what waits: a client of its own, because messages of all partitions stand in one queue inside a client. It is no member of the group. */
   readonly #backlog: rdkafka.KafkaConsumer | undefined
-  #backlogWaits = false
   readonly #options: KafkaConsumerOptions
   #assigned: readonly TopicPartition[] = []
   /** Where each partition's end was last seen: behind its records there may be transaction markers, which nobody is handed. */
@@ -195,11 +195,13 @@ class KafkaConsumer implements Consumer {
   /** Up to `limit` records, or up to `backlogLimit` of the backlog when there is nothing else; an empty batch when none came within 200 ms. */
   async poll(limit: number, backlogLimit = limit): Promise<BusRecord[]> {
     if (this.#failure) throw this.#failure
-    const messages = await this.#take(this.#client, limit, this.#backlogWaits ? 1 : 200)
-    if (messages.length > 0 || !this.#backlog) return messages.map(toRecord)
+    if (!this.#backlog) return (await this.#take(this.#client, limit, 200)).map(toRecord)
+    // a live record that comes every 200 ms is no reason to let the backlog wait
+    const live = await this.#take(this.#client, limit, 1)
+    if (live.length > 0) return live.map(toRecord)
     const waiting = await this.#take(this.#backlog, backlogLimit, 1)
-    this.#backlogWaits = waiting.length > 0
-    return waiting.map(toRecord)
+    if (waiting.length > 0) return waiting.map(toRecord)
+    return (await this.#take(this.#client, limit, 200)).map(toRecord)
   }
 
   #take(client: rdkafka.KafkaConsumer, limit: number, patience: Ms): Promise<rdkafka.Message[]> {
@@ -391,8 +393,16 @@ async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Ran
   const partitions = metadata.topics.find(({ name: found }) => found === topic)?.partitions ?? []
   return Promise.all(
     partitions.map(async ({ id }) => {
-      const { lowOffset, highOffset } = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, id, 15_000, done))
-      return { topic, partition: id, from: lowOffset, until: highOffset }
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          const { lowOffset, highOffset } = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, id, 15_000, done))
+          return { topic, partition: id, from: lowOffset, until: highOffset }
+        } catch (thrown) {
+          // a topic that was made a moment ago
+          if (attempt === 20 || (thrown as { code?: number }).code !== codes.ERR_NOT_LEADER_FOR_PARTITION) throw thrown
+          await sleep(100)
+        }
+      }
     }),
   )
 }

@@ -1,7 +1,8 @@
 /**
  * Work on pixels on all cores, while the main thread fetches, publishes and keeps its sockets.
  * T1  Two pictures at most are with each thread, one of them waiting: memory stays bounded whatever is sent.
- * T2  A thread that dies (out of memory) fails its own work only, with what it died of, and is replaced.
+ * T2  Threads start when there is something for them to do.
+ * T3  A thread that dies (out of memory) fails its own work only, with what it died of, and is replaced.
  */
 import { availableParallelism } from 'node:os'
 import { Fault, type FaultCode } from '@frameloop/kit/fault'
@@ -27,7 +28,7 @@ const owned = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => new Uint8Array(byt
 
 /** `program`: where the built thread lies. */
 export function openPixelThreads(count = availableParallelism(), program = new URL('./pixel-thread.mjs', import.meta.url)): PixelThreads {
-  const pool = new Piscina({ filename: program.href, minThreads: count, maxThreads: count, concurrentTasksPerWorker: 2, atomics: 'disabled' })
+  const pool = new Piscina({ filename: program.href, minThreads: 0, maxThreads: count, idleTimeout: 600_000, concurrentTasksPerWorker: 2, atomics: 'disabled' })
   return {
     async look(bytes) {
       const own = owned(bytes)
