@@ -30,9 +30,9 @@ import { median } from './measure.ts'
 const cameras = ['north', 'east', 'south', 'west']
 const framesPerSecond = 5
 const turnSeconds = 15
-const turns = 5
+const turns = 3
 /** More than drains within a turn. */
-const backlogOfTurn = 3_000
+const backlogOfTurn = 2_000
 const ways = ['alone', 'replay', 'backlog'] as const
 type Way = (typeof ways)[number]
 

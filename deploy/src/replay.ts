@@ -1,5 +1,6 @@
 /** `frameloop replay`, `replay list`, `replay remove`: a past range again on a side topic, with progress, Ctrl-C and resuming. */
 import { randomBytes } from 'node:crypto'
+import { constants, setPriority } from 'node:os'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
@@ -126,6 +127,8 @@ export async function replay(flags: ReplayFlags, stack: ReplayStack): Promise<bo
   const progress = progressOf()
   const onProgress: ReplayTools['onProgress'] = (done, all, copied) => progress(done, all, `${copied} records`)
   const log = openLog('replay', 'error')
+  // what is live goes first, on this machine too
+  setPriority(constants.priority.PRIORITY_LOW)
   const pixels = openPixelThreads()
   const tools: ReplayTools = { pool, brokers, store, codec: openCodec(openRegistry(stack.registryUrl)), bucketPrefix, log, pixels, onProgress }
   const since = Date.now()

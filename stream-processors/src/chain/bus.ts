@@ -4,6 +4,7 @@
  * contract tests hold for both (`stage-contract.ts`).
  */
 import type { Log } from '@frameloop/kit/log'
+import type { Ms } from '@frameloop/kit/units'
 import type { BusRecord } from './stage.ts'
 
 export interface TopicPartition {
@@ -44,12 +45,21 @@ export interface ConsumerOptions {
   readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>
 }
 
+export interface PollLimits {
+  /** Records of `topics`, at most. */
+  readonly live: number
+  /** Records of the backlog, at most; 0: none now. */
+  readonly backlog: number
+  /** How long to wait for the first one. */
+  readonly patience: Ms
+}
+
 export interface Consumer {
   /** Changes with every assignment; work begun under an older number must be thrown away. */
   readonly generation: number
   readonly assigned: readonly TopicPartition[]
-  /** Up to `limit` records, or up to `backlogLimit` of the backlog when there is nothing else; an empty batch when none came within 200 ms. */
-  poll(limit: number, backlogLimit?: number): Promise<BusRecord[]>
+  /** Live records first, the backlog when there are none; an empty batch when nothing came in time. */
+  poll(limits: PollLimits): Promise<BusRecord[]>
   seek(positions: readonly Position[]): Promise<void>
   pause(partitions: readonly TopicPartition[]): void
   resume(partitions: readonly TopicPartition[]): void

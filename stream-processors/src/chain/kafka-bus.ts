@@ -11,7 +11,7 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { Ms } from '@frameloop/kit/units'
 import rdkafka from 'node-rdkafka'
-import type { Bus, Consumer, ConsumerOptions, OnStep, Position, Produced, Producer, TopicPartition } from './bus.ts'
+import type { Bus, Consumer, ConsumerOptions, OnStep, PollLimits, Position, Produced, Producer, TopicPartition } from './bus.ts'
 import type { BusRecord } from './stage.ts'
 
 const codes = rdkafka.CODES.ERRORS
@@ -192,16 +192,16 @@ class KafkaConsumer implements Consumer {
 
   #failure: Error | undefined
 
-  /** Up to `limit` records, or up to `backlogLimit` of the backlog when there is nothing else; an empty batch when none came within 200 ms. */
-  async poll(limit: number, backlogLimit = limit): Promise<BusRecord[]> {
+  async poll({ live, backlog, patience }: PollLimits): Promise<BusRecord[]> {
     if (this.#failure) throw this.#failure
-    if (!this.#backlog) return (await this.#take(this.#client, limit, 200)).map(toRecord)
-    // a live record that comes every 200 ms is no reason to let the backlog wait
-    const live = await this.#take(this.#client, limit, 1)
-    if (live.length > 0) return live.map(toRecord)
-    const waiting = await this.#take(this.#backlog, backlogLimit, 1)
-    if (waiting.length > 0) return waiting.map(toRecord)
-    return (await this.#take(this.#client, limit, 200)).map(toRecord)
+    if (this.#backlog && backlog > 0) {
+      // waiting for live records first would let the backlog starve: there is always another one soon
+      const ready = await this.#take(this.#client, live, 1)
+      if (ready.length > 0) return ready.map(toRecord)
+      const waiting = await this.#take(this.#backlog, backlog, 1)
+      if (waiting.length > 0) return waiting.map(toRecord)
+    }
+    return (await this.#take(this.#client, live, patience)).map(toRecord)
   }
 
   #take(client: rdkafka.KafkaConsumer, limit: number, patience: Ms): Promise<rdkafka.Message[]> {

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
 import { Partitioners } from 'kafkajs'
-import type { Bus, Consumer, ConsumerOptions, OnStep, Position, Produced, Producer, TopicPartition } from './bus.ts'
+import type { Bus, Consumer, ConsumerOptions, OnStep, PollLimits, Position, Produced, Producer, TopicPartition } from './bus.ts'
 import { whereCommitted } from './bus.ts'
 import type { BusRecord } from './stage.ts'
 
@@ -63,7 +63,7 @@ export function memoryBus(): MemoryBus {
       if (consumers.get(this.#options.instance) !== this.#self) throw fenced(`consumer named ${this.#options.instance}`)
     }
 
-    async poll(limit: number, backlogLimit = limit): Promise<BusRecord[]> {
+    async poll({ live: most, backlog }: PollLimits): Promise<BusRecord[]> {
       this.check()
       if (this.generation === 0) {
         const all = [...this.#options.topics, ...(this.#options.backlog ?? [])].flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
@@ -73,8 +73,8 @@ export function memoryBus(): MemoryBus {
         this.generation = 1
         return []
       }
-      const live = this.#next((topic) => this.#options.topics.includes(topic), limit)
-      const records = live.length > 0 ? live : this.#next((topic) => !this.#options.topics.includes(topic), backlogLimit)
+      const live = this.#next((topic) => this.#options.topics.includes(topic), most)
+      const records = live.length > 0 ? live : this.#next((topic) => !this.#options.topics.includes(topic), backlog)
       if (records.length === 0) await sleep(1)
       return records
     }

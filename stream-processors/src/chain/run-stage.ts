@@ -15,7 +15,8 @@
  * R5  A record that must wait holds back its partition only; the others go on.
  * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  * R7  A batch is as large as what gets done in 100 ms: transactions cost per piece, and waiting for one costs latency.
- * R8  The backlog is taken only while there is nothing live, in batches of 25 ms.
+ * R8  The backlog is taken only while there is nothing live, in batches of 50 ms. While live records come at all it rests for
+ *     half as long after each, and nothing of it is begun ahead.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -53,13 +54,15 @@ export interface StageTools {
 /** Records of the first batch; later ones follow R7. */
 const firstBatch = 128
 /** A live record waits for at most one batch of the backlog, so those are small. */
-const aims = { live: { time: 100, least: 16 }, backlog: { time: 25, least: 4 } } as const
+const aims = { live: { time: 100, least: 16 }, backlog: { time: 50, least: 8 } } as const
 type Lane = keyof typeof aims
 const firstLimits = { live: firstBatch, backlog: 16 }
 const mostBatch = 1_024
 /** Values of one batch, beyond what a single record takes. */
 const batchBytes: Bytes = 16_000_000
 const workLimit = 12
+/** How long to wait for a record before looking around. */
+const pollPatience: Ms = 200
 /** A missing object may still be on its way; after this many tries it is missing. */
 const missingTries = 5
 const usualBackoff = { first: 250, cap: 10_000 }
@@ -294,10 +297,18 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
 
     let limits: Readonly<Record<Lane, number>> = firstLimits
-    const poll = async (): Promise<Taken> => {
+    let liveAt = Number.NEGATIVE_INFINITY
+    const isLiveFlowing = (): boolean => performance.now() - liveAt < 1_000
+    /** Until then the backlog rests (R8). */
+    let restsUntil = 0
+    const poll = async (isAhead: boolean): Promise<Taken> => {
       const { generation } = consumer
       const most = notes.suspects ? 1 : (stage.batch ?? mostBatch)
-      return { generation, records: await consumer.poll(Math.min(limits.live, most), Math.min(limits.backlog, most)) }
+      const rest = isLiveFlowing() ? Math.max(0, restsUntil - performance.now()) : 0
+      const isOpen = rest === 0 && !(isAhead && isLiveFlowing())
+      // waiting ahead for a live record, which always comes soon, would let the backlog starve
+      const patience = isAhead && backlog.length > 0 ? 1 : rest > 0 ? Math.min(Math.ceil(rest), pollPatience) : pollPatience
+      return { generation, records: await consumer.poll({ live: Math.min(limits.live, most), backlog: isOpen ? Math.min(limits.backlog, most) : 0, patience }) }
     }
     const begin = (records: readonly BusRecord[]): Promise<Worked[]> => {
       metrics.received.inc({ stage: stage.name }, records.length)
@@ -308,7 +319,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
     /** While the batch before it is being committed. */
     const takeAhead = async (): Promise<Taken> => {
-      const taken = await poll()
+      const taken = await poll(true)
       return taken.records.length > 0 && taken.generation === consumer.generation ? { ...taken, judged: begin(taken.records) } : taken
     }
 
@@ -352,7 +363,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         lagAt = Date.now()
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
       }
-      const taken = ahead ?? (await poll())
+      const taken = ahead ?? (await poll(false))
       ahead = undefined
       const { generation, records } = taken
       const since = performance.now()
@@ -393,6 +404,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           // work that was cut short by our own end is no verdict on a record
           if (signal.aborted) return
           const offsets = nextOffsets(settled.map(({ record }) => record))
+          const worked = performance.now() - since
           const committing = producer.transact(produced, offsets, consumer, onStep).then(() => performance.now() - since)
           // awaited below, whatever happens before
           committing.catch(() => {})
@@ -402,7 +414,9 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           failures = 0
           const bytes = records.reduce((sum, { value }) => sum + value.length, 0)
           const lane = laneOf(records)
-          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, took, lane) }
+          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, lane === 'live' ? took : worked, lane) }
+          if (lane === 'live') liveAt = performance.now()
+          else restsUntil = performance.now() + took / 2
           if (isAlone) {
             // the batch that killed the process began at most this far on
             const cleared = notes.passed(2 * firstBatch)
