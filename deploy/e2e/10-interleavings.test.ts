@@ -13,10 +13,20 @@ afterAll(() => pool.end())
 
 const codec = openCodec(openRegistry(env('SCHEMA_REGISTRY_URL')))
 
-/** Everything that lies on the topics, and losses that contradict each other: evicted, then erased from the same seq on. */
+/** Of one key on one topic: enough of the street's frames, all of everything odd. */
+const perKey = 60
+
+/** What lies on the topics, and losses that contradict each other: evicted, then erased from the same seq on. */
 async function history(): Promise<BusRecord[]> {
   const records: BusRecord[] = []
-  for (const topic of cataloguedTopics) for await (const record of readTopic(env('KAFKA_BROKERS'), 'frameloop.test', topic, AbortSignal.timeout(60_000))) records.push(record)
+  for (const topic of cataloguedTopics) {
+    const seen = new Map<string, number>()
+    for await (const record of readTopic(env('KAFKA_BROKERS'), 'frameloop.test', topic, AbortSignal.timeout(60_000))) {
+      const count = (seen.get(record.key) ?? 0) + 1
+      seen.set(record.key, count)
+      if (count <= perKey) records.push(record)
+    }
+  }
   const loss = { siteId: 's', cameraId: 'interleaved', epoch: 'a'.repeat(32), agentId: 'a', lostAt: Date.UTC(2026, 0, 5) }
   const losses = [
     { ...loss, seqFrom: 1, seqTo: 5, reason: 'evicted' },
@@ -36,7 +46,9 @@ function interleave(records: readonly BusRecord[], how: 'topics in order' | 'top
   const queues = new Map<string, BusRecord[]>()
   for (const record of records) {
     const key = `${record.topic} ${record.partition}`
-    queues.set(key, [...(queues.get(key) ?? []), record])
+    const queue = queues.get(key) ?? []
+    queues.set(key, queue)
+    queue.push(record)
   }
   const lists = [...queues.values()]
   if (how === 'topics in order') return lists.flat()
@@ -59,7 +71,7 @@ test('three interleavings of the topics, in batches of other sizes, give equal r
   expect(records.length).toBeGreaterThan(200)
   const ways = [
     { how: 'topics in order', schema: 'order_a', batch: 500 },
-    { how: 'topics reversed', schema: 'order_b', batch: 7 },
+    { how: 'topics reversed', schema: 'order_b', batch: 17 },
     { how: 11, schema: 'order_c', batch: 61 },
   ] as const
   const fill = async (at: number): Promise<void> => {
@@ -75,7 +87,8 @@ test('three interleavings of the topics, in batches of other sizes, give equal r
     }
     for (const table of rebuiltTables) {
       const { rows } = await pool.query<{ n: number }>(`select count(*)::int as n from order_a.${table}`)
-      expect(rows[0]?.n, table).toBeGreaterThan(0)
+      // what nothing has been predicted or refused of yet has no rows
+      if (table !== 'predictions' && table !== 'dead_letters') expect(rows[0]?.n, table).toBeGreaterThan(0)
       for (const other of ['order_b', 'order_c'])
         expect({ table, other, differing: [...(await differingRows(pool, table, 'order_a', other)), ...(await differingRows(pool, table, other, 'order_a'))] }).toEqual({
           table,

@@ -248,9 +248,10 @@ export function testStageContract(prefix: string, world: () => ContractWorld): v
       expect(seqs.get(`${camera} live`)).toEqual(Array.from({ length: 10 }, (_, at) => at + 31))
     }
     for (const list of lanes.values()) {
-      // batches of seven at most were taken of the backlog while live records were still on their way to us
-      expect(list.lastIndexOf('live')).toBeLessThan(list.lastIndexOf('backlog'))
-      expect(list.indexOf('backlog')).toBeGreaterThan(0)
+      if (!list.includes('live')) continue
+      // batches of seven were taken of the backlog only while live records were still on their way to us
+      const before = list.slice(0, list.lastIndexOf('live')).filter((lane) => lane === 'backlog').length
+      expect(before).toBeLessThan((list.filter((lane) => lane === 'backlog').length * 2) / 3)
     }
   })
 }
