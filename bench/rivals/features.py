@@ -38,13 +38,13 @@ def prepare(value):
         })
         packed.append(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB).tobytes())
     pixels = b"".join(packed)
-    sha256 = hashlib.sha256(pixels).hexdigest()
-    key = f"{job['prefix']}/{frame['frameId']}-{sha256}.bin"
+    sha256 = hashlib.sha256(pixels)
+    key = f"{job['prefix']}/{frame['frameId']}-{sha256.hexdigest()}.bin"
     s3.put_object(Bucket=job["bucket"], Key=key, Body=pixels, ContentType="application/octet-stream")
     event = {name: frame[name] for name in ("siteId", "cameraId", "mediaId", "epoch", "seq", "lane", "source", "frameId", "frameAt", "mediaOffsetUs")}
     event |= {
         "preprocessing": "python", "picture": frame["object"], "pictureWidth": frame["width"], "pictureHeight": frame["height"], "zones": zones, "pixels": pixels,
-        "object": {"bucket": job["bucket"], "key": key, "sha256": sha256, "bytes": len(pixels), "versionId": "", "contentType": "application/octet-stream"},
+        "object": {"bucket": job["bucket"], "key": key, "sha256": sha256.digest(), "bytes": len(pixels), "versionId": "", "contentType": "application/octet-stream"},
         "preparedAt": 0, "stageVersion": "python",
     }
     out = io.BytesIO()

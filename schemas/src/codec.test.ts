@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs'
+import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { parseSchema } from './avro-types.ts'
 import { openCodec, typeOf } from './codec.ts'
 import { schemaTexts } from './events.ts'
 import { generate } from './generate.ts'
@@ -51,6 +53,44 @@ test('a record of an older writer is read with the defaults of newer fields', as
   const body = avro.Type.forSchema(JSON.parse(older)).toBuffer(loss)
   const header = Buffer.from([0, 0, 0, 0, id])
   expect(await codec.decode('MediaLost', Buffer.concat([header, body]))).toEqual({ ...loss, reason: '' })
+})
+
+const sha256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+const captured = {
+  ...{ siteId: 's', cameraId: 'c', mediaId: 'm', epoch: 'e', seq: 1, lane: 'live', source: 'camera', kind: 'image', agentId: 'a', capturedAt: 5, mediaOffsetUs: null },
+  ...{ object: { bucket: 'b', key: 'k', sha256, bytes: 7, versionId: '', contentType: 'image/jpeg' }, width: 0, height: 0, motion: null, sourceName: '' },
+}
+
+test.each(['', 'no digest', sha256])('a digest goes as bytes and comes back as it was: "%s"', async (digest) => {
+  const codec = openCodec(aRegistry())
+  const event = { ...captured, object: { ...captured.object, sha256: digest } }
+  const bytes = await codec.encode('media.captured', 'MediaCaptured', event)
+  expect(await codec.decode('MediaCaptured', bytes)).toEqual(event)
+  expect(bytes.includes(Buffer.from(sha256, 'hex'))).toBe(digest === sha256)
+})
+
+test('texts come back as they were, short and long, whatever was read before', async () => {
+  const codec = openCodec(aRegistry())
+  const text = fc.oneof(fc.string({ unit: 'binary', maxLength: 50 }), fc.string({ maxLength: 3 }), fc.constantFrom('live', 'é', 'Ã©', '\u00e9\u0000', ''))
+  await fc.assert(
+    fc.asyncProperty(text, text, async (cameraId, reason) => {
+      const event = { ...loss, cameraId: cameraId, reason: reason }
+      expect(await codec.decode('MediaLost', await codec.encode('media.lost', 'MediaLost', event))).toEqual(event)
+    }),
+    { numRuns: 2_000 },
+  )
+})
+
+test('records whose digests are text, and those whose other fields are older, are read all the same', async () => {
+  const registry = aRegistry()
+  const codec = openCodec(registry)
+  const before = readFileSync(new URL('../avro/released/0.1.0/media-captured.avsc', import.meta.url), 'utf8')
+  const ours = JSON.parse(schemaTexts.MediaCaptured) as { fields: { name: string }[] }
+  const older = JSON.stringify({ ...ours, fields: ours.fields.filter(({ name }) => name !== 'sourceName') })
+  for (const text of [before, older]) {
+    const header = Buffer.from([0, 0, 0, 0, await registry.register('media.captured-value', text)])
+    expect(await codec.decode('MediaCaptured', Buffer.concat([header, parseSchema(text).toBuffer(captured)]))).toEqual(captured)
+  }
 })
 
 test.each([

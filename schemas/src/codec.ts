@@ -4,7 +4,8 @@
  */
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { EpochMs } from '@frameloop/kit/units'
-import avro from 'avsc'
+import type avro from 'avsc'
+import { parseSchema } from './avro-types.ts'
 import type { Events } from './events.ts'
 import { schemaTexts } from './events.ts'
 import { headersOf } from './record-headers.ts'
@@ -13,15 +14,10 @@ import { type EventName, subjectOf, type Topic } from './topics.ts'
 
 const types = new Map<EventName, avro.Type>()
 
-function parse(text: string): avro.Type {
-  // a fresh registry per schema: the nested records have the same names in several of them
-  return avro.Type.forSchema(JSON.parse(text) as avro.Schema, { registry: {}, wrapUnions: false })
-}
-
 export function typeOf(event: EventName): avro.Type {
   let type = types.get(event)
   if (type === undefined) {
-    type = parse(schemaTexts[event])
+    type = parseSchema(schemaTexts[event])
     types.set(event, type)
   }
   return type
@@ -115,7 +111,7 @@ export function openCodec(registry: SchemaRegistry): Codec {
       const text = await registry.schemaOf(id)
       const ours = typeOf(event)
       try {
-        const writer = parse(text)
+        const writer = parseSchema(text)
         const reader = { resolver: writer.equals(ours) ? undefined : ours.createResolver(writer) }
         readers.set(`${event} ${id}`, reader)
         return reader

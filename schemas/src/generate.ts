@@ -1,7 +1,10 @@
 /** `npm run generate`: writes `events.ts` (types and schema texts) from `avro/*.avsc`, so that a type is never written twice. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 
-type Avro = string | readonly Avro[] | { readonly type: Avro; readonly name?: string; readonly doc?: string; readonly fields?: readonly Field[]; readonly items?: Avro }
+type Avro =
+  | string
+  | readonly Avro[]
+  | { readonly type: Avro; readonly logicalType?: string; readonly name?: string; readonly doc?: string; readonly fields?: readonly Field[]; readonly items?: Avro }
 interface Field {
   readonly name: string
   readonly type: Avro
@@ -26,6 +29,7 @@ export function generate(folder: URL): string {
     if (typeof avro === 'string') return primitives[avro] ?? avro.split('.').at(-1) ?? avro
     if (Array.isArray(avro)) return avro.map(typeOf).join(' | ')
     const complex = avro as Exclude<Avro, string | readonly Avro[]>
+    if (complex.logicalType === 'sha256') return 'string'
     if (complex.type === 'array') return `readonly ${typeOf(complex.items ?? 'null')}[]`
     if (complex.type !== 'record' || !complex.name) return typeOf(complex.type)
     if (!written.has(complex.name)) {

@@ -1,0 +1,85 @@
+/** How Avro's bytes become our values where avsc's own way is too slow or too long: digests as bytes, short texts from memory. */
+import avro from 'avsc'
+
+/** What avsc reads from. Past its end is noticed by whoever asked for the record. */
+interface Tap {
+  readonly buf: Buffer
+  pos: number
+  readLong(): number
+}
+
+/** Takes a length-prefixed value; returns where it begins, or -1 when it is not all there. */
+function skipValue(tap: Tap): number {
+  const length = tap.readLong()
+  const from = tap.pos
+  // a length below zero would read again what was read
+  tap.pos = length < 0 ? tap.buf.length + 1 : from + length
+  return tap.pos > tap.buf.length ? -1 : from
+}
+
+/** A SHA-256: 64 hex digits for us, 32 bytes on the wire. What is none is kept as it is, for whoever must say that it is wrong. */
+class Sha256 extends avro.types.LogicalType {
+  override _fromValue(bytes: Buffer): string {
+    return bytes.length === 32 ? bytes.toString('hex') : bytes.toString('latin1')
+  }
+
+  /** Without a buffer in between, which would cost as much as half of all other fields. */
+  _read(tap: Tap): string {
+    const from = skipValue(tap)
+    if (from < 0) return ''
+    return tap.buf.toString(tap.pos - from === 32 ? 'hex' : 'latin1', from, tap.pos)
+  }
+
+  override _toValue(text: unknown): Buffer | undefined {
+    if (typeof text !== 'string') return undefined
+    const bytes = Buffer.from(text, 'hex')
+    if (bytes.length === 32 && text.length === 64) return bytes
+    return text.length === 32 ? undefined : Buffer.from(text, 'latin1')
+  }
+
+  /** Records from before 0.2 hold the digits. */
+  override _resolve(type: avro.Type): ((value: unknown) => unknown) | undefined {
+    if (type instanceof Sha256) return (value) => value
+    return type.typeName === 'string' || type.typeName === 'bytes' ? (value) => this._fromValue(Buffer.from(value as string)) : undefined
+  }
+}
+
+/** Texts that were read, by a hash of their bytes: most of an event's are the same in the next one (camera, lane, bucket, content type). */
+const texts: string[] = new Array(2_048).fill('')
+/** Longer ones are mostly ids and keys, which never come again. */
+const longest = 32
+
+class Text extends avro.types.StringType {
+  _read(tap: Tap): string {
+    const from = skipValue(tap)
+    if (from < 0) return ''
+    const { buf, pos } = tap
+    const length = pos - from
+    if (length > longest) return buf.toString('utf8', from, pos)
+    let hash = length
+    for (let at = from; at < pos; at += 1) hash = (Math.imul(hash, 31) + (buf[at] as number)) | 0
+    const slot = (hash ^ (hash >>> 11)) & (texts.length - 1)
+    const known = texts[slot] as string
+    // what lies there has as many characters as it had bytes: it is ASCII
+    if (known.length === length) {
+      let at = 0
+      while (at < length && known.charCodeAt(at) === buf[from + at]) at += 1
+      if (at === length) return known
+    }
+    const text = buf.toString('utf8', from, pos)
+    if (text.length === length) texts[slot] = text
+    return text
+  }
+}
+const text = new Text()
+
+/** The type of a schema. Throws when it is none. */
+export function parseSchema(schema: string): avro.Type {
+  return avro.Type.forSchema(JSON.parse(schema) as avro.Schema, {
+    // a fresh registry per schema: the nested records have the same names in several of them
+    registry: {},
+    wrapUnions: false,
+    logicalTypes: { sha256: Sha256 },
+    typeHook: (of) => ((of as unknown) === 'string' ? text : undefined),
+  })
+}
