@@ -3,6 +3,7 @@
  * from its announcement until it is prepared. Turns are interleaved, so that a slow minute of the machine hits all of them.
  */
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { simulatedZones } from '@frameloop/deploy/demo'
@@ -28,11 +29,29 @@ import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
 import { median } from './measure.ts'
 
 const cameras = ['north', 'east', 'south', 'west']
-const framesPerSecond = 5
-const turnSeconds = 15
+/** Little enough that the machine is far from busy: beside a full one there is nothing to compare. */
+const framesPerSecond = 2
+const turnSeconds = 20
 const turns = 3
 /** More than drains within a turn. */
 const backlogOfTurn = 2_000
+/** Jiffies of all cores so far: busy, and all. */
+function machineTime(): { readonly busy: number; readonly all: number } {
+  const [user = 0, nice = 0, system = 0, idle = 0, wait = 0, ...others] = (readFileSync('/proc/stat', 'utf8').split('\n')[0] ?? '').split(/\s+/).slice(1).map(Number)
+  const all = [user, nice, system, idle, wait, ...others.slice(0, 3)].reduce((sum, part) => sum + part, 0)
+  return { busy: all - idle - wait, all }
+}
+async function busyShare(act: () => Promise<void>): Promise<number> {
+  const before = machineTime()
+  await act()
+  const after = machineTime()
+  return (after.busy - before.busy) / Math.max(1, after.all - before.all)
+}
+/** What a turn has left to do for catalog, archive and serve must not burden the next one. */
+async function quiet(): Promise<void> {
+  const isQuiet = await until(async () => (await busyShare(() => sleep(1_000))) < 0.25 || undefined, 120_000, 10)
+  if (!isQuiet) throw new Error('the machine did not come to rest within two minutes')
+}
 const ways = ['alone', 'replay', 'backlog'] as const
 type Way = (typeof ways)[number]
 
@@ -109,7 +128,7 @@ export async function benchBeside(say: (text: string) => void): Promise<object> 
     }
     const frameloop = (...args: string[]) =>
       spawn(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], { env: { ...process.env, FRAMELOOP_HOME: home.folder }, stdio: 'ignore' })
-    const found: Record<Way, { p50: number; p99: number }[]> = { alone: [], replay: [], backlog: [] }
+    const found: Record<Way, { p50: number; p99: number; busy: number }[]> = { alone: [], replay: [], backlog: [] }
     const rates: number[] = []
     const prepareBacklog = () =>
       inOrder(
@@ -126,6 +145,7 @@ export async function benchBeside(say: (text: string) => void): Promise<object> 
     for (let turn = 0; turn < turns; turn += 1) {
       for (const way of turn % 2 === 0 ? ways : [...ways].reverse()) {
         let end = async (): Promise<void> => {}
+        await quiet()
         if (way === 'replay') {
           // again and again, so that one runs all the time
           const from = new Date(Date.now() - 7_200_000).toISOString()
@@ -153,14 +173,17 @@ export async function benchBeside(say: (text: string) => void): Promise<object> 
           }
         }
         const since = performance.now()
-        const sorted = await live(turnSeconds)
+        let sorted: number[] = []
+        const busy = await busyShare(async () => {
+          sorted = await live(turnSeconds)
+        })
         const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? 0
-        found[way].push({ p50: at(0.5), p99: at(0.99) })
+        found[way].push({ p50: at(0.5), p99: at(0.99), busy })
         const rate = (drained - before) / ((performance.now() - since) / 1000)
         if (way === 'backlog') rates.push(rate)
         await end()
         say(
-          `turn ${turn + 1} of ${turns}, ${way}: p50 ${Math.round(at(0.5))} ms, p99 ${Math.round(at(0.99))} ms${way === 'backlog' ? `; ${Math.round(rate)} frames of the backlog a second meanwhile` : ''}`,
+          `turn ${turn + 1} of ${turns}, ${way}: p50 ${Math.round(at(0.5))} ms, p99 ${Math.round(at(0.99))} ms, cores ${Math.round(100 * busy)} % busy${way === 'backlog' ? `; ${Math.round(rate)} frames of the backlog a second meanwhile` : ''}`,
         )
       }
     }

@@ -17,8 +17,9 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
 import { readTopic, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
+import { bundle } from '../../deploy/setup/build.mjs'
 import { javaProgram } from '../../deploy/setup/java.mjs'
-import { tools } from '../../deploy/src/home.ts'
+import { build, tools } from '../../deploy/src/home.ts'
 import { stageFlags } from '../../deploy/src/up.ts'
 import { aValidated } from './events.ts'
 import type { HopJob, HopNews } from './hop-runner.ts'
@@ -53,6 +54,8 @@ interface Ran {
 
 export async function benchHop(say: (text: string) => void): Promise<object> {
   const classPath = await perfTools(say)
+  // as processes run: the loader that runs the sources costs something with every function
+  await bundle({ 'hop-runner': 'bench/src/hop-runner.ts' }, join(build, 'bench'))
   using home = openOwnHome()
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
@@ -78,8 +81,8 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
 
     const open = async (way: Way, name: string, from: string, output: string) => {
       const job: HopJob = { way, name, input: from, output, env }
-      const child = fork(fileURLToPath(new URL('./hop-runner.ts', import.meta.url)), [JSON.stringify(job)], {
-        execArgv: [...process.execArgv, ...stageFlags],
+      const child = fork(join(build, 'bench/hop-runner.mjs'), [JSON.stringify(job)], {
+        execArgv: [...stageFlags],
         env: { ...process.env, ...env },
       })
       return {

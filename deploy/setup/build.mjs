@@ -73,14 +73,13 @@ async function once(folder, name, files, work) {
   return true
 }
 
-async function buildPrograms(folder) {
+/** Programs, by name, as they run: into one folder, with what they share in files beside them. */
+export async function bundle(entries, outdir) {
   const { build } = await import('esbuild')
-  const part = `${folder}.${process.pid}.part`
-  rmSync(part, { recursive: true, force: true })
   await build({
     absWorkingDir: root,
-    entryPoints: Object.entries(programs).map(([out, source]) => ({ in: source, out })),
-    outdir: part,
+    entryPoints: Object.entries(entries).map(([out, source]) => ({ in: source, out })),
+    outdir,
     chunkNames: 'shared-[hash]',
     outExtension: { '.js': '.mjs' },
     bundle: true,
@@ -95,6 +94,12 @@ async function buildPrograms(folder) {
     banner: { js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url);" },
     logLevel: 'warning',
   })
+}
+
+async function buildPrograms(folder) {
+  const part = `${folder}.${process.pid}.part`
+  rmSync(part, { recursive: true, force: true })
+  await bundle(programs, part)
   mkdirSync(folder, { recursive: true })
   const before = readdirSync(folder).filter((file) => /\.mjs(\.map)?$/.test(file))
   const now = readdirSync(part)

@@ -1,8 +1,16 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
 import { type Admin, Kafka, logLevel, type Producer } from 'kafkajs'
+import RequestQueue from 'kafkajs/src/network/requestQueue/index.js'
 import type { Log } from './log.ts'
 
 export type { Admin, IHeaders, Producer } from 'kafkajs'
+
+// kafkajs 2.2.4 looks for requests that wait a thousand times a second once it was connected, with nothing to wait for
+// (a timer set to a time long past): 3 % of a core for every idle client
+const schedule = RequestQueue.prototype.scheduleCheckPendingRequests
+RequestQueue.prototype.scheduleCheckPendingRequests = function (): void {
+  if (this.pending.length > 0) schedule.call(this)
+}
 
 export interface KafkaClient {
   admin(): Admin

@@ -44,31 +44,34 @@ class Sha256 extends avro.types.LogicalType {
   }
 }
 
-/** Texts that were read, by a hash of their bytes: most of an event's are the same in the next one (camera, lane, bucket, content type). */
+/** Texts that were read, by a hash of their bytes. */
 const texts: string[] = new Array(2_048).fill('')
 /** Longer ones are mostly ids and keys, which never come again. */
 const longest = 32
 
+/** A text from UTF-8. Short ones are looked up: most texts of a record are the same in the next one (camera, lane, bucket, content type). */
+export function textOf(buf: Uint8Array & Pick<Buffer, 'toString'>, from: number, to: number): string {
+  const length = to - from
+  if (length > longest) return buf.toString('utf8', from, to)
+  let hash = length
+  for (let at = from; at < to; at += 1) hash = (Math.imul(hash, 31) + (buf[at] as number)) | 0
+  const slot = (hash ^ (hash >>> 11)) & (texts.length - 1)
+  const known = texts[slot] as string
+  // what lies there has as many characters as it had bytes: it is ASCII
+  if (known.length === length) {
+    let at = 0
+    while (at < length && known.charCodeAt(at) === buf[from + at]) at += 1
+    if (at === length) return known
+  }
+  const text = buf.toString('utf8', from, to)
+  if (text.length === length) texts[slot] = text
+  return text
+}
+
 class Text extends avro.types.StringType {
   _read(tap: Tap): string {
     const from = skipValue(tap)
-    if (from < 0) return ''
-    const { buf, pos } = tap
-    const length = pos - from
-    if (length > longest) return buf.toString('utf8', from, pos)
-    let hash = length
-    for (let at = from; at < pos; at += 1) hash = (Math.imul(hash, 31) + (buf[at] as number)) | 0
-    const slot = (hash ^ (hash >>> 11)) & (texts.length - 1)
-    const known = texts[slot] as string
-    // what lies there has as many characters as it had bytes: it is ASCII
-    if (known.length === length) {
-      let at = 0
-      while (at < length && known.charCodeAt(at) === buf[from + at]) at += 1
-      if (at === length) return known
-    }
-    const text = buf.toString('utf8', from, pos)
-    if (text.length === length) texts[slot] = text
-    return text
+    return from < 0 ? '' : textOf(tap.buf, from, tap.pos)
   }
 }
 const text = new Text()

@@ -76,13 +76,17 @@ function write(event: EventName, id: number, value: object): Buffer {
   }
   slab[0] = 0
   slab.writeInt32BE(id, 1)
-  return Buffer.from(slab.subarray(0, end))
+  const bytes = Buffer.allocUnsafe(end)
+  slab.copy(bytes, 0, 0, end)
+  return bytes
 }
 
-function read<Name extends EventName>(event: Name, id: number, { resolver }: Reader, body: Buffer): Events[Name] {
+function read<Name extends EventName>(event: Name, id: number, { resolver }: Reader, buffer: Buffer): Events[Name] {
   try {
+    const { value, offset } = typeOf(event).decode(buffer, headerBytes, resolver)
+    if (offset !== buffer.length) throw new Error(offset < 0 ? 'it ends too early' : `${buffer.length - offset} bytes too many`)
     // the resolver yields the reader's type, whose shape the generated interface states
-    return typeOf(event).fromBuffer(body, resolver) as Events[Name]
+    return value as Events[Name]
   } catch (thrown) {
     throw new Fault('RECORD_MALFORMED', `The value does not follow its schema ${id}: ${toError(thrown).message}`, { id }, thrown)
   }
@@ -125,13 +129,12 @@ export function openCodec(registry: SchemaRegistry): Codec {
       return id === undefined ? idOf(topicName, event).then((found) => write(event, found, value)) : write(event, id, value)
     },
     decode(event, bytes) {
-      const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+      const buffer = Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
       if (buffer.length < headerBytes || buffer[0] !== 0)
         throw new Fault('RECORD_MALFORMED', 'The value does not begin with the magic byte 0x00 and a schema id', { length: buffer.length })
       const id = buffer.readInt32BE(1)
-      const body = buffer.subarray(headerBytes)
       const reader = readers.get(`${event} ${id}`)
-      return reader ? read(event, id, reader, body) : readerOf(event, id).then((found) => read(event, id, found, body))
+      return reader ? read(event, id, reader, buffer) : readerOf(event, id).then((found) => read(event, id, found, buffer))
     },
   }
 }

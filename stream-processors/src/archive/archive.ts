@@ -154,7 +154,7 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
     try {
       let lookedAt = 0
       while (!signal.aborted) {
-        const records = await consumer.poll({ live: batchLimit, backlog: 0, patience: 200 })
+        const records = await consumer.poll({ lane: 'live', limit: batchLimit, patience: 200 })
         state = consumer.assigned.length > 0 ? state.replace(/^(starting|waiting for partitions)$/, '') : 'waiting for partitions'
         const { generation } = consumer
         for (const record of records) {

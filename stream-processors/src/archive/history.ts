@@ -5,7 +5,7 @@
 import { Fault } from '@frameloop/kit/fault'
 import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
 import type { Sql } from '@frameloop/kit/postgres'
-import { type Range, readBounds, readRanges } from '../chain/kafka-bus.ts'
+import { oneByOne, type Range, rangeBatches, readBounds } from '../chain/kafka-bus.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { decodeContainer } from './container.ts'
 
@@ -73,7 +73,7 @@ export async function planReadings(ranges: readonly Range[], { brokers, sql }: H
   )
 }
 
-export async function* readHistory(readings: readonly Reading[], tools: HistoryTools, name: string, signal: AbortSignal): AsyncGenerator<BusRecord> {
+export async function* historyBatches(readings: readonly Reading[], tools: HistoryTools, name: string, signal: AbortSignal): AsyncGenerator<readonly BusRecord[]> {
   for (const { range, files, kafka } of readings) {
     for (const file of files) {
       if (file.object_key === '') continue
@@ -81,14 +81,18 @@ export async function* readHistory(readings: readonly Reading[], tools: HistoryT
       const bytes = await tools.store.get(file.bucket, file.object_key, signal)
       if (sha256Hex(bytes) !== file.sha256)
         throw new Fault('OBJECT_CONFLICT', `${file.object_key} is not what was archived: it hashes to ${sha256Hex(bytes).slice(0, 12)}…`, { key: file.object_key })
-      for (const record of await decodeContainer({ topic: range.topic, partition: range.partition, from: file.from_offset }, bytes))
-        if (record.offset >= range.from && record.offset < kafka.from) yield record
+      const records = await decodeContainer({ topic: range.topic, partition: range.partition, from: file.from_offset }, bytes)
+      yield records.filter(({ offset }) => offset >= range.from && offset < kafka.from)
     }
   }
-  yield* readRanges(
+  yield* rangeBatches(
     tools.brokers,
     name,
     readings.map(({ kafka }) => kafka),
     signal,
   )
+}
+
+export function readHistory(readings: readonly Reading[], tools: HistoryTools, name: string, signal: AbortSignal): AsyncGenerator<BusRecord> {
+  return oneByOne(historyBatches(readings, tools, name, signal))
 }

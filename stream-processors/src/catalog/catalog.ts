@@ -126,7 +126,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
           lagAt = Date.now()
           for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: name, topic }, lag)
         }
-        const records = await consumer.poll({ live: batchLimit, backlog: 0, patience: 200 })
+        const records = await consumer.poll({ lane: 'live', limit: batchLimit, patience: 200 })
         state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
         if (records.length === 0) continue
         const end = metrics.seconds.startTimer({ stage: name })

@@ -25,8 +25,8 @@ export interface Produced {
 }
 
 /** The steps of a batch, in order. */
-export type Step = 'read' | 'worked' | 'stored' | 'begun' | 'produced' | 'offsets sent' | 'committed'
-export const steps: readonly Step[] = ['read', 'worked', 'stored', 'begun', 'produced', 'offsets sent', 'committed']
+export type Step = 'read' | 'worked' | 'begun' | 'produced' | 'offsets sent' | 'committed'
+export const steps: readonly Step[] = ['read', 'worked', 'begun', 'produced', 'offsets sent', 'committed']
 /** Told of each step as it is done: tests end the process there. */
 export type OnStep = (step: Step) => void | Promise<void>
 
@@ -38,18 +38,20 @@ export interface ConsumerOptions {
   /** Stable name of this instance: a restart takes its partitions back at once, and fences whoever still uses the name. */
   readonly instance: string
   readonly topics: readonly string[]
-  /** Taken only while `topics` have nothing; a partition of theirs comes to whoever has the same one of `topics`. */
+  /** The backlog: polled by itself; a partition of theirs comes to whoever has the same one of `topics`. */
   readonly backlog?: readonly string[]
   readonly log: Log
   /** Asked with every assignment, before reading begins. */
   readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>
 }
 
+/** Which of a consumer's topics: those it is there for, or the backlog. */
+export type Lane = 'live' | 'backlog'
+
 export interface PollLimits {
-  /** Records of `topics`, at most. */
-  readonly live: number
-  /** Records of the backlog, at most; 0: none now. */
-  readonly backlog: number
+  readonly lane: Lane
+  /** Records at most. */
+  readonly limit: number
   /** How long to wait for the first one. */
   readonly patience: Ms
 }
@@ -58,7 +60,7 @@ export interface Consumer {
   /** Changes with every assignment; work begun under an older number must be thrown away. */
   readonly generation: number
   readonly assigned: readonly TopicPartition[]
-  /** Live records first, the backlog when there are none; an empty batch when nothing came in time. */
+  /** Records of one lane: as soon as there is one, with those that lie ready behind it; an empty batch when nothing came in time. */
   poll(limits: PollLimits): Promise<BusRecord[]>
   seek(positions: readonly Position[]): Promise<void>
   pause(partitions: readonly TopicPartition[]): void

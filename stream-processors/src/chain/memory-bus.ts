@@ -63,7 +63,7 @@ export function memoryBus(): MemoryBus {
       if (consumers.get(this.#options.instance) !== this.#self) throw fenced(`consumer named ${this.#options.instance}`)
     }
 
-    async poll({ live: most, backlog }: PollLimits): Promise<BusRecord[]> {
+    async poll({ lane, limit }: PollLimits): Promise<BusRecord[]> {
       this.check()
       if (this.generation === 0) {
         const all = [...this.#options.topics, ...(this.#options.backlog ?? [])].flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
@@ -73,8 +73,7 @@ export function memoryBus(): MemoryBus {
         this.generation = 1
         return []
       }
-      const live = this.#next((topic) => this.#options.topics.includes(topic), most)
-      const records = live.length > 0 ? live : this.#next((topic) => !this.#options.topics.includes(topic), backlog)
+      const records = this.#next((topic) => this.#options.topics.includes(topic) === (lane === 'live'), limit)
       if (records.length === 0) await sleep(1)
       return records
     }

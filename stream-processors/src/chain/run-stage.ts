@@ -1,12 +1,12 @@
 /**
  * The one loop that runs every stage.
  *
- *   poll a batch ─▶ decode + work (many at once) ─▶ judge with memory (in order) ─▶ put objects ─▶ ┌ transaction ┐ ─▶ judge …
- *                                                                                               │ outputs      │
- *                                                  the next batch is polled and worked on while │ dead letters │
- *                                                  this one is committed: work has no effects,  │ memory       │
- *                                                  so it may be thrown away                     │ offsets      │
- *                                                                                               └──────────────┘
+ *   poll a batch ─▶ decode + work + put objects (many at once) ─▶ judge with memory (in order) ─▶ ┌ transaction ┐ ─▶ judge …
+ *                                                                                                 │ outputs      │
+ *                   the next batch is polled and worked on while this one is committed,           │ dead letters │
+ *                   a batch of the backlog while live ones go by: nobody sees either before       │ memory       │
+ *                   its transaction, so both may be thrown away                                   │ offsets      │
+ *                                                                                                 └──────────────┘
  * R1  Outputs, dead letters, memory and offsets are one transaction: all of them or none.
  * R2  A transaction holds no other I/O: objects are put before it begins, under keys that make a repeat harmless.
  * R3  After any failure inside a transaction its outcome counts as unknown: the producer is thrown away, a new one with the
@@ -15,8 +15,8 @@
  * R5  A record that must wait holds back its partition only; the others go on.
  * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  * R7  A batch is as large as what gets done in 100 ms: transactions cost per piece, and waiting for one costs latency.
- * R8  The backlog is taken only while there is nothing live, in batches of 50 ms. While live records come at all it rests for
- *     half as long after each, and nothing of it is begun ahead.
+ * R8  A batch of the backlog is begun only while there is nothing live, and worked on beside it. While live records come at
+ *     all, that is done two at a time, and the backlog rests for as long as it worked.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -31,7 +31,7 @@ import { bucketName } from '@frameloop/schemas/object-keys'
 import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
 import { Attempts } from './attempts.ts'
-import { type Bus, type OnStep, type Position, type Produced, type TopicPartition, whereCommitted } from './bus.ts'
+import { type Bus, type Lane, type OnStep, type Position, type Produced, type TopicPartition, whereCommitted } from './bus.ts'
 import { deadLetterOf } from './dead-letters.ts'
 import { Memory } from './memory.ts'
 import { isReason } from './reasons.ts'
@@ -53,14 +53,15 @@ export interface StageTools {
 
 /** Records of the first batch; later ones follow R7. */
 const firstBatch = 128
-/** A live record waits for at most one batch of the backlog, so those are small. */
-const aims = { live: { time: 100, least: 16 }, backlog: { time: 50, least: 8 } } as const
-type Lane = keyof typeof aims
+/** A live record may wait for one commit of the backlog, so those are small. */
+const aims = { live: { time: 100, least: 16 }, backlog: { time: 100, least: 8 } } as const
 const firstLimits = { live: firstBatch, backlog: 16 }
 const mostBatch = 1_024
 /** Values of one batch, beyond what a single record takes. */
 const batchBytes: Bytes = 16_000_000
 const workLimit = 12
+/** Records of the backlog worked on at once while live ones come: each of them may be what a live one waits for. */
+const politeLimit = 2
 /** How long to wait for a record before looking around. */
 const pollPatience: Ms = 200
 /** A missing object may still be on its way; after this many tries it is missing. */
@@ -119,7 +120,12 @@ interface Taken {
   readonly generation: number
   readonly records: readonly BusRecord[]
   /** Begun already. */
-  readonly judged?: Promise<Worked[]>
+  readonly worked?: Promise<Worked[]>
+}
+/** A batch of the backlog, worked on while live ones go by. */
+interface Behind extends Taken {
+  /** How long it was worked on; undefined while it is. */
+  took?: Ms
 }
 
 export interface RunningStage {
@@ -169,13 +175,13 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     if (record.headers['fl-effects'] === 'none')
       return { record, outcome: { kind: 'reject', reason: 'REPLAYED', message: `A copy of replay ${record.headers['fl-replay-id']} came on a live topic` } }
     const since = performance.now()
-    const ended = (worked: Worked): Worked => {
+    const ended = (worked: Worked): Worked | Promise<Worked> => {
       seconds.observe((performance.now() - since) / 1000)
-      return worked
+      return worked.outcome.kind !== 'retry' && worked.outcome.puts ? store(worked, context.signal) : worked
     }
     const workOn = (event: Incoming<Name>['event']): Worked | Promise<Worked> => {
       const incoming: Incoming<Name> = { event, record }
-      const of = (outcome: Outcome): Worked => ended({ record, incoming: incoming as unknown as Incoming<EventName>, outcome })
+      const of = (outcome: Outcome): Worked | Promise<Worked> => ended({ record, incoming: incoming as unknown as Incoming<EventName>, outcome })
       const outcome = stage.work(incoming, context)
       return outcome instanceof Promise ? outcome.then(of) : of(outcome)
     }
@@ -188,26 +194,20 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
   }
 
-  const putObjects = async (worked: readonly Worked[], signal: AbortSignal): Promise<readonly Worked[]> => {
-    if (!worked.some(({ outcome }) => outcome.kind !== 'retry' && outcome.puts)) return worked
-    return inOrder(worked, workLimit, async (item) => {
-      const { outcome } = item
-      if (outcome.kind === 'retry' || !outcome.puts) return item
-      try {
-        for (const put of outcome.puts) {
-          await tools.store.putOnce(
-            { bucket: bucketName(tools.bucketPrefix, put.role), key: put.key, body: put.body, sha256: put.sha256, contentType: put.contentType, metadata: put.metadata },
-            signal,
-          )
-        }
-        return item
-      } catch (thrown) {
-        // a rejected record keeps its own reason, whatever lies in quarantine already
-        if (thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT' && outcome.kind === 'reject') return item
-        if (thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT') return { ...item, outcome: { kind: 'reject', reason: thrown.code, message: thrown.message } }
-        return { ...item, outcome: { kind: 'retry', cause: thrown } }
-      }
-    })
+  /** R2. What could not be stored yet must wait; what lies there with other bytes is refused. */
+  const store = async (worked: Worked, signal: AbortSignal): Promise<Worked> => {
+    const { outcome } = worked
+    if (outcome.kind === 'retry' || !outcome.puts) return worked
+    // held no longer than needed: the pictures of a clip are many
+    const { puts, ...stored } = outcome
+    try {
+      for (const { role, ...put } of puts) await tools.store.putOnce({ bucket: bucketName(tools.bucketPrefix, role), ...put }, signal)
+      return { ...worked, outcome: stored }
+    } catch (thrown) {
+      if (!(thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT')) return { ...worked, outcome: { kind: 'retry', cause: thrown } }
+      // a rejected record keeps its own reason, whatever lies in quarantine already
+      return { ...worked, outcome: stored.kind === 'reject' ? stored : { kind: 'reject', reason: thrown.code, message: thrown.message } }
+    }
   }
 
   const deadLetter = (record: BusRecord, reason: string, message: string): Produced => {
@@ -301,26 +301,60 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const isLiveFlowing = (): boolean => performance.now() - liveAt < 1_000
     /** Until then the backlog rests (R8). */
     let restsUntil = 0
-    const poll = async (isAhead: boolean): Promise<Taken> => {
+    let behind: Behind | undefined
+    /** Whose beginnings are noted (R6). */
+    let notedGeneration = -1
+    const poll = async (lane: Lane, patience: Ms): Promise<Taken> => {
       const { generation } = consumer
-      const most = notes.suspects ? 1 : (stage.batch ?? mostBatch)
-      const rest = isLiveFlowing() ? Math.max(0, restsUntil - performance.now()) : 0
-      const isOpen = rest === 0 && !(isAhead && isLiveFlowing())
-      // waiting ahead for a live record, which always comes soon, would let the backlog starve
-      const patience = isAhead && backlog.length > 0 ? 1 : rest > 0 ? Math.min(Math.ceil(rest), pollPatience) : pollPatience
-      return { generation, records: await consumer.poll({ live: Math.min(limits.live, most), backlog: isOpen ? Math.min(limits.backlog, most) : 0, patience }) }
+      const limit = Math.min(limits[lane], notes.suspects ? 1 : (stage.batch ?? mostBatch))
+      return { generation, records: await consumer.poll({ lane, limit, patience }) }
     }
-    const begin = (records: readonly BusRecord[]): Promise<Worked[]> => {
+    const begin = (records: readonly BusRecord[], limit = workLimit): Promise<Worked[]> => {
       metrics.received.inc({ stage: stage.name }, records.length)
-      const working = inOrder(records, workLimit, (record) => work(record, context))
+      const working = inOrder(records, limit, (record) => work(record, context))
       // it may be thrown away before anybody waits for it
       working.catch(() => {})
       return working
     }
+    /** R8, unless a batch is under way already. */
+    const beginBehind = async (): Promise<void> => {
+      if (backlog.length === 0 || behind || performance.now() < restsUntil) return
+      const taken = await poll('backlog', 1)
+      if (taken.records.length === 0) return
+      if (taken.generation !== consumer.generation) {
+        behind = { ...taken, took: 0 }
+        return
+      }
+      const since = performance.now()
+      const worked = begin(taken.records, isLiveFlowing() ? politeLimit : workLimit)
+      const begun: Behind = { ...taken, worked }
+      const done = (): void => {
+        begun.took = performance.now() - since
+      }
+      worked.then(done, done)
+      behind = begun
+    }
+    const next = async (): Promise<Taken> => {
+      if (behind?.took !== undefined) return behind
+      const rest = Math.max(0, restsUntil - performance.now())
+      if (backlog.length > 0 && !behind && rest === 0) {
+        // waiting for live records first would let the backlog starve: there is always another one soon
+        const live = await poll('live', 1)
+        if (live.records.length > 0) return live
+        // R6: nothing is worked on before its beginning is noted
+        if (notes.suspects || notedGeneration !== consumer.generation) {
+          const alone = await poll('backlog', 1)
+          if (alone.records.length > 0) return alone
+        } else await beginBehind()
+      }
+      return poll('live', behind ? 5 : rest > 0 ? Math.min(Math.ceil(rest), pollPatience) : pollPatience)
+    }
     /** While the batch before it is being committed. */
     const takeAhead = async (): Promise<Taken> => {
-      const taken = await poll(true)
-      return taken.records.length > 0 && taken.generation === consumer.generation ? { ...taken, judged: begin(taken.records) } : taken
+      const taken = await poll('live', backlog.length > 0 ? 1 : pollPatience)
+      if (taken.records.length === 0) await beginBehind()
+      else if (taken.generation === consumer.generation) return { ...taken, worked: begin(taken.records) }
+      return taken
     }
 
     const wakePaused = async (): Promise<void> => {
@@ -333,7 +367,6 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
 
-    let notedGeneration = -1
     /** Notes where reading begins; false when the records in hand must be read again, one at a time. */
     const noteBeginning = async (records: readonly BusRecord[]): Promise<boolean> => {
       const { generation } = consumer
@@ -363,27 +396,34 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         lagAt = Date.now()
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: stage.name, topic }, lag)
       }
-      const taken = ahead ?? (await poll(false))
+      const taken = ahead ?? (await next())
       ahead = undefined
+      const isBehind = taken === behind
+      if (isBehind) behind = undefined
       const { generation, records } = taken
       const since = performance.now()
       state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
       if (consumer.generation !== generation) {
-        // some of them may belong to partitions that are somebody else's by now
+        // some of them may belong to partitions that are somebody else's by now; what else is in hand is read again with them
+        behind = undefined
         if (records.length > 0 && consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
         continue
       }
       if (records.length === 0) continue
+      let taking: Promise<Taken> | undefined
       try {
-        if (notedGeneration !== generation && !(await noteBeginning(records))) continue
+        if (notedGeneration !== generation && !(await noteBeginning(records))) {
+          behind = undefined
+          continue
+        }
         await onStep('read')
         const isAlone = notes.suspects
         const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
-        const judged = givenUp ? [givenUp] : await (taken.judged ?? begin(records))
+        const worked = givenUp ? [givenUp] : await (taken.worked ?? begin(records))
         await onStep('worked')
         const remembered: Produced[] = []
-        const first = cutAtWaiting(judged)
-        const decided = first.settled.map((item): Worked => {
+        const { settled, waiting: blocked } = cutAtWaiting(worked)
+        const judged = settled.map((item): Worked => {
           if (!stage.memory || !memory || !item.incoming) return item
           const incoming = item.incoming as unknown as Incoming<Name>
           const key = stage.memory.keyOf(incoming.event)
@@ -391,32 +431,30 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           remembered.push(memory.set(item.record.partition, key, remember))
           return { ...item, outcome }
         })
-        const { settled, waiting } = cutAtWaiting(await putObjects(decided, signal))
-        await onStep('stored')
-        // an object that cannot be stored now takes back what was remembered after it: simplest is to begin this batch again
-        const putsWait = settled.length < decided.length
-        if (putsWait && memory)
-          throw waiting[0] ? new Fault('OBJECT_STORE_UNAVAILABLE', 'An object could not be stored yet') : new Fault('INTERNAL', 'A record got lost between two steps')
-        const blocked = [...first.waiting, ...waiting]
         if (settled.length > 0) {
-          const produced = [...(await outputsOf(settled)), ...latestPerKey(remembered)]
-          if (consumer.generation !== generation) continue
+          // what comes after a record that waits must not be taken before it
+          taking = blocked.length === 0 && !isAlone ? takeAhead() : undefined
+          taking?.catch(() => {})
+          const produced = [...(await outputsOf(judged)), ...latestPerKey(remembered)]
+          if (consumer.generation !== generation) {
+            ahead = await taking
+            continue
+          }
           // work that was cut short by our own end is no verdict on a record
           if (signal.aborted) return
           const offsets = nextOffsets(settled.map(({ record }) => record))
-          const worked = performance.now() - since
           const committing = producer.transact(produced, offsets, consumer, onStep).then(() => performance.now() - since)
           // awaited below, whatever happens before
           committing.catch(() => {})
-          // what comes after a record that waits must not be taken before it
-          if (blocked.length === 0 && !isAlone) ahead = await takeAhead()
+          ahead = await taking
           const took = await committing
           failures = 0
           const bytes = records.reduce((sum, { value }) => sum + value.length, 0)
           const lane = laneOf(records)
-          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, lane === 'live' ? took : worked, lane) }
+          const behindTook = isBehind ? (taken as Behind).took : undefined
+          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, behindTook ?? took, lane) }
           if (lane === 'live') liveAt = performance.now()
-          else restsUntil = performance.now() + took / 2
+          else if (isLiveFlowing()) restsUntil = performance.now() + (behindTook ?? took)
           if (isAlone) {
             // the batch that killed the process began at most this far on
             const cleared = notes.passed(2 * firstBatch)
@@ -433,7 +471,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           const tries = (paused.get(key)?.tries ?? 0) + 1
           const pause = backoffPause(tries, waitBackoff, Math.random())
           if (tries === 1) {
-            const cause = judged.find(({ outcome }) => outcome.kind === 'retry')?.outcome
+            const cause = worked.find(({ outcome }) => outcome.kind === 'retry')?.outcome
             log.warn({ ...position, pause, err: cause?.kind === 'retry' ? cause.cause : undefined }, 'partition waits')
           }
           metrics.blockedSeconds.inc({ stage: stage.name }, pause / 1000)
@@ -445,7 +483,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         if (bus.isFenced(thrown)) throw new Fault('PRODUCER_FENCED', `Another instance of ${stage.name} named ${tools.instance} took over`, { stage: stage.name }, thrown)
         log.warn({ err: thrown }, 'transaction given up, reading again from what is committed')
         state = 'recovering'
+        // what is still being taken must not come after the positions have been set back
+        await taking?.catch(() => {})
         ahead = undefined
+        behind = undefined
         limits = firstLimits
         await recover()
         failures += 1

@@ -16,7 +16,7 @@ import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { bucketName, manifestKey, replayPrefix } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
-import { planReadings, type Reading, readHistory } from '../archive/history.ts'
+import { historyBatches, planReadings, type Reading, readHistory } from '../archive/history.ts'
 import type { Produced, TopicPartition } from '../chain/bus.ts'
 import { type Range, readTopic, TransactionalProducer } from '../chain/kafka-bus.ts'
 import { inOrder } from '../chain/run-stage.ts'
@@ -109,7 +109,11 @@ async function resumeFrom(ranges: readonly Range[], into: string, brokers: strin
   return ranges.map((range) => ({ ...range, from: Math.max(range.from, (last.get(placeOf(range)) ?? -1) + 1) }))
 }
 
-const batchLimit = 500
+/** Of one transaction. */
+const mostRecords = 2_000
+const mostBytes = 8_000_000
+/** Frames prepared for one transaction: their pixels travel in the records. */
+const mostPrepared = 128
 const prepareLimit = 8
 
 /** Copies until the ranges are read; ends early, with everything in order, when the signal comes. Returns whether it came to the end. */
@@ -127,36 +131,50 @@ export async function runReplay(replay: Replay, tools: ReplayTools, signal: Abor
     const transform = await copier(replay, tools)
     let copied = 0
     let batch: BusRecord[] = []
+    let bytes = 0
+    const limit = request.preprocessing ? mostPrepared : mostRecords
+    /** The transaction before: the next batch is read and made while it is on its way. */
+    let committing: Promise<void> = Promise.resolve()
     const flush = async (): Promise<void> => {
-      const produced = (await inOrder(batch, prepareLimit, transform)).filter((record) => record !== undefined)
+      const records = batch
       batch = []
-      if (produced.length > 0) await producer.transact(produced, [], undefined)
+      bytes = 0
+      const produced = (await inOrder(records, prepareLimit, transform)).filter((made) => made !== undefined)
+      await committing
+      if (produced.length > 0) committing = producer.transact(produced, [], undefined)
+      // awaited before the next one, whatever happens before
+      committing.catch(() => {})
       copied += produced.length
       tools.onProgress(total - [...left.values()].reduce((sum, open) => sum + open, 0), total, copied)
     }
-    const records =
-      request.speed === null
-        ? readHistory(readings, history, 'frameloop.replay', signal)
-        : mergeByTime(readings.map((reading) => readHistory([reading], history, 'frameloop.replay', signal)))
+    const name = 'frameloop.replay'
+    const batches =
+      request.speed === null ? historyBatches(readings, history, name, signal) : singly(mergeByTime(readings.map((reading) => readHistory([reading], history, name, signal))))
     const pace = paceOf(request.speed)
     try {
-      for await (const record of records) {
-        left.set(placeOf(record), (ends.get(placeOf(record)) ?? 0) - record.offset - 1)
-        if (!belongs(record, request)) continue
-        const early = pace(eventTime(record), Date.now())
-        // what is due goes out before the next one is waited for
-        if (early > 0) {
-          await flush()
-          await sleep(early, undefined, { signal })
+      for await (const records of batches) {
+        for (const record of records) {
+          left.set(placeOf(record), (ends.get(placeOf(record)) ?? 0) - record.offset - 1)
+          if (!belongs(record, request)) continue
+          const early = pace(eventTime(record), Date.now())
+          // what is due goes out before the next one is waited for
+          if (early > 0) {
+            await flush()
+            await committing
+            await sleep(early, undefined, { signal })
+          }
+          batch.push(record)
+          bytes += record.value.length
+          if (batch.length >= limit || bytes >= mostBytes) await flush()
         }
-        batch.push(record)
-        if (batch.length >= batchLimit) await flush()
       }
     } catch (thrown) {
+      await committing
       if (!signal.aborted) throw thrown
       return false
     }
     await flush()
+    await committing
     tools.onProgress(total, total, copied)
     return !signal.aborted
   } finally {
@@ -189,8 +207,12 @@ export async function* mergeByTime(streams: readonly AsyncGenerator<BusRecord>[]
   }
 }
 
+async function* singly(records: AsyncIterable<BusRecord>): AsyncGenerator<readonly BusRecord[]> {
+  for await (const record of records) yield [record]
+}
+
 /** P2: what becomes of one record on the side topic; undefined where the task does not ask about it. */
-async function copier({ id, into, request }: Replay, tools: ReplayTools): Promise<(record: BusRecord) => Promise<Produced | undefined>> {
+async function copier({ id, into, request }: Replay, tools: ReplayTools): Promise<(record: BusRecord) => Produced | undefined | Promise<Produced | undefined>> {
   const marked = (record: BusRecord, value: Buffer, headers: Readonly<Record<string, string>>): Produced => ({
     topic: into,
     partition: record.partition,
@@ -207,12 +229,11 @@ async function copier({ id, into, request }: Replay, tools: ReplayTools): Promis
   })
   const { preprocessing, task } = request
   if (preprocessing === null) {
+    const copied = (record: BusRecord): Produced => marked(record, record.value, record.headers)
+    if (task === null || request.topic !== topics.featuresPrepared.name) return copied
     return async (record) => {
-      if (task !== null && request.topic === topics.featuresPrepared.name) {
-        const { zones } = await tools.codec.decode('FeaturesPrepared', record.value)
-        if (!zones.some(({ tasks }) => tasks.includes(task))) return undefined
-      }
-      return marked(record, record.value, record.headers)
+      const { zones } = await tools.codec.decode('FeaturesPrepared', record.value)
+      return zones.some(({ tasks }) => tasks.includes(task)) ? copied(record) : undefined
     }
   }
   const zones = await selectZones(tools.pool)

@@ -1,0 +1,3 @@
+export const buildFolder: string
+export function bundle(entries: Readonly<Record<string, string>>, outdir: string): Promise<void>
+export function buildMissing(folder?: string): Promise<string[]>
