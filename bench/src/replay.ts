@@ -32,7 +32,7 @@ import { enlargedFrames } from './pictures.ts'
 
 const events = 200_000
 const frames = 600
-const rounds = 5
+const rounds = 3
 /** 64 cameras at 5 frames a second. */
 const perSecond = 64 * 5
 

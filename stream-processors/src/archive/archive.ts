@@ -148,6 +148,7 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
       groupId: `frameloop.${name}`,
       instance: `frameloop.${name}.${tools.instance}`,
       topics: cataloguedTopics,
+      gather: 1_000,
       log,
       startAt,
     })

@@ -116,6 +116,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
       groupId: `frameloop.${name}`,
       instance: `frameloop.${name}.${tools.instance}`,
       topics: cataloguedTopics,
+      gather: 250,
       log,
       startAt,
     })

@@ -40,6 +40,8 @@ export interface ConsumerOptions {
   readonly topics: readonly string[]
   /** The backlog: polled by itself; a partition of theirs comes to whoever has the same one of `topics`. */
   readonly backlog?: readonly string[]
+  /** For sinks: how long records may gather at the broker, so that what comes one by one is taken and written together. */
+  readonly gather?: Ms
   readonly log: Log
   /** Asked with every assignment, before reading begins. */
   readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>

@@ -118,7 +118,7 @@ class KafkaConsumer implements Consumer {
       'enable.auto.commit': false,
       'enable.partition.eof': true,
       'isolation.level': 'read_committed',
-      'fetch.wait.max.ms': longPoll,
+      ...(options.gather === undefined ? { 'fetch.wait.max.ms': longPoll } : { 'fetch.wait.max.ms': options.gather, 'fetch.min.bytes': 1_000_000 }),
       'fetch.queue.backoff.ms': 10,
     } as const
     const fromBeginning = { 'auto.offset.reset': 'earliest' } as const

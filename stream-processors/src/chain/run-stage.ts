@@ -16,7 +16,7 @@
  * R6  A record that kills the process is found, and becomes a dead letter (`attempts.ts`).
  * R7  A batch is as large as what gets done in 100 ms: transactions cost per piece, and waiting for one costs latency.
  * R8  A batch of the backlog is begun only while there is nothing live, and worked on beside it. While live records come at
- *     all, that is done two at a time, and the backlog rests for as long as it worked.
+ *     all, that is done two at a time, and the backlog rests three times as long as it worked.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -454,7 +454,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           const behindTook = isBehind ? (taken as Behind).took : undefined
           limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, behindTook ?? took, lane) }
           if (lane === 'live') liveAt = performance.now()
-          else if (isLiveFlowing()) restsUntil = performance.now() + (behindTook ?? took)
+          else if (isLiveFlowing()) restsUntil = performance.now() + 3 * (behindTook ?? took)
           if (isAlone) {
             // the batch that killed the process began at most this far on
             const cleared = notes.passed(2 * firstBatch)
