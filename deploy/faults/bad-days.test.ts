@@ -12,7 +12,7 @@ import { until } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
-import { build } from '../src/home.ts'
+import { build, root } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 import { repair } from '../src/repair.ts'
 import { showVerified, verify } from '../src/verify.ts'
@@ -163,6 +163,57 @@ test.each([1, 2])('rebalance storm: a second instance of features comes and goes
   expect(await framesSince(calm)).toBe(true)
   report.push(`a second instance came and went ${comings} times: ${rows[0]?.n} frames prepared meanwhile, all cameras again ${((Date.now() - calm) / 1000).toFixed(1)} s later`)
   await expectSound()
+})
+
+test('a replay beside live and beside a backlog, killed three times: it ends with each frame once, and live goes on', async () => {
+  const frameloop = (...args: string[]) =>
+    spawn(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], { env: { ...process.env, FRAMELOOP_HOME: home.folder }, stdio: ['ignore', 'pipe', 'ignore'] })
+  // what cannot be stored for 45 s comes as backlog
+  proxies.s3.trouble = { kind: 'refuse', status: 503 }
+  await sleep(45_000)
+  proxies.s3.trouble = { kind: 'none' }
+  const since = Date.now()
+  const end = new Date(since - 60_000)
+  const asked = ['--from', stack.state.startedAt, '--to', end.toISOString(), '--preprocessing', '96x96,equalise']
+  const { rows: wanted } = await pool.query<{ n: number }>('select count(*)::int as n from frames where frame_at >= $1 and frame_at < $2', [stack.state.startedAt, end])
+  const selectReplay = async () =>
+    (await pool.query<{ replay_id: string; state: string; records: number }>('select replay_id, state, records from replays order by created_at desc limit 1')).rows[0]
+  let kills = 0
+  for (; kills < 3; kills += 1) {
+    const before = await selectReplay()
+    const child = frameloop('replay', ...(kills === 0 ? asked : ['--resume', before?.replay_id ?? '']))
+    const ended = new Promise((resolve) => child.once('exit', resolve))
+    const isRunning = await until(async () => (await selectReplay())?.state === 'running' || undefined, 60_000, 50)
+    expect(isRunning).toBe(true)
+    await sleep(4_000)
+    // a kill of what has ended already proves nothing
+    expect(child.exitCode).toBe(null)
+    child.kill('SIGKILL')
+    await ended
+  }
+  const last = frameloop('replay', '--json', '--resume', (await selectReplay())?.replay_id ?? '')
+  const code = await new Promise((resolve) => last.once('exit', resolve))
+  expect(code).toBe(0)
+  const done = await selectReplay()
+  expect(done).toMatchObject({ state: 'done', records: wanted[0]?.n })
+  const took = (Date.now() - since) / 1000
+  // a backlog there was, and it has gone through meanwhile or goes on; live never stopped
+  const { rows } = await pool.query<{ lane: string; n: number }>(
+    'select m.lane, count(*)::int as n from features f join frames r using (frame_id) join media m on m.media_id = r.media_id where f.prepared_at > $1 group by m.lane',
+    [new Date(since)],
+  )
+  const of = (lane: string) => rows.find((row) => row.lane === lane)
+  expect(of('backlog')?.n).toBeGreaterThan(0)
+  expect(of('live')?.n).toBeGreaterThan(0)
+  expect(await framesSince(Date.now())).toBe(true)
+  // nothing of a replay has an effect
+  expect((await pool.query("select 1 from hops where topic like '%.replay.%'")).rowCount).toBe(0)
+  report.push(
+    `a replay of ${wanted[0]?.n} frames, killed three times, ended after ${took.toFixed(1)} s; beside it ${of('live')?.n} live frames and ${of('backlog')?.n} of a backlog were prepared`,
+  )
+  await expectSound()
+  const removed = frameloop('replay', 'remove', done?.replay_id ?? '')
+  expect(await new Promise((resolve) => removed.once('exit', resolve))).toBe(0)
 })
 
 test('verify finds the whole bad day clean, but for what given-up batches left behind, and repair removes that', async () => {
