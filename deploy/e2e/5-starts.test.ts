@@ -47,7 +47,7 @@ test('a start after a kill -9 of everything loses nothing', async () => {
     (await after.query("select 1 from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1")).rowCount,
   ).toBe(0)
   await after.end()
-})
+}, 400_000)
 
 test('when the command itself is killed with -9, none of its processes goes on', async () => {
   const running = stack as OwnStack
