@@ -74,7 +74,7 @@ test('texts come back as they were, short and long, whatever was read before', a
   const text = fc.oneof(fc.string({ unit: 'binary', maxLength: 50 }), fc.string({ maxLength: 3 }), fc.constantFrom('live', 'é', 'Ã©', '\u00e9\u0000', ''))
   await fc.assert(
     fc.asyncProperty(text, text, async (cameraId, reason) => {
-      const event = { ...loss, cameraId: cameraId, reason: reason }
+      const event = { ...loss, cameraId, reason }
       expect(await codec.decode('MediaLost', await codec.encode('media.lost', 'MediaLost', event))).toEqual(event)
     }),
     { numRuns: 2_000 },

@@ -24,6 +24,8 @@ const beginning = -2
  * times a second instead kept it busy for a fifth of a core with nothing to do.
  */
 const longPoll: Ms = 500
+/** For readers of a bounded range: its end shows in an empty answer. */
+const shortPoll: Ms = 50
 
 /** A call with a Node callback, as a promise that cannot hang for longer than `limit`. */
 // biome-ignore lint/suspicious/noExplicitAny: node-rdkafka types its errors without the name they do have
@@ -395,7 +397,7 @@ export async function* oneByOne(batches: AsyncIterable<readonly BusRecord[]>): A
  * No group is joined. Throws when the broker no longer keeps where a range begins: it never skips in silence.
  */
 export async function* rangeBatches(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<readonly BusRecord[]> {
-  if (ranges.length > 0) yield* withReader(brokers, name, 'error', 50, (client) => batchesOf(client, ranges, signal))
+  if (ranges.length > 0) yield* withReader(brokers, name, 'error', shortPoll, (client) => batchesOf(client, ranges, signal))
 }
 
 export function readRanges(brokers: string, name: string, ranges: readonly Range[], signal: AbortSignal): AsyncGenerator<BusRecord> {
@@ -424,7 +426,7 @@ async function bounds(client: rdkafka.KafkaConsumer, topic: string): Promise<Ran
 /** What the broker keeps of the topics: the first offset there is, and one past the last. */
 export async function readBounds(brokers: string, name: string, topicNames: readonly string[]): Promise<Range[]> {
   const found: Range[] = []
-  for await (const range of withReader(brokers, name, 'error', 50, async function* (client) {
+  for await (const range of withReader(brokers, name, 'error', shortPoll, async function* (client) {
     for (const topic of topicNames) yield* await bounds(client, topic)
   }))
     found.push(range)
@@ -433,7 +435,7 @@ export async function readBounds(brokers: string, name: string, topicNames: read
 
 /** Committed records of a topic as it is now, of the partitions named or of all. */
 export function readTopic(brokers: string, name: string, topic: string, signal: AbortSignal, partitions?: readonly number[]): AsyncGenerator<BusRecord> {
-  const batches = withReader(brokers, name, 'error', 50, async function* (client) {
+  const batches = withReader(brokers, name, 'error', shortPoll, async function* (client) {
     const ranges = await bounds(client, topic)
     yield* batchesOf(
       client,

@@ -121,10 +121,7 @@ interface Taken {
   readonly records: readonly BusRecord[]
   /** Begun already. */
   readonly worked?: Promise<Worked[]>
-}
-/** A batch of the backlog, worked on while live ones go by. */
-interface Behind extends Taken {
-  /** How long it was worked on; undefined while it is. */
+  /** Of a batch of the backlog that is worked on while live ones go by: how long that took, once it is done. */
   took?: Ms
 }
 
@@ -301,7 +298,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const isLiveFlowing = (): boolean => performance.now() - liveAt < 1_000
     /** Until then the backlog rests (R8). */
     let restsUntil = 0
-    let behind: Behind | undefined
+    let behind: Taken | undefined
     /** Whose beginnings are noted (R6). */
     let notedGeneration = -1
     const poll = async (lane: Lane, patience: Ms): Promise<Taken> => {
@@ -327,7 +324,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
       const since = performance.now()
       const worked = begin(taken.records, isLiveFlowing() ? politeLimit : workLimit)
-      const begun: Behind = { ...taken, worked }
+      const begun: Taken = { ...taken, worked }
       const done = (): void => {
         begun.took = performance.now() - since
       }
@@ -398,8 +395,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
       const taken = ahead ?? (await next())
       ahead = undefined
-      const isBehind = taken === behind
-      if (isBehind) behind = undefined
+      if (taken === behind) behind = undefined
       const { generation, records } = taken
       const since = performance.now()
       state = consumer.assigned.length > 0 ? '' : 'waiting for partitions'
@@ -451,10 +447,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           failures = 0
           const bytes = records.reduce((sum, { value }) => sum + value.length, 0)
           const lane = laneOf(records)
-          const behindTook = isBehind ? (taken as Behind).took : undefined
-          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, behindTook ?? took, lane) }
+          const workedFor = taken.took ?? took
+          limits = { ...limits, [lane]: nextLimit(limits[lane], records.length, bytes, workedFor, lane) }
           if (lane === 'live') liveAt = performance.now()
-          else if (isLiveFlowing()) restsUntil = performance.now() + 3 * (behindTook ?? took)
+          else if (isLiveFlowing()) restsUntil = performance.now() + 3 * workedFor
           if (isAlone) {
             // the batch that killed the process began at most this far on
             const cleared = notes.passed(2 * firstBatch)

@@ -169,7 +169,8 @@ export async function runReplay(replay: Replay, tools: ReplayTools, signal: Abor
         }
       }
     } catch (thrown) {
-      await committing
+      // when it failed, either that is what was thrown, or whoever resumes reads how far it came
+      await committing.catch(() => {})
       if (!signal.aborted) throw thrown
       return false
     }
