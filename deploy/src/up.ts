@@ -207,7 +207,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     Promise.resolve(mlflow).then(() => start(ofCloud('train'))),
   ])
 
-  say(`  a probe frame was prepared after ${showMs(await probeChain(health['ingest'] ?? '', databaseUrl))}`)
+  say(`  a probe frame was prepared after ${showMs(await probeChain(health['ingest'] ?? '', databaseUrl, say))}`)
 
   const withoutCredentials = (url: string): string => url.replace(/\/\/[^@/]*@/, '//')
   const state: StackState = {
