@@ -27,7 +27,8 @@ export async function probeChain(ingestUrl: string, databaseUrl: string, say: (l
   const { frameId } = (await response.json()) as { frameId: string }
   const pool = openPool(databaseUrl, 'probe', 1)
   const isPrepared = async () => ((await pool.query('select 1 from features where frame_id = $1', [frameId])).rowCount ?? 0) > 0 || undefined
-  const furthest = async () => (await pool.query<{ topic: string }>('select topic from hops where subject_id = $1 order by at desc limit 1', [frameId])).rows[0]?.topic ?? 'media.captured'
+  const furthest = async () =>
+    (await pool.query<{ topic: string }>('select topic from hops where subject_id = $1 order by at desc limit 1', [frameId])).rows[0]?.topic ?? 'media.captured'
   try {
     for (;;) {
       if (await until(isPrepared, patience, 50)) return Date.now() - since

@@ -59,18 +59,18 @@ function headersOf(raw: readonly Record<string, Buffer | string>[] | undefined):
 }
 
 function toRecord(message: rdkafka.Message): BusRecord {
-  const { key } = message
-  const isText = !Buffer.isBuffer(key) || isUtf8(key)
-  return {
+  const key = message.key as Buffer | string | null | undefined
+  const record: BusRecord = {
     topic: message.topic,
     partition: message.partition,
     offset: message.offset,
     timestamp: message.timestamp ?? 0,
-    key: toText(key as Buffer | string | null | undefined),
-    ...(isText ? {} : { keyBytes: key }),
+    key: toText(key),
     value: message.value ?? Buffer.alloc(0),
     headers: headersOf(message.headers as Record<string, Buffer | string>[] | undefined),
   }
+  // only what is no text loses something in becoming one
+  return Buffer.isBuffer(key) && record.key.includes('\ufffd') && !isUtf8(key) ? { ...record, keyBytes: key } : record
 }
 
 /**

@@ -35,28 +35,29 @@ export async function referencesOf(zones: readonly TaskZone[], fetch: StageConte
 /** Where prepared pixels go, and how a picture is read. */
 export interface PreparePlace {
   readonly bucket: string
-  /** Before every key; empty for the live chain. */
+  /** Before every key; empty for the live chain. Under a prefix nothing is kept for later, so only what does not fit into a record is stored. */
   readonly prefix: string
   readonly fetch: StageContext['fetch']
   readonly now: () => EpochMs
   readonly pixels: PixelWork
 }
 
-/** One event and one object per preprocessing. The chain and replays call this. */
+/** One event per preprocessing, and the object to put; the event names no key where there is none. The chain and replays call this. */
 export async function prepareFrame(
   frame: FrameExtracted,
   zones: readonly TaskZone[],
   place: PreparePlace,
-): Promise<{ readonly event: FeaturesPrepared; readonly put: ObjectToPut }[]> {
+): Promise<{ readonly event: FeaturesPrepared; readonly put: ObjectToPut | undefined }[]> {
   const [bytes, references] = await Promise.all([place.fetch(frame.object), referencesOf(zones, place.fetch)])
   const { fullWidth, fullHeight, groups } = await place.pixels.prepare(bytes, zones, references)
   const objectOf = (sha256: string | undefined): ObjectRef | null => zones.find(({ reference }) => reference && reference.sha256 === sha256)?.reference ?? null
   return groups.map(({ digest, reference, zones: prepared, packed, sha256 }) => {
-    const key = place.prefix + processedKey(digest, frame.cameraId, frame.frameAt, frame.frameId, sha256)
+    const isInline = packed.length <= inlineLimit
+    const key = isInline && place.prefix ? '' : place.prefix + processedKey(digest, frame.cameraId, frame.frameAt, frame.frameId, sha256)
     const contentType = 'application/octet-stream'
     const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = frame
     return {
-      put: { role: 'processed', key, body: packed, sha256, contentType, metadata: { 'frame-id': frameId, preprocessing: digest } },
+      put: key ? { role: 'processed' as const, key, body: packed, sha256, contentType, metadata: { 'frame-id': frameId, preprocessing: digest } } : undefined,
       event: {
         ...{ siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs },
         preprocessing: digest,
@@ -66,7 +67,7 @@ export async function prepareFrame(
         pictureWidth: fullWidth,
         pictureHeight: fullHeight,
         zones: prepared.map(({ rectangle, quality, shape, tasks, ...zone }) => ({ ...zone, ...rectangle, ...quality, tasks: [...tasks], shape: [...shape] })),
-        pixels: packed.length <= inlineLimit ? Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength) : null,
+        pixels: isInline ? Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength) : null,
         preparedAt: place.now(),
         stageVersion: version,
       },
@@ -79,7 +80,7 @@ async function prepare(frame: FrameExtracted, zones: readonly TaskZone[], bucket
   return {
     kind: 'emit',
     outputs: made.map(({ event }): Output => ({ topic: topics.featuresPrepared, key: frame.cameraId, id: frame.frameId, time: frame.frameAt, event })),
-    puts: made.map(({ put }) => put),
+    puts: made.flatMap(({ put }) => put ?? []),
   }
 }
 

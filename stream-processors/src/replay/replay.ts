@@ -261,8 +261,10 @@ async function copier({ id, into, request }: Replay, tools: ReplayTools): Promis
       pixels: tools.pixels,
     })
     if (!prepared) return undefined
-    const { key, body, sha256, contentType, metadata } = prepared.put
-    await tools.store.putOnce({ bucket: bucketName(tools.bucketPrefix, 'processed'), key, body, sha256, contentType, metadata })
+    if (prepared.put) {
+      const { role, ...put } = prepared.put
+      await tools.store.putOnce({ bucket: bucketName(tools.bucketPrefix, role), ...put })
+    }
     const made = await recordOf(tools.codec, topics.featuresPrepared, prepared.event, {
       key: event.cameraId,
       id: event.frameId,
