@@ -55,4 +55,4 @@ FROM runtime AS agent
 COPY --from=agent-build /agent/node_modules node_modules
 COPY --from=build /app/.frameloop/build .frameloop/build
 USER node
-CMD [".frameloop/build/agent.mjs"]
+CMD [".frameloop/build/agent.mjs", "run"]

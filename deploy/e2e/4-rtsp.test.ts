@@ -1,18 +1,20 @@
 /** A network camera with a password that is killed and comes back; its pictures are those of real footage. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
-import { root } from '../src/home.ts'
+import { build, root } from '../src/home.ts'
 import { parseZones, putZoneFile, readNamed } from '../src/label-file.ts'
 import { env, one, pool, soon, state } from './session.ts'
 
 const password = 'opensesame-1234'
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-rtsp-'))
+const configFile = join(folder, 'agent.yaml')
+let config: { readonly cameras: readonly object[]; readonly [setting: string]: unknown } = { cameras: [] }
 let port = 0
 let camera: ChildProcess | undefined
 let agent: ChildProcess | undefined
@@ -67,9 +69,21 @@ beforeAll(async () => {
   port = await freePort()
   await startCamera()
   await putZoneFile(state.endpoints['labels'] ?? '', 'gate', 'occupancy', parseZones(readNamed(join(root, 'deploy/e2e/footage/vtest-zones.json'))))
-  const cameras = [{ cameraId: 'gate', address: `rtsp://viewer:${password}@127.0.0.1:${port}/gate`, framesPerSecond: 5 }]
-  agent = spawn(process.execPath, ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), join(root, 'edge-agent/src/main.ts')], {
-    env: { ...process.env, ...state.environment, AGENT_ID: 'agent-rtsp', SPOOL_FOLDER: join(folder, 'spool'), CAMERAS: JSON.stringify(cameras), PORT: '0' },
+  const { endpoints } = state
+  config = {
+    ...{
+      agent: 'agent-rtsp',
+      port: 0,
+      spool: { folder: join(folder, 'spool') },
+      kafka: { brokers: [endpoints['kafka'] ?? ''] },
+      registry: { url: endpoints['schemaRegistry'] ?? '' },
+    },
+    s3: { endpoint: endpoints['s3'] ?? '', accessKeyId: '${AWS_ACCESS_KEY_ID}', secretAccessKey: '${AWS_SECRET_ACCESS_KEY}' },
+    cameras: [{ id: 'gate', address: `rtsp://127.0.0.1:${port}/gate`, username: 'viewer', password, framesPerSecond: 5 }],
+  }
+  writeFileSync(configFile, JSON.stringify(config))
+  agent = spawn(process.execPath, [join(build, 'agent.mjs'), 'run', '--config', configFile], {
+    env: { ...process.env, ...state.environment },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   for (const stream of [agent.stdout, agent.stderr]) {
@@ -125,4 +139,38 @@ test('its password stands in no log and in no row', async () => {
   expect(await one("select 1 as found from media where camera_id = 'gate' and media::text like $1 limit 1", [`%${password}%`])).toBeUndefined()
   expect(await one('select 1 as found from captures where captures::text like $1 limit 1', [`%${password}%`])).toBeUndefined()
   expect(env('KAFKA_BROKERS')).not.toBe('')
+})
+
+const ffmpegsOf = (pid: number): number[] =>
+  readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((child) => {
+      try {
+        return readFileSync(`/proc/${child}/stat`, 'utf8').split(') ').at(-1)?.split(' ')[1] === String(pid) && readFileSync(`/proc/${child}/cmdline`, 'utf8').startsWith('ffmpeg')
+      } catch {
+        return false
+      }
+    })
+
+test('cameras are added and taken away in its file while it runs, and a wrong file has no effect', async () => {
+  const [gate] = config.cameras
+  const configure = (...cameras: object[]): void => writeFileSync(configFile, JSON.stringify({ ...config, cameras }))
+  const streams = async (camera: string): Promise<true | undefined> =>
+    (await one("select 1 as ok from captures where agent_id = 'agent-rtsp' and camera_id = $1 and state = 'streaming'", [camera])) && true
+  configure(...config.cameras, { id: 'yard', address: 'simulator:?seed=3' })
+  await soon(() => streams('yard'), 20_000)
+  configure({ ...gate, framesPerSecond: 'many' })
+  await soon(async () => (agentSaid.includes('cameras[0].framesPerSecond is \\"many\\"') ? true : undefined), 10_000)
+  expect(await streams('gate')).toBe(true)
+  configure(...config.cameras)
+  await soon(async () => (agentSaid.includes('"stopped":["yard"]') ? true : undefined), 10_000)
+  await soon(async () => ((await streams('yard')) ? undefined : true), 10_000)
+})
+
+test('killed with -9, its ffmpeg does not go on', async () => {
+  const pid = agent?.pid ?? 0
+  const children = await soon(async () => (ffmpegsOf(pid).length > 0 ? ffmpegsOf(pid) : undefined), 20_000)
+  agent?.kill('SIGKILL')
+  await soon(async () => (children?.some((child) => existsSync(`/proc/${child}`)) ? undefined : true), 5_000)
 })

@@ -223,4 +223,4 @@ test('the catalog rebuilt from the archive and the topics has equal rows, and ro
   await expect(frameloop('catalog', 'rebuild', '--check')).rejects.toMatchObject({ code: 1, stdout: expect.stringMatching(/media +\d+ rows rebuilt, 5 missing/) })
   await frameloop('catalog', 'rebuild')
   for (const { media_id, ...columns } of rows) expect(await one('select camera_id, seq, object_key, parameters from media where media_id = $1', [media_id])).toEqual(columns)
-}, 300_000)
+}, 600_000)

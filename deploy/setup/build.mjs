@@ -16,7 +16,7 @@ export const buildFolder = path.join(root, '.frameloop/build')
 /** Name of the program → its source. */
 const programs = {
   frameloop: 'deploy/src/cli.ts',
-  agent: 'edge-agent/src/main.ts',
+  agent: 'edge-agent/src/cli.ts',
   processor: 'stream-processors/src/main.ts',
   'pixel-thread': 'stream-processors/src/pixels/pixel-thread.ts',
   labels: 'cloud/src/labels/main.ts',
@@ -110,6 +110,13 @@ async function buildPrograms(folder) {
   rmSync(part, { recursive: true })
 }
 
+/** What `npm pack` packs of the agent: plain JavaScript with everything inside but sharp, which brings native code of its own. */
+async function buildAgentPackage() {
+  const dist = path.join(root, 'edge-agent/dist')
+  rmSync(dist, { recursive: true, force: true })
+  await bundle({ 'frameloop-agent': programs.agent }, dist)
+}
+
 async function buildPage(folder) {
   const { build } = await import('vite')
   await build({ root: web, configFile: path.join(web, 'vite.config.ts'), logLevel: 'warn', build: { outDir: path.join(folder, 'page'), emptyOutDir: true } })
@@ -125,6 +132,7 @@ export async function buildMissing(folder = buildFolder) {
     .filter((file) => !file.startsWith(web))
   const built = []
   if (await once(folder, 'programs', [own, lock, ...sources], () => buildPrograms(folder))) built.push('programs')
+  if (await once(folder, 'agent', [own, lock, ...sources.filter((file) => /\/(kit|schemas|edge-agent)\//.test(file))], buildAgentPackage)) built.push('agent package')
   if (await once(folder, 'page', [own, lock, ...filesUnder(web, /\.(tsx?|css|html|json)$/)], () => buildPage(folder))) built.push('page')
   return built
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CloudSettings } from '@frameloop/cloud/config'
-import { AgentSettings } from '@frameloop/edge-agent/config'
+import { parseAgentConfig } from '@frameloop/edge-agent/config'
 import { readConfig } from '@frameloop/kit/config'
 import { ChainSettings } from '@frameloop/stream-processors/config'
 import { expect, test } from 'vitest'
@@ -16,7 +16,7 @@ interface Service {
   readonly healthcheck?: object
 }
 
-const text = readFileSync(join(root, 'docker-compose.yml'), 'utf8').replace(/\$\{([A-Z0-9_]+):\?[^}]*\}/g, (_, name: string) => (name === 'CAMERAS' ? "'[]'" : `value-of-${name}`))
+const text = readFileSync(join(root, 'docker-compose.yml'), 'utf8').replace(/\$\{([A-Z0-9_]+):\?[^}]*\}/g, (_, name: string) => `value-of-${name}`)
 const { services } = parse(text, { merge: true }) as { services: Readonly<Record<string, Service>> }
 
 test('every process that `up` starts is a service of its own', () => {
@@ -25,8 +25,10 @@ test('every process that `up` starts is a service of its own', () => {
 
 test.each(processNames)('%s accepts the settings it is given in containers, and waits for what it needs', (name) => {
   const service = services[name]
-  const schema = name === 'agent' ? AgentSettings : ['validate', 'extract', 'features', 'catalog', 'archive'].includes(name) ? ChainSettings : CloudSettings
-  expect(() => readConfig(schema, service?.environment as NodeJS.ProcessEnv)).not.toThrow()
+  const environment = service?.environment as NodeJS.ProcessEnv
+  const schema = ['validate', 'extract', 'features', 'catalog', 'archive'].includes(name) ? ChainSettings : CloudSettings
+  if (name === 'agent') expect(parseAgentConfig(readFileSync(join(root, 'deploy/docker/agent.yaml'), 'utf8'), 'agent.yaml', environment).s3.accessKeyId).toBe('frameloop-edge')
+  else expect(() => readConfig(schema, environment)).not.toThrow()
   expect(service?.depends_on).toHaveProperty('provision')
 })
 

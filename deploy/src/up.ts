@@ -6,8 +6,10 @@
  *   kafka ──────────────────┤
  *   s3 ────────▶ buckets ───┘
  */
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { AgentSettings } from '@frameloop/edge-agent/config'
 import { variableName } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, openLog } from '@frameloop/kit/log'
@@ -65,6 +67,8 @@ export function needStack(home: Home): StackState {
 }
 
 const bucketPrefix = 'frameloop'
+/** Where the agent's configuration takes an environment variable. */
+const environmentText = (name: string): string => `\${${name}}`
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
 export const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'archive', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
 
@@ -74,6 +78,30 @@ export const stageFlags = ['--max-semi-space-size=32']
 export interface RunningStack {
   readonly state: StackState
   readonly supervisor: Supervisor
+}
+
+/** The agent's configuration: JSON, which is YAML; the keys come by its environment. */
+function agentYaml(
+  home: Home,
+  cameras: readonly CameraOption[],
+  at: { readonly brokers: string; readonly registryUrl: string; readonly s3Endpoint: string; readonly port: number },
+): string {
+  const config: Partial<AgentSettings> = {
+    agent: 'agent-1',
+    port: at.port,
+    spool: { folder: home.path('spool'), capacity: '2 GB', keepFree: '200 MB' },
+    kafka: { brokers: at.brokers.split(',') },
+    registry: { url: at.registryUrl },
+    s3: {
+      endpoint: at.s3Endpoint,
+      region: 'us-east-1',
+      accessKeyId: environmentText('AWS_ACCESS_KEY_ID'),
+      secretAccessKey: environmentText('AWS_SECRET_ACCESS_KEY'),
+      bucketPrefix,
+    },
+    cameras: cameras.map(({ cameraId, address, framesPerSecond }) => ({ id: cameraId, address, ...(framesPerSecond ? { framesPerSecond } : {}) })),
+  }
+  return JSON.stringify(config, null, 2)
 }
 
 /** Starts everything; on failure nothing is left running. */
@@ -167,10 +195,9 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     ...common,
     AWS_ACCESS_KEY_ID: edgeIdentity.accessKeyId,
     AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey,
-    AGENT_ID: 'agent-1',
-    SPOOL_FOLDER: home.path('spool'),
-    CAMERAS: JSON.stringify(options.cameras),
   }
+  const agentConfig = home.path('agent.yaml')
+  if (options.cameras.length > 0) writeFileSync(agentConfig, agentYaml(home, options.cameras, { brokers, registryUrl, s3Endpoint, port: port('process-agent') }), { mode: 0o600 })
   const portOf = (name: string): number => (name === 'console' ? consolePort : port(`process-${name}`))
   const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${portOf(name)}`]))
   const processOf = (name: string, program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
@@ -195,7 +222,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   })
   const page = processOf('console', 'console', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
   const others = ['validate', 'extract', 'catalog', 'archive'].map(stage)
-  const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'agent', [], edge))) : undefined
+  const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'agent', ['run', '--config', agentConfig], edge))) : undefined
   await Promise.all([
     ...others.map(start),
     zones,

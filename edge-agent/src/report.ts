@@ -2,56 +2,77 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
+import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
+import type { AgentReported } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
-import type { Camera } from './agent.ts'
-import type { Spool } from './spool/spool.ts'
-import type { Identity } from './upload/uploader.ts'
+import type { Camera } from './camera.ts'
+import type { EpochCounter, Spool } from './spool/spool.ts'
 
 const interval = 2_000
 
-export async function runReporter(cameras: readonly Camera[], spool: Spool, producer: Producer, codec: Codec, identity: Identity, log: Log, signal: AbortSignal): Promise<void> {
+export interface AboutAgent {
+  readonly agentId: string
+  readonly siteId: string
+  readonly version: string
+}
+
+export function reportOf(cameras: readonly Camera[], spool: Spool, about: AboutAgent, now: EpochMs): AgentReported {
+  const { frames, bytes, capacity } = spool.size
+  const { counters } = spool
+  const current = new Set<string>(cameras.map(({ epoch }) => epoch))
+  return {
+    ...about,
+    reportedAt: now,
+    spoolBytes: bytes,
+    spoolFrames: frames,
+    spoolCapacityBytes: capacity,
+    cameras: [
+      ...cameras.map((camera) => {
+        const counter = counters.find(({ cameraId, epoch }) => cameraId === camera.settings.id && epoch === camera.epoch)
+        return {
+          cameraId: camera.settings.id,
+          epoch: camera.epoch,
+          highestSeq: counter?.highestSeq ?? 0,
+          forgottenSeq: counter?.forgottenSeq ?? 0,
+          state: camera.state,
+          message: camera.message,
+          framesPerSecond: Math.round(camera.framesPerSecond * 10) / 10,
+          lastFrameAt: camera.lastFrameAt,
+          sourceKind: camera.source.kind,
+        }
+      }),
+      ...counters
+        .filter(({ epoch }) => !current.has(epoch))
+        .map(({ cameraId, epoch, highestSeq, forgottenSeq }) => ({
+          ...{ cameraId, epoch, highestSeq, forgottenSeq },
+          ...{ state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '' },
+        })),
+    ],
+  }
+}
+
+export async function runReporter(
+  cameras: () => readonly Camera[],
+  spool: Spool,
+  producer: Producer,
+  codec: Codec,
+  about: AboutAgent,
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
   let failing = false
   while (!signal.aborted) {
     const now = Date.now()
-    const { frames, bytes, capacity } = spool.size
-    const counters = spool.counters
-    const current = new Map(cameras.map((camera) => [camera.epoch, camera]))
-    const ended = counters.filter((counter) => !current.has(counter.epoch) && counter.forgottenSeq >= counter.highestSeq)
-    const report = {
-      agentId: identity.agentId,
-      siteId: identity.siteId,
-      version: '0.1.0',
-      reportedAt: now,
-      spoolBytes: bytes,
-      spoolFrames: frames,
-      spoolCapacityBytes: capacity,
-      cameras: [
-        ...cameras.map((camera) => {
-          const counter = counters.find(({ cameraId, epoch }) => cameraId === camera.settings.cameraId && epoch === camera.epoch)
-          return {
-            cameraId: camera.settings.cameraId,
-            epoch: camera.epoch,
-            highestSeq: counter?.highestSeq ?? 0,
-            forgottenSeq: counter?.forgottenSeq ?? 0,
-            state: camera.state,
-            message: camera.message,
-            framesPerSecond: Math.round(camera.framesPerSecond * 10) / 10,
-            lastFrameAt: camera.lastFrameAt,
-            sourceKind: camera.source.kind,
-          }
-        }),
-        ...counters
-          .filter(({ epoch }) => !current.has(epoch))
-          .map((counter) => ({ ...counter, state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '' })),
-      ],
-    }
+    const report = reportOf(cameras(), spool, about, now)
+    const running = new Set<string>(cameras().map(({ epoch }) => epoch))
+    const ended = spool.counters.filter((counter: EpochCounter) => !running.has(counter.epoch) && counter.forgottenSeq >= counter.highestSeq)
     try {
-      const about = { key: identity.agentId, id: identity.agentId, time: now, source: identity.agentId, traceparent: '' }
+      const { agentId } = about
       await producer.send({
         topic: topics.agentsReported.name,
         acks: -1,
-        messages: [await recordOf(codec, topics.agentsReported, report, about)],
+        messages: [await recordOf(codec, topics.agentsReported, report, { key: agentId, id: agentId, time: now, source: agentId, traceparent: '' })],
       })
       for (const counter of ended) spool.forgetEpoch(counter)
       failing = false

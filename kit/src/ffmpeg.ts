@@ -1,5 +1,6 @@
 /** ffmpeg as a child that never outlives the agent's wish: its pictures, its last words (without passwords), its end. */
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { redact } from './log.ts'
@@ -8,6 +9,8 @@ import type { Bytes } from './units.ts'
 
 export interface Ffmpeg {
   readonly jpegs: AsyncIterable<Buffer>
+  /** Where `sideOutput` is asked for: what it writes to descriptor 3. */
+  readonly side: Readable | undefined
   /** The last lines it wrote to stderr. */
   readonly said: () => string
   readonly stop: () => void
@@ -19,7 +22,12 @@ export interface FfmpegOptions {
   readonly memory?: Bytes
   /** Each line it writes to stderr. */
   readonly onLine?: (line: string) => void
+  /** It has a second output, `pipe:3`. */
+  readonly sideOutput?: boolean
 }
+
+/** Linux ends a child with its parent, also when that is killed; elsewhere ffmpeg ends with the next picture it cannot hand over. */
+const leash = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path))
 
 /** The command under a limit of memory: a shell that sets it and becomes the program, so the pid stays the same. */
 function limited(program: string, args: readonly string[], memory: Bytes | undefined): readonly [string, readonly string[]] {
@@ -29,7 +37,8 @@ function limited(program: string, args: readonly string[], memory: Bytes | undef
 
 export function startFfmpeg(program: string, args: readonly string[], signal: AbortSignal, options: FfmpegOptions = {}): Ffmpeg {
   const [command, all] = limited(program, ['-hide_banner', '-nostdin', '-loglevel', 'warning', ...args], options.memory)
-  const child: ChildProcessByStdio<null, Readable, Readable> = spawn(command, all, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const [run, leashed] = leash ? [leash, ['--pdeathsig', 'KILL', command, ...all]] : [command, all]
+  const child = spawn(run, leashed, { stdio: ['ignore', 'pipe', 'pipe', ...(options.sideOutput ? (['pipe'] as const) : [])] }) as ChildProcessByStdio<null, Readable, Readable>
   let lines = ''
   const { onLine } = options
   if (onLine) createInterface({ input: child.stderr }).on('line', onLine)
@@ -48,7 +57,7 @@ export function startFfmpeg(program: string, args: readonly string[], signal: Ab
   }
   signal.addEventListener('abort', stop, { once: true })
   void ended.then(() => signal.removeEventListener('abort', stop))
-  return { jpegs: jpegsOf(child.stdout), said: () => redact(lines.trim()), stop, ended }
+  return { jpegs: jpegsOf(child.stdout), side: (child.stdio[3] as Readable | null | undefined) ?? undefined, said: () => redact(lines.trim()), stop, ended }
 }
 
 /** Runs ffprobe to its end and gives what it printed. */

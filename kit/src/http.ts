@@ -1,83 +1,11 @@
-/**
- * HTTP of every process: `/healthz` (the process lives), `/readyz` (it can do its work, else why not), `/metrics`.
- * Processes with an API get the same three on a fastify server with problem documents (RFC 9457) for errors.
- */
-import { createServer } from 'node:http'
+/** HTTP of a process with an API: the three routes of `health.ts` on a fastify server, with problem documents (RFC 9457) for errors. */
 import swagger from '@fastify/swagger'
 import Fastify, { type FastifyInstance } from 'fastify'
-import { Fault, type FaultCode, toError } from './fault.ts'
+import { Fault, type FaultCode } from './fault.ts'
+import { type Health, healthAnswer, portTaken } from './health.ts'
 import type { Lifetime } from './lifetime.ts'
 import type { Log } from './log.ts'
-import type { Metrics } from './metrics.ts'
 import type { Bytes } from './units.ts'
-
-/** What keeps a process from being ready, by part; empty when it is. */
-export type NotReady = Readonly<Record<string, string>>
-
-export interface Health {
-  readonly name: string
-  readonly metrics: Metrics
-  readonly notReady: () => NotReady | Promise<NotReady>
-  /** Further routes of a process without an API. */
-  readonly routes?: (method: string, path: string) => { readonly status: number; readonly body: string } | undefined
-}
-
-interface Answer {
-  readonly status: number
-  readonly type: string
-  readonly body: string
-}
-
-async function healthAnswer(path: string, health: Health): Promise<Answer | undefined> {
-  const json = (status: number, body: unknown): Answer => ({ status, type: 'application/json', body: JSON.stringify(body) })
-  switch (path) {
-    case '/healthz':
-      return json(200, { status: 'ok', process: health.name, pid: process.pid })
-    case '/readyz': {
-      const waiting = await health.notReady()
-      return Object.keys(waiting).length === 0 ? json(200, { status: 'ready', process: health.name }) : json(503, { status: 'not ready', process: health.name, waiting })
-    }
-    case '/metrics':
-      return { status: 200, type: health.metrics.contentType, body: await health.metrics.metrics() }
-    default:
-      return undefined
-  }
-}
-
-function portTaken(thrown: unknown, host: string, port: number): unknown {
-  return (thrown as NodeJS.ErrnoException).code === 'EADDRINUSE'
-    ? new Fault('PORT_TAKEN', `Port ${port} on ${host} is taken by another program (setting PORT)`, { host, port }, thrown)
-    : thrown
-}
-
-/** The three health routes on a bare server, for processes without an API. Returns the port. */
-export async function openHealth(health: Health, at: { readonly host: string; readonly port: number }, lifetime: Lifetime): Promise<number> {
-  const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (request, response) => {
-    const path = request.url?.split('?')[0] ?? ''
-    const special = health.routes?.(request.method ?? 'GET', path)
-    if (special) {
-      response.writeHead(special.status, { 'content-type': 'text/plain' }).end(special.body)
-      return
-    }
-    healthAnswer(path, health).then(
-      (answer) => {
-        const { status, type, body } = answer ?? { status: 404, type: 'text/plain', body: 'not found\n' }
-        response.writeHead(status, { 'content-type': type }).end(body)
-      },
-      (thrown: unknown) => response.writeHead(500, { 'content-type': 'text/plain' }).end(`${toError(thrown).message}\n`),
-    )
-  })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(portTaken(error, at.host, at.port)))
-    server.listen(at.port, at.host, resolve)
-  })
-  lifetime.own('health server', server, () => {
-    server.closeAllConnections()
-    return new Promise((resolve) => server.close(resolve))
-  })
-  const address = server.address()
-  return typeof address === 'object' && address ? address.port : at.port
-}
 
 const statusOf: Partial<Record<FaultCode, number>> = {
   UPLOAD_INVALID: 400,

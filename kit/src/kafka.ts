@@ -1,5 +1,5 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
-import { type Admin, Kafka, logLevel, type Producer } from 'kafkajs'
+import { type Admin, Kafka, logLevel, type Producer, type SASLOptions } from 'kafkajs'
 import RequestQueue from 'kafkajs/src/network/requestQueue/index.js'
 import type { Log } from './log.ts'
 
@@ -12,15 +12,27 @@ RequestQueue.prototype.scheduleCheckPendingRequests = function (): void {
   if (this.pending.length > 0) schedule.call(this)
 }
 
+/** How a cluster is reached that wants to know who is there. */
+export interface KafkaConnection {
+  /** Comma separated. */
+  readonly brokers: string
+  /** PEM of the authority and, where the cluster wants one, of a certificate of our own; `{}` trusts the system's authorities. */
+  readonly tls?: { readonly ca?: string; readonly cert?: string; readonly key?: string }
+  readonly sasl?: { readonly mechanism: 'plain' | 'scram-sha-256' | 'scram-sha-512'; readonly username: string; readonly password: string }
+}
+
 export interface KafkaClient {
   admin(): Admin
   producer(): Producer
 }
 
 /** kafkajs with pauses that suit a broker that is restarted nearby; `clientId` names the process in the broker's log. */
-export function openKafka(brokers: string, clientId: string, log: Log): KafkaClient {
+export function openKafka(to: string | KafkaConnection, clientId: string, log: Log): KafkaClient {
+  const { brokers, tls, sasl } = typeof to === 'string' ? ({ brokers: to } as KafkaConnection) : to
   const kafka = new Kafka({
     clientId,
+    ...(tls ? { ssl: { ...(tls.ca ? { ca: [tls.ca] } : {}), ...(tls.cert ? { cert: tls.cert } : {}), ...(tls.key ? { key: tls.key } : {}) } } : {}),
+    ...(sasl ? { sasl: sasl as SASLOptions } : {}),
     brokers: brokers.split(',').map((broker) => broker.trim()),
     connectionTimeout: 3_000,
     requestTimeout: 15_000,

@@ -22,10 +22,16 @@ export interface ProcessContext<Config> {
 /** How long closing may take before the process is ended anyway. */
 const closingLimit = 8_000
 
-export async function runProcess<Schema extends TObject>(name: string, settings: Schema, start: (context: ProcessContext<Static<Schema>>) => Promise<void>): Promise<void> {
-  let config: Static<Schema>
+/** A process whose settings are environment variables. */
+export function runProcess<Schema extends TObject>(name: string, settings: Schema, start: (context: ProcessContext<Static<Schema>>) => Promise<void>): Promise<void> {
+  return runConfigured(name, () => readConfig(settings, process.env), start)
+}
+
+/** A process whose settings come from wherever `read` finds them. */
+export async function runConfigured<Config extends object>(name: string, read: () => Config, start: (context: ProcessContext<Config>) => Promise<void>): Promise<void> {
+  let config: Config
   try {
-    config = readConfig(settings, process.env)
+    config = read()
   } catch (thrown) {
     const error = toError(thrown)
     process.stderr.write(`${name}: ${error.message}\n${error instanceof Fault ? `${error.hint}\n` : ''}`)

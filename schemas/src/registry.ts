@@ -14,9 +14,13 @@ interface RegistryError {
   readonly message?: string
 }
 
-export function openRegistry(baseUrl: string): SchemaRegistry {
+export function openRegistry(baseUrl: string, login?: { readonly username: string; readonly password: string }): SchemaRegistry {
   const base = baseUrl.replace(/\/+$/, '')
-  const headers = { 'content-type': 'application/vnd.schemaregistry.v1+json', accept: 'application/vnd.schemaregistry.v1+json, application/json' }
+  const headers = {
+    ...(login ? { authorization: `Basic ${Buffer.from(`${login.username}:${login.password}`).toString('base64')}` } : {}),
+    'content-type': 'application/vnd.schemaregistry.v1+json',
+    accept: 'application/vnd.schemaregistry.v1+json, application/json',
+  }
   const call = async (path: string, init: RequestInit): Promise<{ readonly status: number; readonly body: unknown }> => {
     let failure: unknown
     for (let attempt = 0; attempt < 4; attempt += 1) {

@@ -1,5 +1,5 @@
 /** Runs the processor named on the command line: validate, extract, features, catalog or archive. */
-import { openHealth } from '@frameloop/kit/http'
+import { openHealth } from '@frameloop/kit/health'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { type ProcessContext, runProcess } from '@frameloop/kit/run-process'

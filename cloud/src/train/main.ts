@@ -1,7 +1,7 @@
 /** Starts the trainer: takes requests out of training_runs, one at a time. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage } from '@frameloop/kit/fault'
-import { openHealth } from '@frameloop/kit/http'
+import { openHealth } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, inTransaction, openPool, type Pool } from '@frameloop/kit/postgres'

@@ -1,6 +1,6 @@
 /** Starts the watcher: compares the champion's last labelled answers with the truth and asks for training when they are bad. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openHealth } from '@frameloop/kit/http'
+import { openHealth } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
 import { Gauge } from '@frameloop/kit/metrics'
 import { databaseNotReady, openPool, type Pool } from '@frameloop/kit/postgres'

@@ -58,7 +58,7 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
         object: { bucket, key, sha256: head.sha256, bytes: entry.bytes, versionId: entry.stored?.versionId ?? '', contentType: contentTypeOf(head.extension) },
         width: head.width,
         height: head.height,
-        motion: null,
+        motion: head.motion ?? null,
         sourceName: head.sourceName,
       }
       const batch = batches.get(topic.name) ?? []

@@ -5,11 +5,12 @@
 import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault } from '@frameloop/kit/fault'
 import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
 import type { Us } from '@frameloop/kit/units'
-import type { Source } from './source.ts'
+import type { CameraSettings } from '../config.ts'
+import { finishingFilters } from './ffmpeg-stream.ts'
+import { type Source, SourceFailure } from './source.ts'
 
 export interface FileSettings {
   readonly path: string
@@ -28,21 +29,21 @@ export function offsetsOf(printed: string): Us[] {
   return times.map((time) => Math.round((time - first) * 1e6))
 }
 
-export function fileSource(settings: FileSettings): Source {
+export function fileSource(settings: FileSettings, camera: CameraSettings): Source {
+  const filters = finishingFilters(camera).join(',')
   const sourceName = basename(settings.path)
   return {
     kind: 'file',
-    async *frames(context, signal) {
-      if (!existsSync(settings.path)) throw new Fault('SOURCE_UNREADABLE', `There is no file ${settings.path}`, { path: settings.path })
-      context.report('connecting', `reading ${sourceName}`)
+    finishes: true,
+    async *pictures(context, signal) {
+      if (!existsSync(settings.path)) throw new SourceFailure('wrong', `there is no file ${settings.path}`)
       const probe = await runFfprobe(
         context.ffprobe,
         ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'packet=pts_time', '-of', 'csv=p=0', settings.path],
         signal,
       )
       const offsets = offsetsOf(probe.out)
-      if (probe.code !== 0 || offsets.length === 0)
-        throw new Fault('SOURCE_UNREADABLE', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`, { path: settings.path })
+      if (probe.code !== 0 || offsets.length === 0) throw new SourceFailure('wrong', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`)
       const step = offsets.length > 1 ? ((offsets.at(-1) ?? 0) - (offsets[0] ?? 0)) / (offsets.length - 1) : 40_000
       const args = [
         '-protocol_whitelist',
@@ -53,12 +54,13 @@ export function fileSource(settings: FileSettings): Source {
         '0:v:0',
         '-fps_mode',
         'passthrough',
+        ...(filters ? ['-vf', filters] : []),
         '-threads',
         '1',
         '-flags',
         '+bitexact',
         '-q:v',
-        '3',
+        String(camera.quality ?? 3),
         '-f',
         'mpjpeg',
         '-',
@@ -71,7 +73,6 @@ export function fileSource(settings: FileSettings): Source {
           const mediaOffsetUs = offsets[index] ?? Math.round(index * step)
           const due = passStart + mediaOffsetUs / 1000
           if (settings.realTime && due > Date.now()) await sleep(due - Date.now(), undefined, { signal })
-          context.report('streaming', '')
           yield {
             bytes,
             extension: 'jpg',
@@ -86,10 +87,9 @@ export function fileSource(settings: FileSettings): Source {
         }
         await ffmpeg.ended
         if (signal.aborted) return
-        if (index === 0) throw new Fault('SOURCE_UNREADABLE', `ffmpeg gave no picture of ${sourceName}: ${ffmpeg.said()}`, { path: settings.path })
+        if (index === 0) throw new SourceFailure('wrong', `ffmpeg gave no picture of ${sourceName}: ${ffmpeg.said()}`)
         if (settings.realTime) await sleep(Math.max(0, passStart + (offsets.length * step) / 1000 - Date.now()), undefined, { signal })
       } while (settings.loop)
-      context.report('ended', 'the file was played to its end')
     },
   }
 }

@@ -2,9 +2,8 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault } from '@frameloop/kit/fault'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
-import type { Source } from './source.ts'
+import { type Source, SourceFailure } from './source.ts'
 
 const kinds: Readonly<Record<string, { readonly extension: string; readonly kind: 'image' | 'clip' }>> = {
   '.jpg': { extension: 'jpg', kind: 'image' },
@@ -17,17 +16,17 @@ const kinds: Readonly<Record<string, { readonly extension: string; readonly kind
 }
 
 export function folderSource(settings: { readonly path: string; readonly framesPerSecond: number }): Source {
+  const seen = new Set<string>()
   return {
     kind: 'folder',
-    async *frames(context, signal) {
-      const seen = new Set<string>()
-      let first = true
+    finishes: false,
+    async *pictures(context, signal) {
       for (;;) {
         let names: string[]
         try {
           names = (await readdir(settings.path)).sort()
         } catch (thrown) {
-          throw new Fault('SOURCE_UNREADABLE', `The folder ${settings.path} cannot be read`, { path: settings.path }, thrown)
+          throw new SourceFailure('wrong', `the folder ${settings.path} cannot be read`, thrown)
         }
         for (const name of names) {
           const kind = kinds[extname(name).toLowerCase()]
@@ -36,24 +35,22 @@ export function folderSource(settings: { readonly path: string; readonly framesP
           // a link that leads nowhere, a file without rights: told once, and the others go on
           const about = await stat(path).catch((thrown: unknown) => {
             seen.add(name)
-            context.report('streaming', `${name} cannot be read: ${(thrown as Error).message}`)
+            context.say(`${name} cannot be read: ${(thrown as Error).message}`)
           })
           if (!about) continue
           // a file that was touched within the last second may still be written
           if (!about.isFile() || Date.now() - about.mtimeMs < 1_000) continue
           seen.add(name)
-          const bytes = await readFile(path).catch((thrown: unknown) => context.report('streaming', `${name} cannot be read: ${(thrown as Error).message}`))
+          const bytes = await readFile(path).catch((thrown: unknown) => context.say(`${name} cannot be read: ${(thrown as Error).message}`))
           if (!bytes) continue
-          context.report('streaming', '')
           yield {
             bytes,
             ...kind,
             capturedAt: Math.round(about.mtimeMs),
             ...(kind.extension === 'jpg' ? jpegSize(bytes) : { width: 0, height: 0 }),
             sourceName: name,
-            newPass: first,
+            newPass: false,
           }
-          first = false
           await sleep(1000 / settings.framesPerSecond, undefined, { signal })
         }
         await sleep(500, undefined, { signal })

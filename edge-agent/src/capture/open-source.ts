@@ -1,18 +1,14 @@
 /** A camera's address → the source that captures from it. */
 import { Fault } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
+import type { CameraSettings } from '../config.ts'
 import { fileSource } from './file.ts'
 import { folderSource } from './folder.ts'
+import { httpSource } from './http.ts'
 import { rtspSource } from './rtsp.ts'
 import { simulatorSource } from './simulator.ts'
 import type { Source } from './source.ts'
-
-export interface CameraSettings {
-  readonly cameraId: string
-  /** `simulator:?seed=7`, `file:/path/clip.avi?speed=max`, `folder:/path`, `rtsp://…` */
-  readonly address: string
-  readonly framesPerSecond?: number
-}
+import { v4l2Source } from './v4l2.ts'
 
 function pathOf(address: string): { readonly path: string; readonly query: URLSearchParams } {
   const rest = address.slice(address.indexOf(':') + 1).replace(/^\/\/(?=\/)/, '')
@@ -32,17 +28,22 @@ export function openSource(camera: CameraSettings): Source {
         origin: Number(query.get('origin') ?? Date.now()),
       })
     case 'file':
-      return fileSource({ path, loop: query.get('loop') !== 'false', realTime: query.get('speed') !== 'max' })
+      return fileSource({ path, loop: query.get('loop') !== 'false', realTime: query.get('speed') !== 'max' }, camera)
     case 'folder':
       return folderSource({ path, framesPerSecond: camera.framesPerSecond ?? 5 })
     case 'rtsp':
     case 'rtsps':
-      return rtspSource({ address: camera.address, framesPerSecond: camera.framesPerSecond ?? 5 })
+      return rtspSource(camera)
+    case 'http':
+    case 'https':
+      return httpSource(camera)
+    case 'v4l2':
+      return v4l2Source(path, camera)
     default:
       throw new Fault(
         'SOURCE_UNREADABLE',
-        `No source understands the address ${redact(camera.address)} of camera ${camera.cameraId}; it begins with simulator:, file:, folder:, rtsp: or rtsps:`,
-        { cameraId: camera.cameraId },
+        `No source understands the address ${redact(camera.address)} of camera ${camera.id}; it begins with rtsp:, rtsps:, http:, https:, v4l2:, file:, folder: or simulator:`,
+        { cameraId: camera.id },
       )
   }
 }

@@ -26,8 +26,8 @@ export function simulatorSource(settings: SimulatorSettings): SimulatorSource {
     change(to) {
       now = to
     },
-    async *frames(context, signal) {
-      let first = true
+    finishes: false,
+    async *pictures(context, signal) {
       let tick = Math.ceil((Date.now() - settings.origin) / interval)
       while (!signal.aborted) {
         const due = settings.origin + tick * interval
@@ -36,7 +36,7 @@ export function simulatorSource(settings: SimulatorSettings): SimulatorSource {
         const bytes = await sharp(paintScene(settings.seed, sceneMs, now), { raw: { width: sceneWidth, height: sceneHeight, channels: 3 } })
           .jpeg({ quality: 80 })
           .toBuffer()
-        context.report('streaming', now === 'day' ? 'simulated' : `simulated, ${now}`)
+        context.say(now === 'day' ? 'simulated' : `simulated, ${now}`)
         yield {
           bytes,
           extension: 'jpg',
@@ -46,9 +46,8 @@ export function simulatorSource(settings: SimulatorSettings): SimulatorSource {
           width: sceneWidth,
           height: sceneHeight,
           sourceName: `simulator seed ${settings.seed}`,
-          newPass: first,
+          newPass: false,
         }
-        first = false
         // a machine that cannot paint in time skips moments instead of falling behind
         tick = Math.max(tick + 1, Math.floor((Date.now() - settings.origin) / interval))
       }

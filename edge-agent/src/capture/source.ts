@@ -1,6 +1,6 @@
-/** What a camera is to the agent: an endless (or ending) sequence of pictures, and a state that people understand. */
+/** What a camera is to the agent: something to connect to that then gives pictures, and a state that people understand. */
 import type { Log } from '@frameloop/kit/log'
-import type { EpochMs, Us } from '@frameloop/kit/units'
+import type { EpochMs, Ms, Us } from '@frameloop/kit/units'
 
 export interface Captured {
   readonly bytes: Buffer
@@ -15,18 +15,39 @@ export interface Captured {
   readonly sourceName: string
   /** The first picture of another pass over the same material: the agent mints a new epoch. */
   readonly newPass: boolean
+  /** The picture as the motion gate sees it: `motionWidth` × `motionHeight` gray, where the source has it already. */
+  readonly gray?: Uint8Array
 }
 
 export type CameraState = 'connecting' | 'streaming' | 'stalled' | 'backing off' | 'refused' | 'wrong' | 'ended'
+
+/** Why a source gives no pictures. Anything else it throws counts as `wrong`. */
+export class SourceFailure extends Error {
+  readonly state: 'backing off' | 'refused' | 'wrong'
+
+  constructor(state: 'backing off' | 'refused' | 'wrong', sentence: string, cause?: unknown) {
+    super(sentence, cause === undefined ? undefined : { cause })
+    this.name = 'SourceFailure'
+    this.state = state
+  }
+}
 
 export interface SourceContext {
   readonly log: Log
   readonly ffmpeg: string
   readonly ffprobe: string
-  readonly report: (state: CameraState, message: string) => void
+  /** Whether pictures should come with `gray`. */
+  readonly wantsGray: boolean
+  /** Something worth telling while pictures come. */
+  readonly say: (message: string) => void
 }
 
 export interface Source {
-  readonly kind: 'simulator' | 'file' | 'folder' | 'rtsp'
-  frames(context: SourceContext, signal: AbortSignal): AsyncIterable<Captured>
+  readonly kind: 'simulator' | 'file' | 'folder' | 'rtsp' | 'http' | 'v4l2'
+  /** Longest silence before the connection counts as dead; absent where silence is normal. */
+  readonly patience?: { readonly first: Ms; readonly next: Ms }
+  /** Masks and size are taken care of already. */
+  readonly finishes: boolean
+  /** One connection. Ends when the material has ended, throws when it failed. */
+  pictures(context: SourceContext, signal: AbortSignal): AsyncIterable<Captured>
 }

@@ -117,13 +117,57 @@ test('a full spool gives up its oldest frames, tells of each, and keeps the newe
   const spool = await open(5_500)
   await spool.append(aHead(1, 'yard'), bytes(1))
   for (let seq = 1; seq <= 8; seq += 1) await spool.append(aHead(seq), bytes(seq))
-  expect([...spool.entries].map(({ cameraId, seq }) => `${cameraId} ${seq}`)).toEqual(['yard 1', 'door 5', 'door 6', 'door 7', 'door 8'])
-  expect(spool.losses.map(({ seqFrom, reason }) => `${seqFrom} ${reason}`)).toEqual(['1 evicted', '2 evicted', '3 evicted', '4 evicted'])
+  expect([...spool.entries].map(({ cameraId, seq }) => `${cameraId} ${seq}`)).toEqual(['yard 1', 'door 4', 'door 6', 'door 7', 'door 8'])
+  expect(spool.losses.map(({ seqFrom, reason }) => `${seqFrom} ${reason}`)).toEqual(['1 evicted', '3 evicted', '5 evicted', '2 evicted'])
+  expect(spool.account).toMatchObject([
+    { cameraId: 'yard', highestSeq: 1, delivered: 0, lost: 0, waiting: 1, unaccounted: 0 },
+    { cameraId: 'door', highestSeq: 8, delivered: 0, lost: 4, waiting: 4, unaccounted: 0 },
+  ])
   await spool.close()
 })
 
+test('captured is delivered, waiting or lost, whenever the agent is killed and however often', async () => {
+  let random = 1
+  const chance = (): number => {
+    random = (random * 16_807) % 2_147_483_647
+    return random / 2_147_483_647
+  }
+  let seq = 0
+  for (let life = 0; life < 12; life += 1) {
+    const spool = await open(8_000)
+    expect(spool.account.map(({ unaccounted }) => unaccounted)).toEqual(seq === 0 ? [] : [0])
+    for (let step = 0; step < 25; step += 1) {
+      seq += 1
+      await spool.append(aHead(seq), bytes(seq))
+      const oldest = [...spool.entries][0]
+      if (oldest && chance() < 0.4) {
+        await spool.markStored(oldest, '')
+        await spool.markAnnounced([oldest])
+      }
+      if (chance() < 0.3) await spool.markTold(spool.losses)
+    }
+    expect(spool.account).toMatchObject([{ highestSeq: seq, unaccounted: 0 }])
+    const looked = Spool.inspect(folder, log)
+    expect(looked.account).toEqual(spool.account)
+    await expect(looked.append(aHead(seq + 1), bytes(1))).rejects.toMatchObject({ code: 'SPOOL_BROKEN' })
+    // no close: killed
+    rmSync(join(folder, 'lock'))
+  }
+})
+
+test('the routine goes before events, thinned evenly, and the newest of each camera stays', () => {
+  const entries = Array.from({ length: 32 }, (_, at) => ({ cameraId: at % 2 ? 'a' : 'b', seq: at + 1, bytes: 1, isEvent: at >= 8 && at < 12, busy: false }))
+  const evicted = chooseEvictions(entries, 32, 16, 32).map(({ seq }) => seq)
+  expect(evicted).toEqual([1, 3, 5, 7, 13, 15, 17, 19, 21, 23, 25, 27, 29, 2, 6, 14, 18])
+  expect(chooseEvictions(entries, 32, 40, 32).map(({ seq }) => seq)).not.toContain(32)
+  // two newest stay, four are events
+  const routine = chooseEvictions(entries, 32, 25, 32)
+  expect(routine.map(({ isEvent }) => isEvent)).toEqual(Array.from({ length: 26 }, () => false))
+  expect(chooseEvictions(entries, 32, 31, 32).at(-1)?.isEvent).toBe(true)
+})
+
 test('nothing is evicted while there is room', () => {
-  expect(chooseEvictions([{ cameraId: 'a', seq: 1, bytes: 10, busy: false }], 10, 10, 20)).toEqual([])
+  expect(chooseEvictions([{ cameraId: 'a', seq: 1, bytes: 10, busy: false, isEvent: false }], 10, 10, 20)).toEqual([])
 })
 
 test('S2: a record whose length was damaged costs that frame, which is told as lost, and none behind it', async () => {

@@ -22,6 +22,7 @@ import {
   read,
   readdirSync,
   readFileSync,
+  statfsSync,
   statSync,
   truncateSync,
   unlinkSync,
@@ -29,9 +30,11 @@ import {
   writev,
 } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate as immediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
+import { sha256Hex } from '@frameloop/kit/object-store'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import type { Bytes, EpochMs, Us } from '@frameloop/kit/units'
 import type { CameraId, Epoch } from '@frameloop/schemas/ids'
@@ -69,6 +72,10 @@ export interface FrameHead {
   readonly sourceName: string
   readonly sha256: string
   readonly traceparent: string
+  /** Share of the watched picture that moved, 0..1. */
+  readonly motion?: number
+  /** Something happened: worth more than the routine. */
+  readonly isEvent?: boolean
 }
 
 export interface Entry {
@@ -81,6 +88,7 @@ export interface Entry {
   /** S3's version id once it is stored. */
   stored: { readonly versionId: string } | undefined
   busy: boolean
+  readonly isEvent: boolean
 }
 
 export interface EpochCounter {
@@ -89,6 +97,25 @@ export interface EpochCounter {
   highestSeq: number
   /** All frames up to here are forgotten. */
   forgottenSeq: number
+  /** Frames of this epoch that both S3 and Kafka have acknowledged, and those told or to be told as lost. */
+  delivered: number
+  lost: number
+}
+
+export interface Account extends EpochCounter {
+  readonly waiting: number
+  /** Captured, and nobody knows where it is: 0, or the spool has a bug or was tampered with. */
+  readonly unaccounted: number
+}
+
+/** What is captured is delivered, waiting or lost. */
+export function accountOf(counters: readonly EpochCounter[], entries: Iterable<Entry>): Account[] {
+  const waiting = new Map<string, number>()
+  for (const { head } of entries) waiting.set(epochKey(head), (waiting.get(epochKey(head)) ?? 0) + 1)
+  return counters.map((counter) => {
+    const here = waiting.get(epochKey(counter)) ?? 0
+    return { ...counter, waiting: here, unaccounted: counter.highestSeq - counter.delivered - counter.lost - here }
+  })
 }
 
 export interface Loss {
@@ -116,6 +143,8 @@ export interface SpoolSettings {
   readonly folder: string
   /** Frames waiting may take this much. */
   readonly capacity: Bytes
+  /** What stays free on the disk, whatever the capacity; 0 when absent. */
+  readonly keepFree?: Bytes
   readonly segmentBytes: Bytes
 }
 
@@ -143,6 +172,8 @@ export class Spool {
   readonly #entries = new Map<string, Entry>()
   readonly #counters = new Map<string, EpochCounter>()
   readonly #losses = new Map<string, Loss>()
+  /** Losses of each epoch whose record is not on disk yet: the counters that a segment begins with do not know of them. */
+  readonly #unwritten = new Map<string, number>()
   /** Frames not yet forgotten, by segment. */
   readonly #alive = new Map<number, number>()
   readonly #readers = new Map<number, number>()
@@ -152,6 +183,8 @@ export class Spool {
   #file = -1
   #size: Bytes = 0
   #usedBytes: Bytes = 0
+  /** Of the disk, when it was last asked. */
+  #free = { at: 0, bytes: 0, used: 0 }
   #broken: Error | undefined
   readonly #wake = new Set<() => void>()
 
@@ -172,8 +205,17 @@ export class Spool {
       }
     }
     writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
-    spool.#recover()
+    spool.#recover(true)
     await spool.#startSegment()
+    return spool
+  }
+
+  /** A spool folder as it is, also while an agent writes to it: nothing in it is changed, and nothing can be put into it. */
+  static inspect(folder: string, log: Log): Spool {
+    if (!existsSync(folder)) throw new Fault('SPOOL_BROKEN', `There is no spool ${folder}`, { folder })
+    const spool = new Spool({ folder, capacity: Number.POSITIVE_INFINITY, segmentBytes: 0 }, log)
+    spool.#recover(false)
+    spool.#broken = new Error('it was opened to be looked at')
     return spool
   }
 
@@ -195,21 +237,32 @@ export class Spool {
     return [...this.#losses.values()]
   }
 
+  get account(): readonly Account[] {
+    return accountOf(this.counters, this.#entries.values())
+  }
+
+  /** What frames may take now: the capacity, or less when the disk is nearly full. */
+  #room(): Bytes {
+    const { capacity, folder, keepFree = 0 } = this.#settings
+    if (Date.now() - this.#free.at > 1_000) {
+      const { bavail, bsize } = statfsSync(folder)
+      this.#free = { at: Date.now(), bytes: bavail * bsize, used: this.#usedBytes }
+    }
+    const free = this.#free.bytes - (this.#usedBytes - this.#free.used)
+    return Math.min(capacity, this.#usedBytes + Math.max(0, free - keepFree))
+  }
+
   /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
   async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
-    const evicted = chooseEvictions(
-      [...(this.#usedBytes + bytes.byteLength > this.#settings.capacity ? this.#entries.values() : [])],
-      this.#usedBytes,
-      bytes.byteLength,
-      this.#settings.capacity,
-    )
-    for (const entry of evicted) this.#lose(entry, 'evicted')
-    if (this.#usedBytes + bytes.byteLength > this.#settings.capacity) {
-      throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${this.#settings.capacity} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
+    const room = this.#room()
+    if (this.#usedBytes + bytes.byteLength > room) {
+      for (const entry of chooseEvictions([...this.#entries.values()], this.#usedBytes, bytes.byteLength, room)) this.#lose(entry, 'evicted')
+      if (this.#usedBytes + bytes.byteLength > room)
+        throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${room} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
     }
     this.#usedBytes += bytes.byteLength
     const { segment, bodyAt } = await this.#write(kinds.frame, head, bytes)
-    const entry: Entry = { head, bytes: bytes.byteLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt, stored: undefined, busy: false }
+    const entry: Entry = { head, bytes: bytes.byteLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt, stored: undefined, busy: false, isEvent: head.isEvent ?? false }
     this.#remember(entry)
     this.#notify()
     return entry
@@ -227,6 +280,16 @@ export class Spool {
     return bytes
   }
 
+  /** Waiting frames whose bytes are not what was captured. */
+  async damaged(): Promise<Entry[]> {
+    const found: Entry[] = []
+    for (const entry of this.entries) {
+      const bytes = await this.read(entry).catch(() => undefined)
+      if (bytes === undefined || (entry.head.sha256 !== '' && sha256Hex(bytes) !== entry.head.sha256)) found.push(entry)
+    }
+    return found
+  }
+
   /** S3 has it durably. */
   async markStored(entry: Entry, versionId: string): Promise<void> {
     await this.#write(kinds.stored, { cameraId: entry.cameraId, epoch: entry.head.epoch, seq: entry.seq, versionId } satisfies Ack)
@@ -240,7 +303,10 @@ export class Spool {
       kinds.announced,
       entries.map((entry): Ack => ({ cameraId: entry.cameraId, epoch: entry.head.epoch, seq: entry.seq })),
     )
-    for (const entry of entries) this.#forget(entry)
+    for (const entry of entries) {
+      this.#count(entry.head, 'delivered')
+      this.#forget(entry)
+    }
     this.#dropOldSegments()
   }
 
@@ -294,7 +360,12 @@ export class Spool {
     this.#alive.set(entry.segment, (this.#alive.get(entry.segment) ?? 0) + 1)
     const counter = this.#counters.get(epochKey(head))
     if (counter) counter.highestSeq = Math.max(counter.highestSeq, head.seq)
-    else this.#counters.set(epochKey(head), { cameraId: head.cameraId, epoch: head.epoch, highestSeq: head.seq, forgottenSeq: 0 })
+    else this.#counters.set(epochKey(head), { cameraId: head.cameraId, epoch: head.epoch, highestSeq: head.seq, forgottenSeq: 0, delivered: 0, lost: 0 })
+  }
+
+  #count(of: { readonly cameraId: string; readonly epoch: string }, as: 'delivered' | 'lost', frames = 1): void {
+    const counter = this.#counters.get(epochKey(of))
+    if (counter) counter[as] += frames
   }
 
   #forget(entry: Entry): void {
@@ -312,12 +383,18 @@ export class Spool {
   #lose(entry: Entry, reason: Loss['reason']): void {
     const loss: Loss = { cameraId: entry.cameraId, epoch: entry.head.epoch, seqFrom: entry.seq, seqTo: entry.seq, reason, lostAt: Date.now() }
     this.#losses.set(keyOf(entry.head), loss)
+    this.#count(loss, 'lost')
     this.#forget(entry)
-    this.#write(kinds.lost, loss).catch((thrown: unknown) => this.#log.error({ err: thrown }, 'loss not written'))
+    const key = epochKey(loss)
+    this.#unwritten.set(key, (this.#unwritten.get(key) ?? 0) + 1)
+    this.#write(kinds.lost, loss)
+      .then(() => this.#unwritten.set(key, (this.#unwritten.get(key) ?? 1) - 1))
+      .catch((thrown: unknown) => this.#log.error({ err: thrown }, 'loss not written'))
     this.#log.warn({ cameraId: loss.cameraId, epoch: loss.epoch, seq: loss.seqFrom, reason }, 'frame lost')
   }
 
-  #recover(): void {
+  /** `repairs`: cuts torn tails off; otherwise the folder stays as it is. */
+  #recover(repairs: boolean): void {
     const { folder } = this.#settings
     const segments = readdirSync(folder)
       .filter((name) => /^\d{8}\.log$/.test(name))
@@ -327,7 +404,7 @@ export class Spool {
       const path = join(folder, name)
       const file = readFileSync(path)
       const scan = scanSegment(file)
-      if (scan.intactUntil < file.length) {
+      if (scan.intactUntil < file.length && repairs) {
         this.#log.warn({ segment: name, cut: file.length - scan.intactUntil, last: at === segments.length - 1 }, 'torn tail cut off')
         truncateSync(path, scan.intactUntil)
       }
@@ -337,7 +414,10 @@ export class Spool {
       if (scan.broken.length > 0) {
         for (const { at: where, end } of scan.broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
         const frames = scan.records.filter(({ kind }) => kind === kinds.frame).map(({ head }) => head as FrameHead)
-        for (const loss of gapsBetween(frames)) this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
+        for (const loss of gapsBetween(frames)) {
+          this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
+          this.#count(loss, 'lost', loss.seqTo - loss.seqFrom + 1)
+        }
       }
     })
     // acknowledgements whose frames went with their segment say nothing by themselves: what is not here is forgotten
@@ -351,7 +431,17 @@ export class Spool {
     switch (record.kind) {
       case kinds.frame: {
         const head = record.head as FrameHead
-        this.#remember({ head, bytes: record.bodyLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt: record.bodyAt, stored: undefined, busy: false })
+        this.#remember({
+          head,
+          bytes: record.bodyLength,
+          cameraId: head.cameraId,
+          seq: head.seq,
+          segment,
+          bodyAt: record.bodyAt,
+          stored: undefined,
+          busy: false,
+          isEvent: head.isEvent ?? false,
+        })
         return
       }
       case kinds.stored: {
@@ -362,6 +452,8 @@ export class Spool {
       }
       case kinds.announced:
         for (const ack of record.head as Ack[]) {
+          // the frame itself may have gone with its segment
+          this.#count(ack, 'delivered')
           const entry = this.#entries.get(keyOf(ack))
           if (entry) this.#forget(entry)
         }
@@ -369,13 +461,19 @@ export class Spool {
       case kinds.counters:
         for (const counter of record.head as EpochCounter[]) {
           const known = this.#counters.get(epochKey(counter))
-          if (known) known.highestSeq = Math.max(known.highestSeq, counter.highestSeq)
-          else this.#counters.set(epochKey(counter), { ...counter })
+          // written before 0.2, which kept no account
+          const { delivered = counter.forgottenSeq, lost = 0 } = counter as Partial<EpochCounter>
+          if (known) {
+            known.highestSeq = Math.max(known.highestSeq, counter.highestSeq)
+            known.delivered = Math.max(known.delivered, delivered)
+            known.lost = Math.max(known.lost, lost)
+          } else this.#counters.set(epochKey(counter), { ...counter, delivered, lost })
         }
         return
       case kinds.lost: {
         const loss = record.head as Loss
         const entry = this.#entries.get(keyOf({ ...loss, seq: loss.seqFrom }))
+        this.#count(loss, 'lost')
         if (entry) this.#forget(entry)
         this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
         return
@@ -394,7 +492,8 @@ export class Spool {
     const { folder } = this.#settings
     this.#file = openSync(join(folder, segmentName(this.#segment)), 'a', 0o600)
     this.#alive.set(this.#segment, 0)
-    const header = encodeRecord(kinds.counters, this.counters, new Uint8Array())
+    const counters = this.counters.map((counter) => ({ ...counter, lost: counter.lost - (this.#unwritten.get(epochKey(counter)) ?? 0) }))
+    const header = encodeRecord(kinds.counters, counters, new Uint8Array())
     await writeAll(this.#file, header)
     await sync(this.#file)
     const directory = openSync(folder, 'r')
@@ -439,7 +538,11 @@ export class Spool {
       const batch = this.#queue
       this.#queue = []
       try {
-        if (this.#size > this.#settings.segmentBytes) await this.#startSegment()
+        if (this.#size > this.#settings.segmentBytes) {
+          // those whose records are on disk must have counted them before the counters are written
+          await immediate()
+          await this.#startSegment()
+        }
         await writeAll(
           this.#file,
           batch.flatMap(({ parts }) => parts as Buffer[]),

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '@frameloop/kit/log'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
+import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
 import type { Entry, FrameHead, Spool } from '../spool/spool.ts'
@@ -24,8 +25,23 @@ export function placeOf(identity: Identity, head: FrameHead): { readonly mediaId
   }
 }
 
-export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, concurrency: number, log: Log, signal: AbortSignal): Promise<void> {
+export interface UploadLimits {
+  /** Uploads at a time. */
+  readonly concurrency: number
+  /** Most bytes a second; 0: as many as go through. */
+  readonly limit: Bytes
+}
+
+/** When the next upload may begin so that no more than `limit` bytes a second go out; `free` is when the last ones will have. */
+export function paced(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Bytes): { readonly begin: EpochMs; readonly free: EpochMs } {
+  if (limit <= 0) return { begin: now, free: now }
+  const begin = Math.max(free, now)
+  return { begin, free: begin + (bytes * 1000) / limit }
+}
+
+export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, { concurrency, limit }: UploadLimits, log: Log, signal: AbortSignal): Promise<void> {
   let failures = 0
+  let free = 0
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
@@ -78,6 +94,12 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
     for (const entry of spool.entries) {
       if (running.size >= concurrency) break
       if (entry.busy || entry.stored) continue
+      const pace = paced(free, Date.now(), entry.bytes, limit)
+      if (pace.begin > Date.now()) {
+        await sleep(pace.begin - Date.now(), undefined, { signal }).catch(() => {})
+        break
+      }
+      free = pace.free
       entry.busy = true
       const task: Promise<void> = upload(entry).finally(() => running.delete(task))
       running.add(task)

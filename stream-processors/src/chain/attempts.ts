@@ -2,7 +2,7 @@
  * Finds the record that kills the process: out of memory, a crash inside a native library, a decode without end.
  * Whoever dies leaves no word, so a stage notes where it begins, and looks closer after it has begun there too often:
  *
- *   begins at the same offset the third time ─▶ one record at a time, each noted before it is worked on
+ *   begins with records at the same offset the third time ─▶ one record at a time, each noted before it is worked on
  *   died three times on the same record       ─▶ that record is a dead letter, unworked
  *
  * A1  Notes are made before the work they are about, and never inside its transaction.
@@ -48,6 +48,8 @@ export class Attempts {
   readonly #bus: Bus
   readonly #stage: string
   readonly #notes = new Map<string, Note>()
+  /** Notes of partitions where this process has begun. */
+  readonly #begun = new Set<string>()
   /** What this process has counted already (A3). */
   readonly #counted = new Set<string>()
   /** Records that went well alone since suspicion arose. */
@@ -61,6 +63,7 @@ export class Attempts {
   async load(signal: AbortSignal): Promise<void> {
     const name = `frameloop.${this.#stage}.attempts`
     this.#notes.clear()
+    this.#begun.clear()
     for await (const { key, value } of this.#bus.readTopic(name, attemptsTopic, signal)) {
       if (!key.startsWith(`${this.#stage} `)) continue
       if (value.length === 0) this.#notes.delete(key)
@@ -78,6 +81,7 @@ export class Attempts {
   /** Notes that reading begins here. */
   begin(positions: readonly Position[]): Produced[] {
     return positions.map((position) => {
+      this.#begun.add(keyOf(this.#stage, position))
       const before = this.#notes.get(keyOf(this.#stage, position))
       return this.#set(position, this.#countOnce('begin', position) || !before ? began(before, position.offset) : before)
     })
@@ -96,7 +100,7 @@ export class Attempts {
   }
 
   get suspects(): boolean {
-    return [...this.#notes.values()].some(isSuspicious)
+    return [...this.#begun].some((key) => isSuspicious(this.#notes.get(key)))
   }
 
   /** The note to make before working on a record alone, or that it is given up. */
@@ -113,9 +117,9 @@ export class Attempts {
     this.#passed += 1
     if (this.#passed < enough) return []
     this.#passed = 0
-    return [...this.#notes]
-      .filter(([, note]) => isSuspicious(note))
-      .map(([key]) => {
+    return [...this.#begun]
+      .filter((key) => isSuspicious(this.#notes.get(key)))
+      .map((key) => {
         this.#notes.delete(key)
         return { topic: attemptsTopic, key, value: null, headers: {} }
       })

@@ -104,3 +104,23 @@ test('R1: taken over again and again at steps drawn by chance, each record comes
     await last.stop()
   }
 }, 120_000)
+
+test('R6: killed five times, a stage does not slow down because of partitions that were idle all the while', async () => {
+  const scene = await openScene(world, 'idle')
+  const stuck: ReturnType<typeof scene.run>[] = []
+  for (let death = 0; death < 5; death += 1) {
+    await scene.send(28)
+    const stage = scene.run({ step: 'committed', nth: 2 })
+    stuck.push(stage)
+    await stage.hanging
+  }
+  const last = scene.run()
+  await scene.settled()
+  await scene.expectInOrder()
+  // the backlog never had a record: no beginning of it is noted, so nothing of it can become suspicious
+  const places = (await scene.read(attemptsTopic)).map(({ key }) => key)
+  expect(places.length).toBeGreaterThan(0)
+  expect(places.filter((key) => key.includes('backlog'))).toEqual([])
+  for (const zombie of stuck) zombie.release()
+  await last.stop()
+})

@@ -299,8 +299,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     /** Until then the backlog rests (R8). */
     let restsUntil = 0
     let behind: Taken | undefined
-    /** Whose beginnings are noted (R6). */
-    let notedGeneration = -1
+    /** Partitions of which records have come since they were assigned: their beginnings are noted (R6). */
+    let noted = { generation: -1, places: new Set<string>() }
+    const placeOf = ({ topic, partition }: TopicPartition): string => `${topic} ${partition}`
+    const isNoted = (records: readonly BusRecord[]): boolean => noted.generation === consumer.generation && records.every((record) => noted.places.has(placeOf(record)))
     const poll = async (lane: Lane, patience: Ms): Promise<Taken> => {
       const { generation } = consumer
       const limit = Math.min(limits[lane], notes.suspects ? 1 : (stage.batch ?? mostBatch))
@@ -318,7 +320,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (backlog.length === 0 || behind || performance.now() < restsUntil) return
       const taken = await poll('backlog', 1)
       if (taken.records.length === 0) return
-      if (taken.generation !== consumer.generation) {
+      // nothing is worked on before its beginning is noted
+      if (taken.generation !== consumer.generation || !isNoted(taken.records)) {
         behind = { ...taken, took: 0 }
         return
       }
@@ -338,8 +341,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         // waiting for live records first would let the backlog starve: there is always another one soon
         const live = await poll('live', 1)
         if (live.records.length > 0) return live
-        // R6: nothing is worked on before its beginning is noted
-        if (notes.suspects || notedGeneration !== consumer.generation) {
+        if (notes.suspects) {
           const alone = await poll('backlog', 1)
           if (alone.records.length > 0) return alone
         } else await beginBehind()
@@ -350,7 +352,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const takeAhead = async (): Promise<Taken> => {
       const taken = await poll('live', backlog.length > 0 ? 1 : pollPatience)
       if (taken.records.length === 0) await beginBehind()
-      else if (taken.generation === consumer.generation) return { ...taken, worked: begin(taken.records) }
+      else if (taken.generation === consumer.generation && isNoted(taken.records)) return { ...taken, worked: begin(taken.records) }
       return taken
     }
 
@@ -364,13 +366,18 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
 
-    /** Notes where reading begins; false when the records in hand must be read again, one at a time. */
+    /** Notes where reading begins in the partitions of these records; false when they must be read again, one at a time. */
     const noteBeginning = async (records: readonly BusRecord[]): Promise<boolean> => {
-      const { generation } = consumer
-      await notes.load(signal)
+      if (noted.generation !== consumer.generation) {
+        noted = { generation: consumer.generation, places: new Set() }
+        await notes.load(signal)
+      }
       const committed = await consumer.committed()
-      await producer.transact(notes.begin(committed), [], undefined)
-      notedGeneration = generation
+      // where nothing comes, nothing kills: an idle partition begins at the same offset for years
+      const here = new Set(records.map(placeOf))
+      const fresh = committed.filter((position) => here.has(placeOf(position)) && !noted.places.has(placeOf(position)))
+      await producer.transact(notes.begin(fresh), [], undefined)
+      for (const place of here) noted.places.add(place)
       if (!notes.suspects || records.length <= 1) return true
       log.warn({ stage: stage.name }, 'this stage died too often where it begins: records are worked on one at a time')
       await consumer.seek(committed)
@@ -408,7 +415,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (records.length === 0) continue
       let taking: Promise<Taken> | undefined
       try {
-        if (notedGeneration !== generation && !(await noteBeginning(records))) {
+        if (!isNoted(records) && !(await noteBeginning(records))) {
           behind = undefined
           continue
         }

@@ -1,0 +1,174 @@
+/** One camera: connects, watches, decides what to keep, and puts it into the spool. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
+import type { Log } from '@frameloop/kit/log'
+import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
+import { sha256Hex } from '@frameloop/kit/object-store'
+import type { EpochMs } from '@frameloop/kit/units'
+import { type Epoch, mintEpoch } from '@frameloop/schemas/ids'
+import { newTraceparent } from '@frameloop/schemas/trace'
+import { afterFailure, watched } from './capture/camera-state.ts'
+import { finishPicture, grayOf } from './capture/finish.ts'
+import { type Judgement, MotionGate } from './capture/motion.ts'
+import { openSource } from './capture/open-source.ts'
+import type { CameraState, Captured, Source } from './capture/source.ts'
+import type { CameraSettings } from './config.ts'
+import type { Spool } from './spool/spool.ts'
+
+export interface Camera {
+  readonly settings: CameraSettings
+  readonly source: Source
+  readonly gate: MotionGate | undefined
+  state: CameraState
+  message: string
+  epoch: Epoch
+  seq: number
+  lastFrameAt: EpochMs
+  framesPerSecond: number
+  /** Seen and not kept, because nothing moved. */
+  still: number
+  /** The next picture is kept whatever the gate says. */
+  wanted: boolean
+}
+
+/** Throws `SOURCE_UNREADABLE` for an address that no source understands. */
+export function openCamera(settings: CameraSettings): Camera {
+  return {
+    settings,
+    source: openSource(settings),
+    gate: settings.motion ? new MotionGate(settings.motion) : undefined,
+    ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, still: 0, wanted: false },
+  }
+}
+
+export interface CameraTools {
+  readonly spool: Spool
+  readonly log: Log
+  readonly ffmpeg: string
+  readonly ffprobe: string
+  readonly metrics: CameraMetrics
+}
+
+export interface CameraMetrics {
+  readonly captured: Counter<'camera'>
+  readonly still: Counter<'camera'>
+  readonly refused: Counter<'camera'>
+  readonly failures: Counter<'camera' | 'state'>
+  readonly streaming: Gauge<'camera'>
+}
+
+export function cameraMetrics(registry: Metrics): CameraMetrics {
+  const registers = [registry]
+  const labelNames = ['camera'] as const
+  return {
+    captured: new Counter({ name: 'frameloop_agent_captured_total', help: 'Frames durable in the spool', labelNames, registers }),
+    still: new Counter({ name: 'frameloop_agent_still_total', help: 'Pictures not kept because nothing moved', labelNames, registers }),
+    refused: new Counter({ name: 'frameloop_agent_refused_total', help: 'Frames the spool could not take', labelNames, registers }),
+    failures: new Counter({ name: 'frameloop_agent_camera_failures_total', help: 'Connections that ended, by what it came to', labelNames: ['camera', 'state'], registers }),
+    streaming: new Gauge({ name: 'frameloop_agent_streaming', help: '1 while pictures arrive', labelNames, registers }),
+  }
+}
+
+/** Captures until the signal, or until the material has ended. A broken spool ends the agent. */
+export async function runCamera(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
+  const { log, metrics } = tools
+  const { settings, source } = camera
+  const labels = { camera: settings.id }
+  const report = (state: CameraState, message: string): void => {
+    if (camera.state !== state) log.info({ cameraId: settings.id, state, was: camera.state, message }, 'camera state changed')
+    camera.state = state
+    camera.message = message
+    metrics.streaming.set(labels, state === 'streaming' ? 1 : 0)
+  }
+  let failures = 0
+  while (!signal.aborted) {
+    report('connecting', '')
+    const connection = new AbortController()
+    const either = AbortSignal.any([signal, connection.signal])
+    const say = (message: string): void => report('streaming', message)
+    const context = { log, ffmpeg: tools.ffmpeg, ffprobe: tools.ffprobe, wantsGray: camera.gate !== undefined, say }
+    try {
+      for await (const picture of watched(source.pictures(context, either), source.patience, () => connection.abort())) {
+        if (camera.state !== 'streaming') report('streaming', '')
+        failures = 0
+        await take(camera, picture, tools, report, signal)
+      }
+      if (signal.aborted) return
+      report('ended', 'it was played to its end')
+      return
+    } catch (thrown) {
+      if (signal.aborted) return
+      if (thrown instanceof Fault && thrown.code === 'SPOOL_BROKEN') throw thrown
+      failures += 1
+      const { state, message, pause } = afterFailure(thrown, failures, Math.random())
+      report(state, message)
+      metrics.failures.inc({ ...labels, state })
+      log.debug({ err: thrown, cameraId: settings.id, pause }, 'camera is asked again later')
+      await sleep(pause, undefined, { signal }).catch(() => {})
+    }
+  }
+}
+
+/** What the gate says of a picture; undefined where there is none. */
+async function judge(camera: Camera, picture: Captured): Promise<Judgement | undefined> {
+  if (!camera.gate || picture.kind === 'clip') return undefined
+  return camera.gate.judge(picture.gray ?? (await grayOf(picture.bytes)), picture.capturedAt)
+}
+
+async function take(camera: Camera, seen: Captured, tools: CameraTools, report: (state: CameraState, message: string) => void, signal: AbortSignal): Promise<void> {
+  const { settings, source } = camera
+  const { spool, metrics } = tools
+  const labels = { camera: settings.id }
+  if (seen.newPass && camera.seq > 0) {
+    camera.epoch = mintEpoch()
+    camera.seq = 0
+  }
+  if (seen.kind === 'clip' && settings.masks) {
+    report('streaming', `${seen.sourceName} is a clip, which cannot be masked here: it is left out`)
+    return
+  }
+  // masked before it is looked at: what is blackened does not move either
+  const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings)
+  const judged = await judge(camera, picture)
+  if (judged && !judged.keep && !camera.wanted) {
+    camera.still += 1
+    metrics.still.inc(labels)
+    return
+  }
+  try {
+    await spool.append(
+      {
+        cameraId: settings.id,
+        epoch: camera.epoch,
+        seq: camera.seq + 1,
+        kind: picture.kind,
+        extension: picture.extension,
+        capturedAt: picture.capturedAt,
+        mediaOffsetUs: picture.mediaOffsetUs ?? null,
+        width: picture.width,
+        height: picture.height,
+        sourceName: picture.sourceName,
+        sha256: sha256Hex(picture.bytes),
+        traceparent: newTraceparent(),
+        ...(judged ? { motion: judged.changed } : {}),
+        // what is worth more than the routine outlives it when the spool is full
+        ...(judged?.why === 'motion' || camera.wanted || picture.kind === 'clip' ? { isEvent: true } : {}),
+      },
+      picture.bytes,
+    )
+  } catch (thrown) {
+    if (!(thrown instanceof Fault) || thrown.code !== 'SPOOL_FULL') throw thrown
+    // never captured: no seq was used, and the report says so
+    metrics.refused.inc(labels)
+    report('stalled', thrown.message)
+    await sleep(1_000, undefined, { signal })
+    return
+  }
+  camera.seq += 1
+  camera.wanted = false
+  const now = Date.now()
+  const gap = now - camera.lastFrameAt
+  camera.framesPerSecond = gap > 10_000 ? 0 : camera.framesPerSecond * 0.8 + (1000 / Math.max(1, gap)) * 0.2
+  camera.lastFrameAt = now
+  metrics.captured.inc(labels)
+}

@@ -1,0 +1,160 @@
+import { createHash } from 'node:crypto'
+import { createServer, type RequestListener, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { openLog } from '@frameloop/kit/log'
+import { sha256Hex } from '@frameloop/kit/object-store'
+import sharp from 'sharp'
+import { afterEach, expect, test } from 'vitest'
+import { afterFailure, Stalled, watched } from './camera-state.ts'
+import { finishPicture, grayOf } from './finish.ts'
+import { httpSource } from './http.ts'
+import { answerChallenge, readChallenge } from './http-login.ts'
+import { MotionGate, motionHeight, motionWidth } from './motion.ts'
+import { type Captured, SourceFailure } from './source.ts'
+
+const context = { log: openLog('test', 'silent'), ffmpeg: 'ffmpeg', ffprobe: 'ffprobe', wantsGray: false, say: () => {} }
+const jpegOf = (value: number, width = 64, height = 48): Promise<Buffer> =>
+  sharp({ create: { width, height, channels: 3, background: { r: value, g: value, b: value } } })
+    .jpeg()
+    .toBuffer()
+
+let server: Server | undefined
+afterEach(() => {
+  server?.closeAllConnections()
+  server?.close()
+})
+async function serve(listener: RequestListener): Promise<string> {
+  server = createServer(listener)
+  await new Promise<void>((resolve) => server?.listen(0, '127.0.0.1', resolve))
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+async function first(address: string, count: number, more: object = {}): Promise<Captured[]> {
+  const taken: Captured[] = []
+  const signal = AbortSignal.timeout(10_000)
+  for await (const picture of httpSource({ id: 'c', address, framesPerSecond: 60, ...more }).pictures(context, signal)) {
+    taken.push(picture)
+    if (taken.length === count) break
+  }
+  return taken
+}
+
+test.each([true, false])('MJPEG is cut into the very pictures that were sent (lengths stated: %s), however the bytes arrive', async (stated) => {
+  const pictures = await Promise.all([10, 60, 110].map((value) => jpegOf(value)))
+  const address = await serve(async (_, response) => {
+    response.writeHead(200, { 'content-type': 'multipart/x-mixed-replace; boundary="--frame"' })
+    for (const picture of pictures) {
+      await sleep(25)
+      const part = Buffer.concat([Buffer.from(`--frame\r\nContent-Type: image/jpeg\r\n${stated ? `Content-Length: ${picture.length}\r\n` : ''}\r\n`), picture, Buffer.from('\r\n')])
+      for (let at = 0; at < part.length; at += 97) response.write(part.subarray(at, at + 97))
+    }
+    response.end('--frame--\r\n\r\n')
+  })
+  const taken = await first(`${address}/stream`, 3)
+  expect(taken.map(({ bytes }) => sha256Hex(bytes))).toEqual(pictures.map((picture) => sha256Hex(picture)))
+  expect(taken[0]).toMatchObject({ width: 64, height: 48, kind: 'image' })
+})
+
+test('a snapshot address is asked again and again, and answers a digest challenge', async () => {
+  const picture = await jpegOf(50)
+  const md5 = (text: string): string => createHash('md5').update(text).digest('hex')
+  let asked = 0
+  const address = await serve((request, response) => {
+    const { response: given, cnonce, username } = readChallenge(request.headers.authorization ?? '')
+    const wanted = md5(`${md5('viewer:cam:open sesame')}:n1:00000001:${cnonce}:auth:${md5('GET:/snap?x=1')}`)
+    if (username !== 'viewer' || given !== wanted) response.writeHead(401, { 'www-authenticate': 'Digest realm="cam", nonce="n1", qop="auth", algorithm=MD5' }).end()
+    else {
+      asked += 1
+      response.writeHead(200, { 'content-type': 'image/jpeg' }).end(picture)
+    }
+  })
+  expect(await first(`${address}/snap?x=1`, 3, { username: 'viewer', password: 'open sesame' })).toHaveLength(3)
+  expect(asked).toBe(3)
+  await expect(first(`${address}/snap?x=1`, 1, { username: 'viewer', password: 'wrong' })).rejects.toMatchObject({ state: 'refused' })
+})
+
+test('RFC 7616, 3.9.1: the answer to its example challenge', () => {
+  const header =
+    'Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=SHA-256, nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"'
+  const answer = answerChallenge(header, 'GET', '/dir/index.html', { username: 'Mufasa', password: 'Circle of Life' }, 'f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ')
+  expect(answer).toContain('response="753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"')
+})
+
+test.each([
+  [404, 'text/plain', 'refused'],
+  [403, 'text/plain', 'refused'],
+  [500, 'text/plain', 'backing off'],
+  [200, 'text/html', 'wrong'],
+  [200, 'image/jpeg', 'wrong'],
+])('a camera that answers %i with %s is %s', async (status, type, state) => {
+  const address = await serve((_, response) => response.writeHead(status, { 'content-type': type }).end('no picture'))
+  await expect(first(address, 1)).rejects.toMatchObject({ state })
+})
+
+test('silence is a stall, although the connection is up, and whoever hangs is let go', async () => {
+  const address = await serve((_, response) => {
+    response.writeHead(200, { 'content-type': 'multipart/x-mixed-replace; boundary=frame' })
+    response.write('--frame\r\n')
+  })
+  const connection = new AbortController()
+  const pictures = httpSource({ id: 'c', address }).pictures(context, connection.signal)
+  await expect(watched(pictures, { first: 100, next: 100 }, () => connection.abort()).next()).rejects.toBeInstanceOf(Stalled)
+  expect(connection.signal.aborted).toBe(true)
+})
+
+test('who refuses or sends rubbish is asked every half minute only, who is away ever more seldom', () => {
+  expect(afterFailure(new SourceFailure('refused', 'no'), 1, 0)).toMatchObject({ state: 'refused', pause: 30_000 })
+  expect(afterFailure(new SourceFailure('wrong', 'no'), 9, 0)).toMatchObject({ state: 'wrong', pause: 30_000 })
+  expect(afterFailure(new Stalled('silent'), 1, 1)).toMatchObject({ state: 'stalled', pause: 250 })
+  expect(afterFailure(new SourceFailure('backing off', 'away'), 20, 1)).toMatchObject({ state: 'backing off', pause: 15_000 })
+})
+
+const still = new Uint8Array(motionWidth * motionHeight).fill(100)
+/** A bright square at shares of the picture. */
+function withSquare(x: number, y: number, size = 12): Uint8Array {
+  const picture = still.slice()
+  for (let row = 0; row < size; row += 1)
+    picture.fill(
+      220,
+      (Math.floor(y * motionHeight) + row) * motionWidth + Math.floor(x * motionWidth),
+      (Math.floor(y * motionHeight) + row) * motionWidth + Math.floor(x * motionWidth) + size,
+    )
+  return picture
+}
+const usual = { threshold: 0.004, hold: 2, heartbeat: 60, areas: [], ignore: [] }
+
+test('the gate opens with motion, holds for a while, and lets a heartbeat through when nothing moves', () => {
+  const gate = new MotionGate(usual)
+  expect(gate.judge(still, 0).why).toBe('heartbeat')
+  expect(gate.judge(still, 1_000)).toMatchObject({ keep: false, changed: 0, why: 'still' })
+  expect(gate.judge(withSquare(0.5, 0.5), 2_000)).toMatchObject({ keep: true, why: 'motion' })
+  expect(gate.judge(still, 4_000).why).toBe('motion')
+  expect(gate.judge(still, 4_100).why).toBe('still')
+  expect(gate.judge(still, 64_000).why).toBe('heartbeat')
+})
+
+test('motion counts where it is asked for, and not where it is ignored; what stays becomes background', () => {
+  const areas = new MotionGate({ ...usual, areas: [[0, 0, 0.4, 1]] })
+  const ignores = new MotionGate({ ...usual, ignore: [[0.45, 0.45, 0.3, 0.3]] })
+  for (const gate of [areas, ignores]) gate.judge(still, 0)
+  expect([areas.judge(withSquare(0.5, 0.5), 1_000).why, areas.judge(withSquare(0.1, 0.1), 2_000).why]).toEqual(['still', 'motion'])
+  expect([ignores.judge(withSquare(0.5, 0.5), 1_000).why, ignores.judge(withSquare(0.1, 0.1), 2_000).why]).toEqual(['still', 'motion'])
+  const gate = new MotionGate({ ...usual, heartbeat: 0 })
+  gate.judge(still, 0)
+  // a van that parked
+  const kept = Array.from({ length: 200 }, (_, at) => gate.judge(withSquare(0.5, 0.5), 1_000 + at * 200).keep)
+  expect(kept[0]).toBe(true)
+  expect(kept.at(-1)).toBe(false)
+})
+
+test('masks are black and sizes right before anything is written, and the gate sees what is left', async () => {
+  const bytes = await jpegOf(200, 640, 480)
+  const picture: Captured = { bytes, extension: 'jpg', kind: 'image', capturedAt: 0, width: 640, height: 480, sourceName: '', newPass: false }
+  const finished = await finishPicture(picture, { id: 'c', address: '', masks: [[0.5, 0, 0.5, 1]], width: 320 })
+  expect(finished).toMatchObject({ width: 320, height: 240 })
+  const gray = await grayOf(finished.bytes)
+  expect(gray).toHaveLength(motionWidth * motionHeight)
+  expect([gray[45 * motionWidth + 20], gray[45 * motionWidth + 140]].map((value) => (value ?? 0) > 150)).toEqual([true, false])
+  expect(gray[45 * motionWidth + 140]).toBeLessThan(10)
+  expect(await finishPicture(picture, { id: 'c', address: '' })).toBe(picture)
+})

@@ -1,0 +1,24 @@
+/** What ffmpeg's filters do for streams, for pictures that come as they are: masks, size, the small gray picture of the motion gate. */
+import sharp from 'sharp'
+import type { CameraSettings } from '../config.ts'
+import { motionHeight, motionWidth } from './motion.ts'
+import type { Captured } from './source.ts'
+
+export async function finishPicture(picture: Captured, { masks = [], width, quality = 3 }: CameraSettings): Promise<Captured> {
+  const isSmaller = width !== undefined && picture.width > width
+  if (masks.length === 0 && !isSmaller) return picture
+  const black = masks.map(([x, y, w, h]) => ({
+    input: { create: { width: Math.max(1, Math.ceil(w * picture.width)), height: Math.max(1, Math.ceil(h * picture.height)), channels: 3 as const, background: 'black' } },
+    left: Math.floor(x * picture.width),
+    top: Math.floor(y * picture.height),
+  }))
+  const masked = black.length === 0 ? picture.bytes : await sharp(picture.bytes).composite(black).raw().toBuffer({ resolveWithObject: true })
+  const whole = Buffer.isBuffer(masked) ? sharp(masked) : sharp(masked.data, { raw: masked.info })
+  const { data, info } = await (isSmaller ? whole.resize({ width }) : whole).jpeg({ quality: Math.round(100 - 3 * (quality - 2)) }).toBuffer({ resolveWithObject: true })
+  return { ...picture, bytes: data, extension: 'jpg', width: info.width, height: info.height }
+}
+
+/** `motionWidth` × `motionHeight` bytes. */
+export async function grayOf(bytes: Buffer): Promise<Uint8Array> {
+  return sharp(bytes).resize(motionWidth, motionHeight, { fit: 'fill' }).toColourspace('b-w').raw().toBuffer()
+}

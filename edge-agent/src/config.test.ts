@@ -1,0 +1,73 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { bytesOf, parseAgentConfig, writeFirstConfig } from './config.ts'
+
+const whole = `agent: agent-1
+spool: { folder: /tmp/spool }
+kafka: { brokers: [127.0.0.1:9092] }
+registry: { url: http://127.0.0.1:8081 }
+s3: { endpoint: http://127.0.0.1:8333, accessKeyId: "\${KEY}", secretAccessKey: secret }
+cameras:
+  - id: door
+    address: rtsp://10.0.0.7/stream
+`
+
+const problemsOf = (text: string, env: NodeJS.ProcessEnv = { KEY: 'k' }): string => {
+  try {
+    parseAgentConfig(text, 'agent.yaml', env)
+    return ''
+  } catch (thrown) {
+    return (thrown as Error).message
+  }
+}
+
+test('what is not said has a sensible default, and secrets come from the environment and from files', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'frameloop-config-'))
+  writeFileSync(join(folder, 'password'), 'opensesame\n')
+  const config = parseAgentConfig(`${whole}    password: \${file:${join(folder, 'password')}}\n    username: viewer\n`, 'agent.yaml', { KEY: 'k-1' })
+  rmSync(folder, { recursive: true })
+  expect(config).toMatchObject({ site: 'site-1', port: 9180, s3: { accessKeyId: 'k-1' }, uploads: { concurrency: 6 }, cameras: [{ password: 'opensesame' }] })
+  expect(bytesOf(config.spool.capacity)).toBe(2_000_000_000)
+})
+
+test('all problems come at once, each with its line, what was found and an example', () => {
+  const said = problemsOf(
+    whole
+      .replace('agent: agent-1', 'agent: "a b"')
+      .replace('{ brokers: [127.0.0.1:9092] }', '{ broker: [x] }')
+      .replace('folder: /tmp/spool', 'folder: /tmp/spool, capacity: lots')
+      .replace('id: door', 'id: door\n    framesPerSecond: 0\n    motion: { treshold: 1 }'),
+  )
+  expect(said).toMatch(/^agent\.yaml has 6 problems:/)
+  for (const line of [
+    'line 1: agent is "a b"',
+    'line 2: spool.capacity is "lots": it must be a number and a unit from B to TB (what waiting frames may take), for example 20 GB',
+    'kafka.brokers is missing (host:port of the brokers), for example [kafka.example.com:9093]',
+    'kafka.broker is no setting; brokers is',
+    'line 8: cameras[0].framesPerSecond is 0',
+    'cameras[0].motion.treshold is no setting; there are threshold, hold',
+  ])
+    expect(said).toContain(line)
+})
+
+test('a password that is wrong is not shown, nor one in an address', () => {
+  expect(problemsOf(`${whole}    password: 12345\n`)).toMatch(/line \d+: cameras\[0\]\.password is wrong/)
+  expect(problemsOf(`${whole}    password: 12345\n`)).not.toContain('12345')
+  expect(problemsOf(whole.replace('id: door', 'id: rtsp://a:secret@host'))).not.toContain('secret@')
+})
+
+test('a missing variable, a missing file, two cameras of one name and text that is no YAML are told', () => {
+  expect(problemsOf(whole, {})).toContain('s3.accessKeyId names the environment variable KEY, which is not set')
+  expect(problemsOf(`${whole}    password: \${file:/nowhere}\n`)).toContain('cameras[0].password names a file that cannot be read')
+  expect(problemsOf(`${whole}  - id: door\n    address: 'simulator:'\n`)).toContain('cameras[1].id is "door", which another camera is called already')
+  expect(problemsOf('agent: [')).toMatch(/^agent\.yaml has a problem:\n {2}line 1: /)
+  expect(problemsOf('')).toContain('agent is missing')
+})
+
+test('what init writes can be read again', () => {
+  const text = writeFirstConfig({ brokers: 'a:1,b:2', registry: 'http://r', s3Endpoint: 'http://s', cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/a?b=c#d' }] })
+  const config = parseAgentConfig(text, 'agent.yaml', { S3_ACCESS_KEY_ID: 'a', S3_SECRET_ACCESS_KEY: 'b' })
+  expect(config).toMatchObject({ kafka: { brokers: ['a:1', 'b:2'] }, cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/a?b=c#d', framesPerSecond: 5 }] })
+})

@@ -1,0 +1,80 @@
+/** The agent as a systemd service: started with the machine, restarted when it ends or hangs, with no more rights than it needs. */
+import { execFile } from 'node:child_process'
+import { realpathSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { promisify } from 'node:util'
+import { Fault, toError } from '@frameloop/kit/fault'
+import type { AgentSettings } from './config.ts'
+
+export interface ServiceFlags {
+  readonly user: string
+}
+
+const unitFile = '/etc/systemd/system/frameloop-agent.service'
+
+export function unitOf(configFile: string, config: AgentSettings, { user }: ServiceFlags): string {
+  const usesDevices = config.cameras.some(({ address }) => address.startsWith('v4l2:'))
+  const reads = config.cameras.flatMap(({ address }) => /^(?:file|folder):(?:\/\/)?([^?]+)/.exec(address)?.[1] ?? [])
+  return `[Unit]
+Description=frameloop agent: captures from cameras and delivers every frame
+Wants=network-online.target
+After=network-online.target time-sync.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=all
+WatchdogSec=60
+ExecStart=${process.execPath} ${realpathSync(process.argv[1] ?? '')} run --config ${configFile}
+Restart=always
+RestartSec=2
+TimeoutStopSec=15
+User=${user}
+EnvironmentFile=-${dirname(configFile)}/agent.env
+${usesDevices ? 'SupplementaryGroups=video\n' : ''}LimitNOFILE=8192
+MemoryHigh=1G
+ReadWritePaths=${config.spool.folder}
+${reads.map((path) => `ReadOnlyPaths=${decodeURIComponent(path)}\n`).join('')}ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+${usesDevices ? 'DeviceAllow=char-video4linux rw\n' : 'PrivateDevices=yes\n'}NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+
+[Install]
+WantedBy=multi-user.target
+`
+}
+
+/** Needs root. Returns what was done and what comes next. */
+export async function installService(configFile: string, config: AgentSettings, flags: ServiceFlags): Promise<string> {
+  const run = promisify(execFile)
+  try {
+    await run('systemctl', ['--version'])
+  } catch (thrown) {
+    throw new Fault('TOOL_MISSING', 'There is no systemd here; `frameloop-agent install-service --print` shows the unit', {}, thrown)
+  }
+  try {
+    await run('id', [flags.user]).catch(() => run('useradd', ['--system', '--home-dir', '/nonexistent', '--shell', '/usr/sbin/nologin', flags.user]))
+    await run('install', ['-d', '-o', flags.user, '-m', '0700', config.spool.folder])
+    await run('chown', [flags.user, configFile])
+    writeFileSync(unitFile, unitOf(configFile, config, flags))
+    await run('systemctl', ['daemon-reload'])
+    await run('systemctl', ['enable', '--now', 'frameloop-agent'])
+  } catch (thrown) {
+    throw new Fault('CONFIG_INVALID', `The service could not be installed: ${toError(thrown).message}; it must be done as root`, {}, thrown)
+  }
+  return `installed ${unitFile} and started it\n  journalctl -u frameloop-agent -f\n  frameloop-agent status --config ${configFile}`
+}

@@ -1,0 +1,164 @@
+/** The agent itself: each camera captures into the spool; the uploader and the announcer empty it; a report says how it goes. */
+import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import { toError } from '@frameloop/kit/fault'
+import { type Answer, jsonAnswer, openHealth, textAnswer } from '@frameloop/kit/health'
+import { openKafka } from '@frameloop/kit/kafka'
+import type { Log } from '@frameloop/kit/log'
+import { Gauge } from '@frameloop/kit/metrics'
+import { openObjectStore } from '@frameloop/kit/object-store'
+import { retry } from '@frameloop/kit/retry'
+import { runConfigured } from '@frameloop/kit/run-process'
+import { openCodec } from '@frameloop/schemas/codec'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { runAnnouncer } from './announce/announcer.ts'
+import { type Camera, type CameraTools, cameraMetrics, openCamera, runCamera } from './camera.ts'
+import { type AgentSettings, bytesOf, readAgentConfig } from './config.ts'
+import { reportOf, runReporter } from './report.ts'
+import { changeScene } from './simulator-control.ts'
+import { Spool, type SpoolSettings } from './spool/spool.ts'
+import { notifySystemd } from './systemd.ts'
+import { runUploader } from './upload/uploader.ts'
+
+const version = '0.1.0'
+
+/** The part of the settings that `openKafka` takes; certificates are read here. */
+export function kafkaOf({ kafka }: AgentSettings) {
+  const { brokers, tls, mechanism, username = '', password = '' } = kafka
+  return {
+    brokers: brokers.join(','),
+    ...(tls ? { tls: Object.fromEntries(Object.entries(tls).map(([name, path]) => [name, readFileSync(path, 'utf8')])) } : {}),
+    ...(mechanism ? { sasl: { mechanism, username, password } } : {}),
+  }
+}
+
+export function registryOf({ registry: { url, username, password = '' } }: AgentSettings) {
+  return openRegistry(url, username === undefined ? undefined : { username, password })
+}
+
+export function storeOf({ s3 }: AgentSettings) {
+  return openObjectStore({ s3Endpoint: s3.endpoint, s3Region: s3.region, awsAccessKeyId: s3.accessKeyId, awsSecretAccessKey: s3.secretAccessKey })
+}
+
+export function spoolOf({ spool }: AgentSettings): SpoolSettings {
+  return { folder: spool.folder, capacity: bytesOf(spool.capacity), keepFree: bytesOf(spool.keepFree), segmentBytes: 16_000_000 }
+}
+
+/** The cameras that run, changed while they do: what is new is started, what is gone is stopped, what is as it was goes on. */
+export class Cameras {
+  readonly #running = new Map<string, { readonly camera: Camera; readonly stop: AbortController; readonly ended: Promise<void> }>()
+  readonly #tools: CameraTools
+  readonly #fail: (error: Error) => void
+
+  constructor(tools: CameraTools, fail: (error: Error) => void) {
+    this.#tools = tools
+    this.#fail = fail
+  }
+
+  get all(): readonly Camera[] {
+    return [...this.#running.values()].map(({ camera }) => camera)
+  }
+
+  find(id: string): Camera | undefined {
+    return this.#running.get(id)?.camera
+  }
+
+  /** Throws `SOURCE_UNREADABLE` before anything is changed. */
+  async become(wanted: AgentSettings['cameras']): Promise<void> {
+    const isSame = (id: string): boolean => JSON.stringify(this.find(id)?.settings) === JSON.stringify(wanted.find((settings) => settings.id === id))
+    const opened = wanted.filter(({ id }) => !isSame(id)).map(openCamera)
+    const gone = [...this.#running.keys()].filter((id) => !isSame(id))
+    await Promise.all(gone.map((id) => this.#stop(id)))
+    for (const camera of opened) {
+      const stop = new AbortController()
+      const ended = runCamera(camera, this.#tools, stop.signal).catch((thrown: unknown) => {
+        if (!stop.signal.aborted) this.#fail(toError(thrown))
+      })
+      this.#running.set(camera.settings.id, { camera, stop, ended })
+    }
+    if (opened.length + gone.length > 0) this.#tools.log.info({ started: opened.map(({ settings }) => settings.id), stopped: gone }, 'cameras set')
+  }
+
+  async #stop(id: string): Promise<void> {
+    const running = this.#running.get(id)
+    this.#running.delete(id)
+    running?.stop.abort()
+    await running?.ended
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#running.keys()].map((id) => this.#stop(id)))
+  }
+}
+
+/** Reads the file again when it changes; one that is wrong is told and has no effect. */
+function followConfig(file: string, cameras: Cameras, log: Log): () => void {
+  const reread = async (): Promise<void> => {
+    try {
+      await cameras.become(readAgentConfig(file).cameras)
+    } catch (thrown) {
+      log.error({ err: thrown, file }, 'the changed configuration is wrong and was not taken over')
+    }
+  }
+  watchFile(file, { interval: 1_000 }, (now, before) => {
+    if (now.mtimeMs !== before.mtimeMs && now.size > 0) void reread()
+  })
+  return () => unwatchFile(file)
+}
+
+export async function runAgent(file: string): Promise<void> {
+  await runConfigured(
+    'agent',
+    () => readAgentConfig(file),
+    async ({ config, log, metrics, lifetime, fail }) => {
+      const spool = lifetime.own('spool', await Spool.open(spoolOf(config), log), (open) => open.close())
+      const store = lifetime.own('object store', storeOf(config), (open) => open.close())
+      const codec = openCodec(registryOf(config))
+      const producer = openKafka(kafkaOf(config), config.agent, log).producer()
+      lifetime.own('producer', producer, (open) => open.disconnect())
+      const identity = { agentId: config.agent, siteId: config.site, bucketPrefix: config.s3.bucketPrefix }
+      new Gauge({
+        name: 'frameloop_agent_spool_bytes',
+        help: 'Bytes waiting in the spool',
+        registers: [metrics],
+        collect() {
+          this.set(spool.size.bytes)
+        },
+      })
+
+      // the cloud may be away for days: capturing does not wait for it
+      const connected = retry(
+        () => producer.connect(),
+        { backoff: { first: 500, cap: 10_000 }, isTransient: () => true, onRetry: (thrown, attempt) => attempt === 1 && log.warn({ err: thrown }, 'Kafka is not there yet') },
+        lifetime.signal,
+      )
+      connected.catch(() => {})
+      const cameras = new Cameras({ spool, log, ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, metrics: cameraMetrics(metrics) }, fail)
+      const about = { agentId: config.agent, siteId: config.site, version }
+      lifetime.run(
+        'uploader',
+        (signal) => runUploader(spool, store, identity, { concurrency: config.uploads.concurrency, limit: bytesOf(config.uploads.limit ?? '0 B') }, log, signal),
+        fail,
+      )
+      lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, log, signal)), fail)
+      lifetime.run('reporter', (signal) => connected.then(() => runReporter(() => cameras.all, spool, producer, codec, about, log, signal)), fail)
+      lifetime.own('cameras', cameras, (open) => open.close())
+      await cameras.become(config.cameras)
+      lifetime.own('configuration', followConfig(file, cameras, log), (stop) => stop())
+
+      const routes = (method: string, path: string): Answer | undefined => {
+        if (method === 'GET' && path === '/status')
+          return jsonAnswer(200, { ...reportOf(cameras.all, spool, about, Date.now()), pid: process.pid, waitingLosses: spool.losses.length })
+        const capture = /^\/cameras\/([^/]+)\/capture$/.exec(path)
+        if (method === 'POST' && capture) {
+          const camera = cameras.find(capture[1] ?? '')
+          if (!camera) return textAnswer(404, `there is no camera ${capture[1]}`)
+          camera.wanted = true
+          return textAnswer(202, `the next picture of ${capture[1]} is kept`)
+        }
+        return method === 'POST' ? changeScene(cameras.all, path, log) : undefined
+      }
+      await openHealth({ name: 'agent', metrics, notReady: () => ({}), routes }, config, lifetime)
+      lifetime.own('service manager', notifySystemd(log), (stop) => stop())
+    },
+  )
+}

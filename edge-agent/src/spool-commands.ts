@@ -1,0 +1,34 @@
+/** What `frameloop-agent spool …` shows and copies. */
+import { mkdirSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Bytes, showBytes } from '@frameloop/kit/units'
+import type { Spool } from './spool/spool.ts'
+import { showTable } from './table.ts'
+
+export function showSpool(spool: Spool, asJson: boolean): string {
+  if (asJson) return [...spool.entries].map(({ head, bytes, stored }) => JSON.stringify({ ...head, bytes, stored: stored !== undefined })).join('\n')
+  const oldest = new Map<string, number>()
+  for (const { cameraId, head } of spool.entries) oldest.set(`${cameraId} ${head.epoch}`, Math.min(oldest.get(`${cameraId} ${head.epoch}`) ?? head.capturedAt, head.capturedAt))
+  const rows = spool.account.map(({ cameraId, epoch, highestSeq, delivered, waiting, lost, unaccounted }) => {
+    const since = oldest.get(`${cameraId} ${epoch}`)
+    return [cameraId, epoch.slice(0, 8), ...[highestSeq, delivered, waiting, lost, unaccounted].map(String), since === undefined ? '' : new Date(since).toISOString()]
+  })
+  const { frames, bytes } = spool.size
+  return `${showTable(['camera', 'epoch', 'captured', 'delivered', 'waiting', 'lost', 'unaccounted', 'waiting since'], rows)}\n${frames} frames wait, ${showBytes(bytes)}`
+}
+
+/** Files named after camera, time and seq. */
+export async function exportFrames(spool: Spool, folder: string, camera: string | undefined): Promise<{ readonly frames: number; readonly bytes: Bytes }> {
+  mkdirSync(folder, { recursive: true })
+  let [frames, bytes] = [0, 0]
+  for (const entry of spool.entries) {
+    const { cameraId, capturedAt, seq, extension } = entry.head
+    if (camera !== undefined && cameraId !== camera) continue
+    const body = await spool.read(entry)
+    await writeFile(join(folder, `${cameraId}-${new Date(capturedAt).toISOString().replace(/[:.]/g, '-')}-${seq}.${extension}`), body)
+    frames += 1
+    bytes += body.length
+  }
+  return { frames, bytes }
+}
