@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import { benchAgent } from './agent.ts'
 import { benchAvro } from './avro.ts'
 import { benchBeside } from './beside.ts'
 import { benchCatalog } from './catalog.ts'
@@ -15,6 +16,7 @@ import { benchStart } from './start.ts'
 type Bench = (say: (text: string) => void) => Promise<object>
 
 const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
+  agent: { about: 'the edge agent: durable appends, uploads, four streams, 1 to 64 cameras (about 8 minutes)', run: benchAgent },
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
   cameras: { about: 'the same frames from 1 to 64 cameras: CPU per frame and memory (about 5 minutes)', run: benchCameras },

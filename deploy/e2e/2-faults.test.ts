@@ -148,8 +148,10 @@ test('the ledger is clean, and fails on a record that was announced and is nowhe
     framesPerSecond: 1,
     lastFrameAt: Date.now(),
     sourceKind: 'folder',
+    health: [],
   }
-  const report = { agentId: 'gap-agent', siteId: 'test', version: 'test', reportedAt: Date.now(), spoolBytes: 0, spoolFrames: 0, spoolCapacityBytes: 1, cameras: [camera] }
+  const about = { agentId: 'gap-agent', siteId: 'test', version: 'test', desiredVersion: '', desiredError: '', clockSkewMs: 0 }
+  const report = { ...about, reportedAt: Date.now(), spoolBytes: 0, spoolFrames: 0, spoolCapacityBytes: 1, cameras: [camera] }
   await producer.send({ topic: 'agents.reported', messages: [{ key: 'gap-agent', value: await codec.encode('agents.reported', 'AgentReported', report) }] })
   const picture = Buffer.from('any bytes')
   for (const seq of [1, 3]) await announce(picture, {}, { cameraId: 'gap-camera', epoch, seq })

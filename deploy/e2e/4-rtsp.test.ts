@@ -5,11 +5,12 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import type { AgentReported } from '@frameloop/schemas/events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { build, root } from '../src/home.ts'
 import { parseZones, putZoneFile, readNamed } from '../src/label-file.ts'
-import { env, one, pool, soon, state } from './session.ts'
+import { env, frameloop, one, pool, soon, state } from './session.ts'
 
 const password = 'opensesame-1234'
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-rtsp-'))
@@ -82,6 +83,10 @@ beforeAll(async () => {
     cameras: [{ id: 'gate', address: `rtsp://127.0.0.1:${port}/gate`, username: 'viewer', password, framesPerSecond: 5 }],
   }
   writeFileSync(configFile, JSON.stringify(config))
+  startAgent()
+})
+
+function startAgent(): void {
   agent = spawn(process.execPath, [join(build, 'agent.mjs'), 'run', '--config', configFile], {
     env: { ...process.env, ...state.environment },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -91,7 +96,14 @@ beforeAll(async () => {
       agentSaid += chunk.toString('utf8')
     })
   }
-})
+}
+
+async function restartAgent(): Promise<void> {
+  const ended = new Promise((resolve) => agent?.once('exit', resolve))
+  agent?.kill('SIGTERM')
+  await ended
+  startAgent()
+}
 
 afterAll(async () => {
   const ended = agent ? new Promise((resolve) => agent?.once('exit', resolve)) : undefined
@@ -166,6 +178,27 @@ test('cameras are added and taken away in its file while it runs, and a wrong fi
   configure(...config.cameras)
   await soon(async () => (agentSaid.includes('"stopped":["yard"]') ? true : undefined), 10_000)
   await soon(async () => ((await streams('yard')) ? undefined : true), 10_000)
+})
+
+test('settings wanted from afar run, survive a restart without the cloud asking again, and wrong ones are reported and have no effect', async () => {
+  const wanted = join(folder, 'wanted.yaml')
+  const want = (version: string, cameras: readonly object[]): Promise<string> => {
+    writeFileSync(wanted, JSON.stringify({ cameras }))
+    return frameloop('agents', 'set', 'agent-rtsp', wanted, '--version', version)
+  }
+  const reported = async (): Promise<AgentReported | undefined> =>
+    (JSON.parse(await frameloop('agents', 'list', '--json')) as AgentReported[]).find(({ agentId }) => agentId === 'agent-rtsp')
+  const runs = (version: string) => soon(async () => ((await reported())?.desiredVersion === version ? reported() : undefined), 30_000)
+  expect(await want('v1', [...config.cameras, { id: 'roof', address: 'simulator:?seed=4' }])).toContain('agent-rtsp is to run 2 cameras (v1)')
+  expect((await runs('v1'))?.cameras.map(({ cameraId }) => cameraId)).toEqual(expect.arrayContaining(['gate', 'roof']))
+  await want('v2', [{ id: 'roof', address: 'simulator:?seed=4', password: '${file:/nowhere}' }])
+  const refused = await soon(async () => ((await reported())?.desiredError ? reported() : undefined), 30_000)
+  expect(refused).toMatchObject({ desiredVersion: 'v1' })
+  expect(refused?.desiredError).toContain('cameras[0].password names a file that cannot be read')
+  await expect(want('v3', [{ id: 'roof' }])).rejects.toThrow(/cameras\[0\]\.address is missing/)
+  const before = agentSaid.length
+  await restartAgent()
+  await soon(async () => (/"started":\["gate","roof"\]/.test(agentSaid.slice(before)) ? true : undefined), 20_000)
 })
 
 test('killed with -9, its ffmpeg does not go on', async () => {

@@ -13,6 +13,7 @@ import { isName } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { type Comparison, compareRebuilt, type Rebuilt, rebuildInPlace } from '@frameloop/stream-processors/catalog/rebuild'
 import { Command } from 'commander'
+import { listAgents, showAgents, wantCameras } from './agents.ts'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, showWay } from './follow.ts'
@@ -335,6 +336,23 @@ export async function main(argv: readonly string[]): Promise<void> {
     .requiredOption('--task <NAME>', 'the question the labels answer')
     .option('--as-of <TIME>', 'recorded time, for example 2026-11-24T10:00:00Z')
     .action(runImport)
+  const agents = program.command('agents').description('the agents beside the cameras')
+  agents
+    .command('list', { isDefault: true })
+    .description('what each agent reports: its cameras, what waits, which settings run')
+    .option('--json', 'for programs')
+    .action(async ({ json }: { json?: boolean }) => {
+      const reports = await listAgents(setting('KAFKA_BROKERS'), openCodec(openRegistry(setting('SCHEMA_REGISTRY_URL'))))
+      print(json ? JSON.stringify(reports, null, 2) : showAgents(reports, Date.now()))
+    })
+  agents
+    .command('set <AGENT> <FILE>')
+    .description('makes an agent run the cameras of a file (`cameras: […]`, as in its own); secrets only as references to files or variables beside the agent')
+    .requiredOption('--version <NAME>', 'what these settings are called')
+    .action(async (agent: string, file: string, { version }: { version: string }) => {
+      const count = await wantCameras(agent, file, version, setting('KAFKA_BROKERS'), openCodec(openRegistry(setting('SCHEMA_REGISTRY_URL'))))
+      print(`${agent} is to run ${count} camera${count === 1 ? '' : 's'} (${version}); \`npx frameloop agents\` shows when it does`)
+    })
   const replays = program
     .command('replay')
     .description('a past range again, on a side topic: for training, for another preprocessing, for a program of yours; touches nothing live')

@@ -9,6 +9,7 @@ import { type Epoch, mintEpoch } from '@frameloop/schemas/ids'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { afterFailure, watched } from './capture/camera-state.ts'
 import { finishPicture, grayOf } from './capture/finish.ts'
+import { CameraHealth, type HealthMark } from './capture/health.ts'
 import { type Judgement, MotionGate } from './capture/motion.ts'
 import { openSource } from './capture/open-source.ts'
 import type { CameraState, Captured, Source } from './capture/source.ts'
@@ -19,6 +20,10 @@ export interface Camera {
   readonly settings: CameraSettings
   readonly source: Source
   readonly gate: MotionGate | undefined
+  readonly health: CameraHealth
+  /** What is wrong with what it sees. */
+  marks: readonly HealthMark[]
+  lookedAt: EpochMs
   state: CameraState
   message: string
   epoch: Epoch
@@ -37,9 +42,13 @@ export function openCamera(settings: CameraSettings): Camera {
     settings,
     source: openSource(settings),
     gate: settings.motion ? new MotionGate(settings.motion) : undefined,
+    health: new CameraHealth(),
+    ...{ marks: [], lookedAt: 0 },
     ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, still: 0, wanted: false },
   }
 }
+
+const healthInterval = 10_000
 
 export interface CameraTools {
   readonly spool: Spool
@@ -109,10 +118,21 @@ export async function runCamera(camera: Camera, tools: CameraTools, signal: Abor
   }
 }
 
-/** What the gate says of a picture; undefined where there is none. */
-async function judge(camera: Camera, picture: Captured): Promise<Judgement | undefined> {
-  if (!camera.gate || picture.kind === 'clip') return undefined
-  return camera.gate.judge(picture.gray ?? (await grayOf(picture.bytes)), picture.capturedAt)
+/** What the gate says of a picture; undefined where there is none. Every few seconds the camera's health is looked at too. */
+async function judge(camera: Camera, picture: Captured, log: Log): Promise<Judgement | undefined> {
+  const now = Date.now()
+  const isDue = now - camera.lookedAt >= healthInterval
+  if (picture.kind === 'clip' || (!camera.gate && !isDue)) return undefined
+  const gray = picture.gray ?? (await grayOf(picture.bytes).catch(() => undefined))
+  // what cannot be decoded is kept: validate says what it is
+  if (!gray) return undefined
+  if (isDue) {
+    camera.lookedAt = now
+    const marks = camera.health.look(gray, now)
+    if (marks.join() !== camera.marks.join()) log.warn({ cameraId: camera.settings.id, marks, were: camera.marks }, 'what the camera sees has changed')
+    camera.marks = marks
+  }
+  return camera.gate?.judge(gray, picture.capturedAt)
 }
 
 async function take(camera: Camera, seen: Captured, tools: CameraTools, report: (state: CameraState, message: string) => void, signal: AbortSignal): Promise<void> {
@@ -129,7 +149,7 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
   }
   // masked before it is looked at: what is blackened does not move either
   const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings)
-  const judged = await judge(camera, picture)
+  const judged = await judge(camera, picture, tools.log)
   if (judged && !judged.keep && !camera.wanted) {
     camera.still += 1
     metrics.still.inc(labels)

@@ -10,8 +10,9 @@ import { showBytes, showMs } from '@frameloop/kit/units'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import { subjectOf, topics } from '@frameloop/schemas/topics'
+import { clockSkew } from './clock.ts'
 import { type AgentSettings, bytesOf } from './config.ts'
-import { kafkaOf, registryOf, storeOf } from './run.ts'
+import { clocksOf, kafkaOf, registryOf, storeOf } from './run.ts'
 import { takeSnapshot } from './snapshot.ts'
 import { showTable } from './table.ts'
 
@@ -75,20 +76,15 @@ function checkDisk({ spool }: AgentSettings): Check {
   }
 }
 
-async function checkClock({ s3, registry }: AgentSettings): Promise<Check> {
-  const address = s3.endpoint || `https://s3.${s3.region}.amazonaws.com`
-  for (const url of [address, registry.url]) {
-    const response = await fetch(url, { signal: AbortSignal.timeout(5_000) }).catch(() => undefined)
-    const date = Date.parse(response?.headers.get('date') ?? '')
-    if (Number.isNaN(date)) continue
-    // the header has whole seconds
-    const skew = Date.now() - date - 500
-    const found = `${showMs(Math.abs(skew))} ${skew > 0 ? 'ahead of' : 'behind'} ${new URL(url).host}`
-    return Math.abs(skew) > 60_000
-      ? { what: 'clock', verdict: 'wrong', found, todo: 'set the clock (timedatectl set-ntp true): S3 refuses requests that are 15 minutes off' }
-      : good('clock', Math.abs(skew) < 1_500 ? 'right' : found)
-  }
-  return { what: 'clock', verdict: 'look', found: 'no server told its time', todo: 'see the lines of S3 and registry' }
+async function checkClock(config: AgentSettings): Promise<Check> {
+  const told = await clockSkew(clocksOf(config))
+  if (!told) return { what: 'clock', verdict: 'look', found: 'no server told its time', todo: 'see the lines of S3 and registry' }
+  const { skew, host } = told
+  if (Math.abs(skew) < 1_500) return good('clock', 'right')
+  const found = `${showMs(Math.abs(skew))} ${skew > 0 ? 'ahead of' : 'behind'} ${host}`
+  return Math.abs(skew) > 60_000
+    ? { what: 'clock', verdict: 'wrong', found, todo: 'set the clock (timedatectl set-ntp true): S3 refuses requests that are 15 minutes off' }
+    : good('clock', found)
 }
 
 async function checkStore(config: AgentSettings): Promise<Check> {

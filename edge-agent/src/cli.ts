@@ -80,14 +80,17 @@ async function status(flags: { readonly config?: string; readonly json?: boolean
   const current = report.cameras.filter(({ state, message }) => !(state === 'ended' && message === 'an earlier epoch'))
   print(`agent ${report.agentId} of ${report.siteId}, process ${report.pid}`)
   print(`spool ${report.spoolFrames} frames, ${showBytes(report.spoolBytes)} of ${showBytes(report.spoolCapacityBytes)}`)
-  const rows = current.map(({ cameraId, state, framesPerSecond, highestSeq, forgottenSeq, lastFrameAt, message }) => [
+  if (Math.abs(report.clockSkewMs) > 5_000) print(`its clock is ${showMs(Math.abs(report.clockSkewMs))} ${report.clockSkewMs > 0 ? 'ahead' : 'behind'}`)
+  if (report.desiredVersion) print(`runs the wanted settings ${report.desiredVersion}`)
+  if (report.desiredError) print(`does not run the wanted settings ${report.desiredError}`)
+  const rows = current.map(({ cameraId, state, framesPerSecond, highestSeq, forgottenSeq, lastFrameAt, message, health }) => [
     cameraId,
     state,
     `${framesPerSecond.toFixed(1)}/s`,
     lastFrameAt > 0 ? `${showMs(Date.now() - lastFrameAt)} ago` : 'never',
     String(highestSeq),
     String(highestSeq - forgottenSeq),
-    message,
+    [...health, message].filter(Boolean).join(', '),
   ])
   print(showTable(['camera', 'state', 'kept', 'last', 'captured', 'waiting', ''], rows))
 }

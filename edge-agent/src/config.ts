@@ -12,7 +12,7 @@ import { namePattern } from '@frameloop/schemas/ids'
 import type { Static } from 'typebox'
 import Type from 'typebox'
 import Value from 'typebox/value'
-import { LineCounter, parseDocument } from 'yaml'
+import { LineCounter, parseDocument, parse as parseYaml } from 'yaml'
 
 const text = (description: string, example: string, more: object = {}) => Type.String({ minLength: 1, description, examples: [example], ...more })
 const size = (description: string, example: string, more: object = {}) =>
@@ -109,7 +109,7 @@ export const AgentConfig = Type.Object(
         secretAccessKey: Type.String({ default: '', description: 'secret key', examples: ['${file:/etc/frameloop-agent/s3.secret}'] }),
         bucketPrefix: Type.String({ default: 'frameloop', pattern: '^[a-z0-9-]+$', description: 'frames go to the bucket PREFIX-raw', examples: ['frameloop'] }),
       },
-      strict,
+      { ...strict, default: {} },
     ),
     uploads: Type.Object(
       {
@@ -244,6 +244,19 @@ export function parseAgentConfig(source: string, name: string, env: NodeJS.Proce
   }
   if (problems.size > 0) settle()
   return settings
+}
+
+/**
+ * The cameras in a text of `cameras: […]`, with references to secrets as they are: only the agent knows what they lead to.
+ * Throws `CONFIG_INVALID` with every problem.
+ */
+export function camerasOf(source: string, name: string): AgentSettings['cameras'] {
+  const elsewhere = { agent: 'elsewhere', spool: { folder: '/' }, kafka: { brokers: ['-'] }, registry: { url: 'http://-' } }
+  const { cameras } = (parseYaml(source) ?? {}) as { cameras?: unknown }
+  const asText = JSON.stringify({ ...elsewhere, cameras })
+  // checked with references as mere text, handed on as it was written
+  parseAgentConfig(asText.replace(/\$\{/g, '{'), name)
+  return cameras as AgentSettings['cameras']
 }
 
 /** Where a configuration is looked for when none is named. */

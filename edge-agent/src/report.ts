@@ -2,11 +2,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
-import type { EpochMs } from '@frameloop/kit/units'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Camera } from './camera.ts'
+import type { DesiredState } from './desired.ts'
 import type { EpochCounter, Spool } from './spool/spool.ts'
 
 const interval = 2_000
@@ -15,9 +16,11 @@ export interface AboutAgent {
   readonly agentId: string
   readonly siteId: string
   readonly version: string
+  readonly desired: DesiredState
+  readonly clock: { readonly skew: Ms }
 }
 
-export function reportOf(cameras: readonly Camera[], spool: Spool, about: AboutAgent, now: EpochMs): AgentReported {
+export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, clock, ...about }: AboutAgent, now: EpochMs): AgentReported {
   const { frames, bytes, capacity } = spool.size
   const { counters } = spool
   const current = new Set<string>(cameras.map(({ epoch }) => epoch))
@@ -27,6 +30,9 @@ export function reportOf(cameras: readonly Camera[], spool: Spool, about: AboutA
     spoolBytes: bytes,
     spoolFrames: frames,
     spoolCapacityBytes: capacity,
+    desiredVersion: desired.version,
+    desiredError: desired.error,
+    clockSkewMs: Math.round(clock.skew),
     cameras: [
       ...cameras.map((camera) => {
         const counter = counters.find(({ cameraId, epoch }) => cameraId === camera.settings.id && epoch === camera.epoch)
@@ -40,13 +46,14 @@ export function reportOf(cameras: readonly Camera[], spool: Spool, about: AboutA
           framesPerSecond: Math.round(camera.framesPerSecond * 10) / 10,
           lastFrameAt: camera.lastFrameAt,
           sourceKind: camera.source.kind,
+          health: [...camera.marks],
         }
       }),
       ...counters
         .filter(({ epoch }) => !current.has(epoch))
         .map(({ cameraId, epoch, highestSeq, forgottenSeq }) => ({
           ...{ cameraId, epoch, highestSeq, forgottenSeq },
-          ...{ state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '' },
+          ...{ state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '', health: [] },
         })),
     ],
   }

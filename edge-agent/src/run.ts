@@ -9,10 +9,13 @@ import { openObjectStore } from '@frameloop/kit/object-store'
 import { retry } from '@frameloop/kit/retry'
 import { runConfigured } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
+import type { AgentDesired } from '@frameloop/schemas/events'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { runAnnouncer } from './announce/announcer.ts'
 import { type Camera, type CameraTools, cameraMetrics, openCamera, runCamera } from './camera.ts'
+import { clockSkew } from './clock.ts'
 import { type AgentSettings, bytesOf, readAgentConfig } from './config.ts'
+import { type DesiredState, followDesired, fulfilWish, keptWish, settingsWith } from './desired.ts'
 import { reportOf, runReporter } from './report.ts'
 import { changeScene } from './simulator-control.ts'
 import { Spool, type SpoolSettings } from './spool/spool.ts'
@@ -20,6 +23,7 @@ import { notifySystemd } from './systemd.ts'
 import { runUploader } from './upload/uploader.ts'
 
 const version = '0.1.0'
+const clockInterval = 300_000
 
 /** The part of the settings that `openKafka` takes; certificates are read here. */
 export function kafkaOf({ kafka }: AgentSettings) {
@@ -37,6 +41,11 @@ export function registryOf({ registry: { url, username, password = '' } }: Agent
 
 export function storeOf({ s3 }: AgentSettings) {
   return openObjectStore({ s3Endpoint: s3.endpoint, s3Region: s3.region, awsAccessKeyId: s3.accessKeyId, awsSecretAccessKey: s3.secretAccessKey })
+}
+
+/** Servers whose clocks are right. */
+export function clocksOf({ s3, registry }: AgentSettings): string[] {
+  return [s3.endpoint || `https://s3.${s3.region}.amazonaws.com`, registry.url]
 }
 
 export function spoolOf({ spool }: AgentSettings): SpoolSettings {
@@ -91,10 +100,12 @@ export class Cameras {
 }
 
 /** Reads the file again when it changes; one that is wrong is told and has no effect. */
-function followConfig(file: string, cameras: Cameras, log: Log): () => void {
+function followConfig(file: string, cameras: Cameras, desired: DesiredState, log: Log): () => void {
   const reread = async (): Promise<void> => {
     try {
-      await cameras.become(readAgentConfig(file).cameras)
+      const settings = readAgentConfig(file)
+      if (desired.version) log.warn({ file, version: desired.version }, 'the file has changed; its cameras have no effect while others are wanted')
+      else await cameras.become(settings.cameras)
     } catch (thrown) {
       log.error({ err: thrown, file }, 'the changed configuration is wrong and was not taken over')
     }
@@ -113,7 +124,8 @@ export async function runAgent(file: string): Promise<void> {
       const spool = lifetime.own('spool', await Spool.open(spoolOf(config), log), (open) => open.close())
       const store = lifetime.own('object store', storeOf(config), (open) => open.close())
       const codec = openCodec(registryOf(config))
-      const producer = openKafka(kafkaOf(config), config.agent, log).producer()
+      const kafka = openKafka(kafkaOf(config), config.agent, log)
+      const producer = kafka.producer()
       lifetime.own('producer', producer, (open) => open.disconnect())
       const identity = { agentId: config.agent, siteId: config.site, bucketPrefix: config.s3.bucketPrefix }
       new Gauge({
@@ -133,7 +145,12 @@ export async function runAgent(file: string): Promise<void> {
       )
       connected.catch(() => {})
       const cameras = new Cameras({ spool, log, ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, metrics: cameraMetrics(metrics) }, fail)
-      const about = { agentId: config.agent, siteId: config.site, version }
+      const desired: DesiredState = { version: '', error: '' }
+      const wishes = {
+        ...{ agentId: config.agent, folder: config.spool.folder, state: desired, log },
+        fulfil: (wish: AgentDesired) => cameras.become(settingsWith(file, wish).cameras),
+      }
+      const about = { agentId: config.agent, siteId: config.site, version, desired, clock: { skew: 0 } }
       lifetime.run(
         'uploader',
         (signal) => runUploader(spool, store, identity, { concurrency: config.uploads.concurrency, limit: bytesOf(config.uploads.limit ?? '0 B') }, log, signal),
@@ -142,8 +159,20 @@ export async function runAgent(file: string): Promise<void> {
       lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, log, signal)), fail)
       lifetime.run('reporter', (signal) => connected.then(() => runReporter(() => cameras.all, spool, producer, codec, about, log, signal)), fail)
       lifetime.own('cameras', cameras, (open) => open.close())
-      await cameras.become(config.cameras)
-      lifetime.own('configuration', followConfig(file, cameras, log), (stop) => stop())
+      const kept = keptWish(config.spool.folder)
+      if (kept) await fulfilWish(kept, wishes)
+      if (!desired.version) await cameras.become(config.cameras)
+      const readClock = async (): Promise<void> => {
+        about.clock.skew = (await clockSkew(clocksOf(config)))?.skew ?? about.clock.skew
+      }
+      void readClock()
+      lifetime.own('clock', setInterval(readClock, clockInterval), clearInterval)
+      lifetime.run(
+        'wishes',
+        (signal) => connected.then(() => followDesired(kafka, codec, wishes, signal)),
+        (error) => log.error({ err: error }, 'wanted settings cannot be followed'),
+      )
+      lifetime.own('configuration', followConfig(file, cameras, desired, log), (stop) => stop())
 
       const routes = (method: string, path: string): Answer | undefined => {
         if (method === 'GET' && path === '/status')

@@ -1,9 +1,9 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
-import { type Admin, Kafka, logLevel, type Producer, type SASLOptions } from 'kafkajs'
+import { type Admin, type Consumer, Kafka, logLevel, type Producer, type SASLOptions } from 'kafkajs'
 import RequestQueue from 'kafkajs/src/network/requestQueue/index.js'
 import type { Log } from './log.ts'
 
-export type { Admin, IHeaders, Producer } from 'kafkajs'
+export type { Admin, Consumer, IHeaders, Producer } from 'kafkajs'
 
 // kafkajs 2.2.4 looks for requests that wait a thousand times a second once it was connected, with nothing to wait for
 // (a timer set to a time long past): 3 % of a core for every idle client
@@ -24,6 +24,8 @@ export interface KafkaConnection {
 export interface KafkaClient {
   admin(): Admin
   producer(): Producer
+  /** For seldom records: it asks every five seconds. */
+  consumer(groupId: string): Consumer
 }
 
 /** kafkajs with pauses that suit a broker that is restarted nearby; `clientId` names the process in the broker's log. */
@@ -47,6 +49,7 @@ export function openKafka(to: string | KafkaConnection, clientId: string, log: L
   })
   return {
     admin: () => kafka.admin(),
+    consumer: (groupId) => kafka.consumer({ groupId, allowAutoTopicCreation: false, retry: { retries: 1_000_000, initialRetryTime: 500, maxRetryTime: 10_000 } }),
     // at least once, in order. kafkajs's idempotence is not used: after a failed send it takes back its sequence numbers without
     // asking for a new producer id, so the next batch of equal size is taken for a repeat and is never written
     producer: () => kafka.producer({ maxInFlightRequests: 1, allowAutoTopicCreation: false, retry: { retries: 5, initialRetryTime: 50, maxRetryTime: 2_000 } }),

@@ -34,6 +34,7 @@ export const topics = {
   modelsChanged: topic('models.changed', 'ModelChanged', { compacted: true }),
   trainingRequested: topic('training.requested', 'TrainingRequested', { days: 30 }),
   trainingEnded: topic('training.ended', 'TrainingEnded', { days: 30 }),
+  agentsDesired: topic('agents.desired', 'AgentDesired', { compacted: true }),
   agentsReported: topic('agents.reported', 'AgentReported', { compacted: true }),
 } as const satisfies Record<string, Topic>
 

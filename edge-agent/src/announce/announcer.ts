@@ -6,37 +6,32 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { EpochMs, Ms } from '@frameloop/kit/units'
+import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { contentTypeOf } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import type { Entry, Loss, Spool } from '../spool/spool.ts'
+import { laneOf } from '../upload/lanes.ts'
 import { type Identity, placeOf } from '../upload/uploader.ts'
 
-/** Frames older than this when they are announced travel on the backlog lane, behind nobody who is live. */
-const liveWindow: Ms = 30_000
 const batchLimit = 200
 
-export function laneOf(capturedAt: EpochMs, now: EpochMs): 'live' | 'backlog' {
-  return now - capturedAt > liveWindow ? 'backlog' : 'live'
-}
-
-/** Of each camera the leading frames that are stored: order per camera holds, one slow upload delays only its camera. */
-export function announceable(entries: Iterable<Entry>, limit: number): Entry[] {
+/** Of each camera and lane the leading frames that are stored: order holds, and one slow upload delays only its own. */
+export function announceable(entries: Iterable<Entry>, limit: number, now: EpochMs): Entry[] {
   const blocked = new Set<string>()
   const ready: Entry[] = []
   for (const entry of entries) {
     if (ready.length >= limit) break
-    if (blocked.has(entry.cameraId)) continue
+    const queue = `${laneOf(entry.head.capturedAt, now)} ${entry.cameraId}`
+    if (blocked.has(queue)) continue
     if (entry.stored) ready.push(entry)
-    else blocked.add(entry.cameraId)
+    else blocked.add(queue)
   }
   return ready
 }
 
 export async function runAnnouncer(spool: Spool, producer: Producer, codec: Codec, identity: Identity, log: Log, signal: AbortSignal): Promise<void> {
-  const announce = async (entries: readonly Entry[]): Promise<void> => {
-    const now = Date.now()
+  const announce = async (entries: readonly Entry[], now: EpochMs): Promise<void> => {
     const batches = new Map<string, { key: string; value: Buffer; headers: Record<string, string> }[]>()
     for (const entry of entries) {
       const { head } = entry
@@ -84,10 +79,11 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
   }
   let failures = 0
   while (!signal.aborted) {
-    const ready = announceable(spool.entries, batchLimit)
+    const now = Date.now()
+    const ready = announceable(spool.entries, batchLimit, now)
     const losses = spool.losses.slice(0, batchLimit)
     try {
-      if (ready.length > 0) await announce(ready)
+      if (ready.length > 0) await announce(ready, now)
       if (losses.length > 0) await tell(losses)
       failures = 0
     } catch (thrown) {

@@ -12,23 +12,7 @@
  *     before the frame it belongs to.
  * S6  Every segment begins with the counters of all epochs still of interest: the highest seq survives its frames.
  */
-import {
-  closeSync,
-  existsSync,
-  fdatasync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  read,
-  readdirSync,
-  readFileSync,
-  statfsSync,
-  statSync,
-  truncateSync,
-  unlinkSync,
-  writeFileSync,
-  writev,
-} from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, read, readdirSync, readFileSync, statfsSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as immediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -39,24 +23,10 @@ import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import type { Bytes, EpochMs, Us } from '@frameloop/kit/units'
 import type { CameraId, Epoch } from '@frameloop/schemas/ids'
 import { chooseEvictions } from './budget.ts'
+import { type Disk, realDisk } from './disk.ts'
 import { encodeRecord, scanSegment } from './log-file.ts'
 
-const sync = promisify(fdatasync)
-const write = promisify(writev)
 const readAt = promisify(read)
-
-/** All of it or an error: a disk that fills up takes a part first, and says so only when asked again. */
-async function writeAll(file: number, parts: readonly Buffer[]): Promise<void> {
-  let rest = [...parts]
-  while (rest.length > 0) {
-    let { bytesWritten } = await write(file, rest)
-    rest = rest.flatMap((part) => {
-      const taken = Math.min(bytesWritten, part.length)
-      bytesWritten -= taken
-      return taken === part.length ? [] : [part.subarray(taken)]
-    })
-  }
-}
 
 /** What is known of a frame beside its bytes. */
 export interface FrameHead {
@@ -146,6 +116,8 @@ export interface SpoolSettings {
   /** What stays free on the disk, whatever the capacity; 0 when absent. */
   readonly keepFree?: Bytes
   readonly segmentBytes: Bytes
+  /** The real one when absent. */
+  readonly disk?: Disk
 }
 
 interface Waiting {
@@ -169,6 +141,7 @@ function gapsBetween(frames: readonly FrameHead[]): Loss[] {
 export class Spool {
   readonly #settings: SpoolSettings
   readonly #log: Log
+  readonly #disk: Disk
   readonly #entries = new Map<string, Entry>()
   readonly #counters = new Map<string, EpochCounter>()
   readonly #losses = new Map<string, Loss>()
@@ -178,6 +151,7 @@ export class Spool {
   readonly #alive = new Map<number, number>()
   readonly #readers = new Map<number, number>()
   #queue: Waiting[] = []
+  #fresh: Entry[] = []
   #flushing: Promise<void> | undefined
   #segment = 0
   #file = -1
@@ -191,6 +165,7 @@ export class Spool {
   private constructor(settings: SpoolSettings, log: Log) {
     this.#settings = settings
     this.#log = log
+    this.#disk = settings.disk ?? realDisk
   }
 
   /** Opens a spool folder, makes it when missing, repairs what a crash left. Throws `SPOOL_LOCKED`, `SPOOL_BROKEN`. */
@@ -206,6 +181,7 @@ export class Spool {
     }
     writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
     spool.#recover(true)
+    spool.#fresh = [...spool.#entries.values()].filter(({ stored }) => !stored)
     await spool.#startSegment()
     return spool
   }
@@ -222,6 +198,18 @@ export class Spool {
   /** Frames that are not yet forgotten, in the order they came. */
   get entries(): IterableIterator<Entry> {
     return this.#entries.values()
+  }
+
+  /** Frames that wait to be stored and were not handed out before. */
+  takeNew(): readonly Entry[] {
+    const taken = this.#fresh
+    this.#fresh = []
+    return taken
+  }
+
+  /** Whether it has not been given up or forgotten. */
+  holds(entry: Entry): boolean {
+    return this.#entries.has(keyOf(entry.head))
   }
 
   get size(): { readonly frames: number; readonly bytes: Bytes; readonly capacity: Bytes } {
@@ -264,6 +252,7 @@ export class Spool {
     const { segment, bodyAt } = await this.#write(kinds.frame, head, bytes)
     const entry: Entry = { head, bytes: bytes.byteLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt, stored: undefined, busy: false, isEvent: head.isEvent ?? false }
     this.#remember(entry)
+    this.#fresh.push(entry)
     this.#notify()
     return entry
   }
@@ -490,18 +479,13 @@ export class Spool {
     if (this.#file >= 0) closeSync(this.#file)
     this.#segment += 1
     const { folder } = this.#settings
-    this.#file = openSync(join(folder, segmentName(this.#segment)), 'a', 0o600)
+    this.#file = this.#disk.create(join(folder, segmentName(this.#segment)))
     this.#alive.set(this.#segment, 0)
     const counters = this.counters.map((counter) => ({ ...counter, lost: counter.lost - (this.#unwritten.get(epochKey(counter)) ?? 0) }))
     const header = encodeRecord(kinds.counters, counters, new Uint8Array())
-    await writeAll(this.#file, header)
-    await sync(this.#file)
-    const directory = openSync(folder, 'r')
-    try {
-      fsyncSync(directory)
-    } finally {
-      closeSync(directory)
-    }
+    await this.#disk.write(this.#file, header)
+    await this.#disk.sync(this.#file)
+    this.#disk.syncFolder(folder)
     this.#size = header.reduce((sum, part) => sum + part.length, 0)
     this.#dropOldSegments()
   }
@@ -515,7 +499,7 @@ export class Spool {
       this.#readers.delete(segment)
       this.#alive.delete(segment)
       const path = join(this.#settings.folder, segmentName(segment))
-      if (existsSync(path) && statSync(path).isFile()) unlinkSync(path)
+      if (existsSync(path) && statSync(path).isFile()) this.#disk.remove(path)
     }
   }
 
@@ -543,11 +527,11 @@ export class Spool {
           await immediate()
           await this.#startSegment()
         }
-        await writeAll(
+        await this.#disk.write(
           this.#file,
           batch.flatMap(({ parts }) => parts as Buffer[]),
         )
-        await sync(this.#file)
+        await this.#disk.sync(this.#file)
       } catch (thrown) {
         this.#broken = toError(thrown)
         this.#log.error({ err: thrown }, 'spool write failed')

@@ -1,4 +1,4 @@
-/** Spool → S3: the oldest frames first, several at a time, each exactly once under its own key. */
+/** Spool → S3: live frames first, then what has waited, oldest first; several at a time, each exactly once under its own key. */
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '@frameloop/kit/log'
@@ -8,6 +8,7 @@ import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
 import type { Entry, FrameHead, Spool } from '../spool/spool.ts'
+import { UploadQueue } from './lanes.ts'
 
 export interface Identity {
   readonly agentId: string
@@ -32,16 +33,15 @@ export interface UploadLimits {
   readonly limit: Bytes
 }
 
-/** When the next upload may begin so that no more than `limit` bytes a second go out; `free` is when the last ones will have. */
-export function paced(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Bytes): { readonly begin: EpochMs; readonly free: EpochMs } {
-  if (limit <= 0) return { begin: now, free: now }
-  const begin = Math.max(free, now)
-  return { begin, free: begin + (bytes * 1000) / limit }
+/** When the uplink is free again after `bytes` more, so that no more than `limit` bytes a second go out; `free` is when it was. */
+export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Bytes): EpochMs {
+  return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
 }
 
 export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, { concurrency, limit }: UploadLimits, log: Log, signal: AbortSignal): Promise<void> {
   let failures = 0
   let free = 0
+  const queue = new UploadQueue<Entry>()
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
@@ -85,27 +85,29 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
         spool.markUnreadable(entry)
         return
       }
+      queue.again(entry, Date.now())
       failures += 1
       if (failures === 1) log.warn({ err: thrown }, 'uploads wait for the object store')
     }
   }
   const running = new Set<Promise<void>>()
   while (!signal.aborted) {
-    for (const entry of spool.entries) {
-      if (running.size >= concurrency) break
-      if (entry.busy || entry.stored) continue
-      const pace = paced(free, Date.now(), entry.bytes, limit)
-      if (pace.begin > Date.now()) {
-        await sleep(pace.begin - Date.now(), undefined, { signal }).catch(() => {})
-        break
-      }
-      free = pace.free
+    queue.add(spool.takeNew(), Date.now())
+    while (running.size < concurrency) {
+      const now = Date.now()
+      if (free > now) break
+      const entry = queue.take(now, concurrency - running.size, Math.min(2, concurrency - 1))
+      if (!entry) break
+      if (!spool.holds(entry)) continue
+      free = freeAfter(free, now, entry.bytes, limit)
       entry.busy = true
       const task: Promise<void> = upload(entry).finally(() => running.delete(task))
       running.add(task)
     }
     if (failures > 0) await sleep(backoffPause(failures, { first: 200, cap: 5_000 }, Math.random()), undefined, { signal }).catch(() => {})
-    await Promise.race([...running, spool.changed(1_000, signal)])
+    const pause = free - Date.now()
+    if (pause > 0) await sleep(pause, undefined, { signal }).catch(() => {})
+    else await Promise.race([...running, spool.changed(1_000, signal)])
   }
   await Promise.allSettled(running)
 }

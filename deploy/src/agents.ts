@@ -1,0 +1,57 @@
+/** `frameloop agents list | set`: what agents report, and what they should do. */
+import { readFileSync } from 'node:fs'
+import { camerasOf } from '@frameloop/edge-agent/config'
+import { Fault } from '@frameloop/kit/fault'
+import { openKafka } from '@frameloop/kit/kafka'
+import { openLog } from '@frameloop/kit/log'
+import { type Codec, recordOf } from '@frameloop/schemas/codec'
+import type { AgentReported } from '@frameloop/schemas/events'
+import { isName } from '@frameloop/schemas/ids'
+import { topics } from '@frameloop/schemas/topics'
+import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
+
+/** The latest report of every agent, by name. */
+export async function listAgents(brokers: string, codec: Codec): Promise<AgentReported[]> {
+  const latest = new Map<string, AgentReported>()
+  for await (const { key, value } of readTopic(brokers, 'frameloop.agents', topics.agentsReported.name, AbortSignal.timeout(60_000)))
+    if (value.length > 0) latest.set(key, await codec.decode('AgentReported', value))
+  return [...latest.values()].sort((a, b) => a.agentId.localeCompare(b.agentId))
+}
+
+export function showAgents(agents: readonly AgentReported[], now: number): string {
+  if (agents.length === 0) return 'No agent has reported yet.'
+  return agents
+    .map(({ agentId, siteId, version, reportedAt, spoolFrames, cameras, desiredVersion, desiredError }) => {
+      const current = cameras.filter(({ message }) => message !== 'an earlier epoch')
+      const lines = current.map(
+        ({ cameraId, state, message, framesPerSecond, health }) =>
+          `  ${cameraId.padEnd(16)} ${state.padEnd(12)} ${framesPerSecond.toFixed(1)}/s  ${[...health, message].filter(Boolean).join(', ')}`,
+      )
+      const runs = desiredVersion ? `wanted settings ${desiredVersion}` : 'its own file'
+      return [
+        `${agentId} of ${siteId}, version ${version}, reported ${Math.round((now - reportedAt) / 1000)} s ago, ${spoolFrames} frames wait, runs ${runs}`,
+        ...(desiredError ? [`  does not run ${desiredError}`] : []),
+        ...lines,
+      ]
+        .map((line) => line.trimEnd())
+        .join('\n')
+    })
+    .join('\n')
+}
+
+/** Publishes the cameras of a file as what the agent should do. Throws `CONFIG_INVALID` with every problem. */
+export async function wantCameras(agentId: string, file: string, version: string, brokers: string, codec: Codec): Promise<number> {
+  if (!isName(agentId)) throw new Fault('REQUEST_INVALID', `${agentId} is no name of an agent`)
+  const cameras = camerasOf(readFileSync(file, 'utf8'), file)
+  const producer = openKafka(brokers, 'agents', openLog('agents', 'error')).producer()
+  await producer.connect()
+  try {
+    const now = Date.now()
+    const wish = { agentId, version, wantedAt: now, settings: JSON.stringify({ cameras }) }
+    const record = await recordOf(codec, topics.agentsDesired, wish, { key: agentId, id: `${agentId}-${version}`, time: now, source: 'frameloop agents', traceparent: '' })
+    await producer.send({ topic: topics.agentsDesired.name, acks: -1, messages: [record] })
+    return cameras.length
+  } finally {
+    await producer.disconnect()
+  }
+}

@@ -1,0 +1,95 @@
+/**
+ * `agents.desired`: what somebody elsewhere wants this agent to do. The latest wish that can be fulfilled is kept beside
+ * the spool, so that an agent that is offline for days starts with it; one that is wrong is reported and has no effect.
+ */
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
+import type { KafkaClient } from '@frameloop/kit/kafka'
+import type { Log } from '@frameloop/kit/log'
+import type { Codec } from '@frameloop/schemas/codec'
+import type { AgentDesired } from '@frameloop/schemas/events'
+import { topics } from '@frameloop/schemas/topics'
+import { parse } from 'yaml'
+import { type AgentSettings, parseAgentConfig } from './config.ts'
+
+export interface DesiredState {
+  /** Of the wish that runs; empty: the agent's own file. */
+  version: string
+  /** Why the latest wish does not run. */
+  error: string
+}
+
+const fileOf = (folder: string): string => join(folder, 'desired.json')
+
+/** The settings of the agent's file with the cameras of a wish. Throws `CONFIG_INVALID`. */
+export function settingsWith(ownFile: string, wish: Pick<AgentDesired, 'version' | 'settings'>): AgentSettings {
+  let wanted: { readonly cameras?: unknown }
+  try {
+    wanted = JSON.parse(wish.settings) as typeof wanted
+  } catch (thrown) {
+    throw new Fault('CONFIG_INVALID', `The wanted settings ${wish.version} are no JSON: ${toError(thrown).message}`, {}, thrown)
+  }
+  const own = parse(readFileSync(ownFile, 'utf8')) as object
+  return parseAgentConfig(JSON.stringify({ ...own, cameras: wanted.cameras }), `the wanted settings ${wish.version}`)
+}
+
+/** The wish that ran last. */
+export function keptWish(folder: string): AgentDesired | undefined {
+  return existsSync(fileOf(folder)) ? (JSON.parse(readFileSync(fileOf(folder), 'utf8')) as AgentDesired) : undefined
+}
+
+function keep(folder: string, wish: AgentDesired): void {
+  const part = `${fileOf(folder)}.part`
+  const file = openSync(part, 'w', 0o600)
+  try {
+    writeSync(file, JSON.stringify(wish))
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
+  }
+  renameSync(part, fileOf(folder))
+}
+
+export interface DesiredTools {
+  readonly agentId: string
+  readonly folder: string
+  readonly state: DesiredState
+  /** Makes it so; throws when it cannot be. */
+  readonly fulfil: (wish: AgentDesired) => Promise<void>
+  readonly log: Log
+}
+
+/** Fulfils a wish, or says why not; what ran before goes on then. */
+export async function fulfilWish(wish: AgentDesired, { folder, state, fulfil, log }: DesiredTools): Promise<void> {
+  try {
+    await fulfil(wish)
+    state.version = wish.version
+    state.error = ''
+    keep(folder, wish)
+    log.info({ version: wish.version }, 'wanted settings taken over')
+  } catch (thrown) {
+    state.error = `${wish.version}: ${rootMessage(thrown)}`
+    log.error({ err: thrown, version: wish.version }, 'wanted settings are wrong and were not taken over')
+  }
+}
+
+/** Follows the wishes for this agent until the signal. */
+export async function followDesired(kafka: KafkaClient, codec: Codec, tools: DesiredTools, signal: AbortSignal): Promise<void> {
+  const consumer = kafka.consumer(`frameloop.agent.${tools.agentId}`)
+  let latest = keptWish(tools.folder)?.wantedAt ?? 0
+  await consumer.connect()
+  await consumer.subscribe({ topic: topics.agentsDesired.name, fromBeginning: true })
+  await consumer.run({
+    eachMessage: async ({ message }) => {
+      if (message.key?.toString('utf8') !== tools.agentId || !message.value) return
+      const wish = await codec.decode('AgentDesired', message.value)
+      // read again after a restart
+      if (wish.wantedAt <= latest) return
+      latest = wish.wantedAt
+      await fulfilWish(wish, tools)
+    },
+  })
+  await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
+  await consumer.disconnect()
+}

@@ -1,0 +1,53 @@
+import { expect, test } from 'vitest'
+import { announceable } from '../announce/announcer.ts'
+import type { Entry } from '../spool/spool.ts'
+import { UploadQueue } from './lanes.ts'
+import { freeAfter } from './uploader.ts'
+
+const at = (capturedAt: number) => ({ head: { capturedAt } })
+const minute = 60_000
+
+test('live goes before what has waited, each lane in its order, and some places are kept for live', () => {
+  const queue = new UploadQueue<ReturnType<typeof at>>()
+  queue.add([at(1), at(2)], 10 * minute)
+  queue.add([at(10 * minute), at(10 * minute + 1)], 10 * minute)
+  const taken = Array.from({ length: 5 }, (_, n) => queue.take(10 * minute, 6 - n, 2)?.head.capturedAt)
+  expect(taken).toEqual([10 * minute, 10 * minute + 1, 1, 2, undefined])
+  queue.add([at(3), at(10 * minute + 2)], 10 * minute)
+  queue.take(10 * minute, 6, 2)
+  expect(queue.take(10 * minute, 2, 2)).toBeUndefined()
+  expect(queue.take(10 * minute, 3, 2)).toEqual(at(3))
+})
+
+test('one that failed comes next again, and one that waited too long is backlog', () => {
+  const queue = new UploadQueue<ReturnType<typeof at>>()
+  queue.add([at(0), at(1)], 0)
+  const first = queue.take(0, 6, 2) as ReturnType<typeof at>
+  queue.again(first, 0)
+  expect(queue.take(0, 6, 2)).toEqual(at(0))
+  queue.add([at(minute)], minute)
+  expect([queue.take(minute, 6, 2), queue.take(minute, 6, 2)]).toEqual([at(minute), at(1)])
+})
+
+test('a long queue keeps its order', () => {
+  const queue = new UploadQueue<ReturnType<typeof at>>()
+  queue.add(
+    Array.from({ length: 10_000 }, (_, n) => at(n)),
+    10 * minute,
+  )
+  for (let n = 0; n < 10_000; n += 1) expect(queue.take(10 * minute, 6, 2)?.head.capturedAt).toBe(n)
+})
+
+test('announcements keep the order of a camera in each lane: an old frame that still waits holds no live one back', () => {
+  const entry = (cameraId: string, seq: number, capturedAt: number, stored: boolean): Entry =>
+    ({ cameraId, seq, head: { capturedAt }, stored: stored ? { versionId: '' } : undefined }) as unknown as Entry
+  const now = 10 * minute
+  const entries = [entry('a', 1, 0, false), entry('a', 2, 1, true), entry('b', 1, 0, true), entry('a', 3, now, true), entry('a', 4, now, false), entry('a', 5, now, true)]
+  expect(announceable(entries, 10, now).map(({ cameraId, seq }) => `${cameraId}${seq}`)).toEqual(['b1', 'a3'])
+})
+
+test('no more than the limit goes out, whatever the sizes', () => {
+  let free = 0
+  expect([1_000, 4_000, 500, 2_000].map((bytes) => (free = freeAfter(free, 0, bytes, 1_000)))).toEqual([1_000, 5_000, 5_500, 7_500])
+  expect(freeAfter(0, 7, 1_000, 0)).toBe(7)
+})
