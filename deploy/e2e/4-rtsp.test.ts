@@ -1,11 +1,17 @@
 /** A network camera with a password that is killed and comes back; its pictures are those of real footage. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { openKafka } from '@frameloop/kit/kafka'
+import { openLog } from '@frameloop/kit/log'
+import { openCodec, recordOf } from '@frameloop/schemas/codec'
 import type { AgentReported } from '@frameloop/schemas/events'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { topics } from '@frameloop/schemas/topics'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { build, root } from '../src/home.ts'
@@ -15,6 +21,7 @@ import { env, frameloop, one, pool, soon, state } from './session.ts'
 const password = 'opensesame-1234'
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-rtsp-'))
 const configFile = join(folder, 'agent.yaml')
+const [privateKey, publicKey] = [join(folder, 'signing.pem'), join(folder, 'public.pem')]
 let config: { readonly cameras: readonly object[]; readonly [setting: string]: unknown } = { cameras: [] }
 let port = 0
 let camera: ChildProcess | undefined
@@ -70,10 +77,12 @@ beforeAll(async () => {
   port = await freePort()
   await startCamera()
   await putZoneFile(state.endpoints['labels'] ?? '', 'gate', 'occupancy', parseZones(readNamed(join(root, 'deploy/e2e/footage/vtest-zones.json'))))
+  writeFileSync(publicKey, (await promisify(execFile)(process.execPath, [join(build, 'agent.mjs'), 'make-key', privateKey])).stdout)
   const { endpoints } = state
   config = {
     ...{
       agent: 'agent-rtsp',
+      signingKey: `\${file:${privateKey}}`,
       port: 0,
       spool: { folder: join(folder, 'spool') },
       kafka: { brokers: [endpoints['kafka'] ?? ''] },
@@ -184,7 +193,7 @@ test('settings wanted from afar run, survive a restart without the cloud asking 
   const wanted = join(folder, 'wanted.yaml')
   const want = (version: string, cameras: readonly object[]): Promise<string> => {
     writeFileSync(wanted, JSON.stringify({ cameras }))
-    return frameloop('agents', 'set', 'agent-rtsp', wanted, '--version', version)
+    return frameloop('agents', 'set', 'agent-rtsp', wanted, '--name', version)
   }
   const reported = async (): Promise<AgentReported | undefined> =>
     (JSON.parse(await frameloop('agents', 'list', '--json')) as AgentReported[]).find(({ agentId }) => agentId === 'agent-rtsp')
@@ -199,6 +208,37 @@ test('settings wanted from afar run, survive a restart without the cloud asking 
   const before = agentSaid.length
   await restartAgent()
   await soon(async () => (/"started":\["gate","roof"\]/.test(agentSaid.slice(before)) ? true : undefined), 20_000)
+})
+
+test('a record in its name that it did not sign becomes a dead letter, and its own go through', async () => {
+  await frameloop('agents', 'key', 'agent-rtsp', publicKey)
+  const before = new Date()
+  expect(await soon(() => newestFrame(before), 40_000)).toBeInstanceOf(Date)
+  const codec = openCodec(openRegistry(env('SCHEMA_REGISTRY_URL')))
+  const { rows } = await pool.query<{ bucket: string; object_key: string; object_sha256: string; object_bytes: string; media_id: string; epoch: string }>(
+    "select bucket, object_key, object_sha256, object_bytes, media_id, epoch from media where camera_id = 'gate' order by captured_at desc limit 1",
+  )
+  const [own] = rows
+  const object = {
+    bucket: own?.bucket ?? '',
+    key: own?.object_key ?? '',
+    sha256: own?.object_sha256 ?? '',
+    bytes: Number(own?.object_bytes),
+    versionId: '',
+    contentType: 'image/jpeg',
+  }
+  const forged = {
+    ...{ siteId: 'site-1', cameraId: 'gate', mediaId: randomUUID(), epoch: own?.epoch ?? '', seq: 1_000_000, lane: 'live', source: 'camera', kind: 'image', agentId: 'agent-rtsp' },
+    ...{ capturedAt: Date.now(), mediaOffsetUs: null, object, width: 0, height: 0, motion: null, sourceName: 'forged' },
+  }
+  const about = { key: 'gate', id: forged.mediaId, time: forged.capturedAt, source: 'somebody', traceparent: '' }
+  const producer = openKafka(env('KAFKA_BROKERS'), 'test', openLog('test', 'error')).producer()
+  await producer.connect()
+  await producer.send({ topic: topics.mediaCaptured.name, acks: -1, messages: [await recordOf(codec, topics.mediaCaptured, forged, about)] })
+  await producer.disconnect()
+  await soon(async () => one("select 1 as ok from dead_letters where reason = 'SIGNATURE_INVALID' and subject_id = $1", [forged.mediaId]), 20_000)
+  const later = new Date()
+  expect(await soon(() => newestFrame(later), 40_000)).toBeInstanceOf(Date)
 })
 
 test('killed with -9, its ffmpeg does not go on', async () => {

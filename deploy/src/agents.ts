@@ -4,9 +4,11 @@ import { camerasOf } from '@frameloop/edge-agent/config'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
+import type { Pool } from '@frameloop/kit/postgres'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { isName } from '@frameloop/schemas/ids'
+import { publicKeyOf } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 
@@ -37,6 +39,16 @@ export function showAgents(agents: readonly AgentReported[], now: number): strin
         .join('\n')
     })
     .join('\n')
+}
+
+/** Makes the public half of an agent's signing key known: from then on only what is signed with it counts as this agent's. */
+export async function addAgentKey(pool: Pool, agentId: string, pem: string): Promise<void> {
+  if (!isName(agentId)) throw new Fault('REQUEST_INVALID', `${agentId} is no name of an agent`)
+  publicKeyOf(pem)
+  await pool.query('insert into agent_keys (agent_id, public_key) values ($1, $2) on conflict (agent_id) do update set public_key = excluded.public_key, added_at = now()', [
+    agentId,
+    pem,
+  ])
 }
 
 /** Publishes the cameras of a file as what the agent should do. Throws `CONFIG_INVALID` with every problem. */

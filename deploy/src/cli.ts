@@ -1,5 +1,5 @@
 /** The `frameloop` command. Every sub-command says what to do next on failure, and exits 0 only when it did what was asked. */
-import { createReadStream, existsSync, readdirSync, statSync } from 'node:fs'
+import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toError } from '@frameloop/kit/fault'
@@ -13,7 +13,7 @@ import { isName } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { type Comparison, compareRebuilt, type Rebuilt, rebuildInPlace } from '@frameloop/stream-processors/catalog/rebuild'
 import { Command } from 'commander'
-import { listAgents, showAgents, wantCameras } from './agents.ts'
+import { addAgentKey, listAgents, showAgents, wantCameras } from './agents.ts'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, showWay } from './follow.ts'
@@ -348,10 +348,17 @@ export async function main(argv: readonly string[]): Promise<void> {
   agents
     .command('set <AGENT> <FILE>')
     .description('makes an agent run the cameras of a file (`cameras: […]`, as in its own); secrets only as references to files or variables beside the agent')
-    .requiredOption('--version <NAME>', 'what these settings are called')
-    .action(async (agent: string, file: string, { version }: { version: string }) => {
-      const count = await wantCameras(agent, file, version, setting('KAFKA_BROKERS'), openCodec(openRegistry(setting('SCHEMA_REGISTRY_URL'))))
-      print(`${agent} is to run ${count} camera${count === 1 ? '' : 's'} (${version}); \`npx frameloop agents\` shows when it does`)
+    .requiredOption('--name <NAME>', 'what these settings are called')
+    .action(async (agent: string, file: string, { name }: { name: string }) => {
+      const count = await wantCameras(agent, file, name, setting('KAFKA_BROKERS'), openCodec(openRegistry(setting('SCHEMA_REGISTRY_URL'))))
+      print(`${agent} is to run ${count} camera${count === 1 ? '' : 's'} (${name}); \`npx frameloop agents\` shows when it does`)
+    })
+  agents
+    .command('key <AGENT> <FILE>')
+    .description('makes the public key of an agent known (PEM; - is standard input): from then on what it announces must be signed')
+    .action(async (agent: string, file: string) => {
+      await withDatabase((pool) => addAgentKey(pool, agent, readFileSync(file === '-' ? 0 : file, 'utf8')))
+      print(`what ${agent} announces must be signed from now on`)
     })
   const replays = program
     .command('replay')

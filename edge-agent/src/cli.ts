@@ -7,6 +7,7 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import { openLog, redact } from '@frameloop/kit/log'
 import { showBytes, showMs } from '@frameloop/kit/units'
 import type { AgentReported } from '@frameloop/schemas/events'
+import { makeKeys } from '@frameloop/schemas/signature'
 import { Command } from 'commander'
 import { checkAll, showChecks } from './check.ts'
 import { readAgentConfig, usualConfig, writeFirstConfig } from './config.ts'
@@ -170,6 +171,16 @@ program
     const file = resolve(configFile(flags))
     if (flags.print) print(unitOf(file, readAgentConfig(file), flags))
     else print(await installService(file, readAgentConfig(file), flags))
+  })
+
+program
+  .command('make-key <file>')
+  .description('makes a signing key in a file of its own (setting signingKey) and prints its public half, for `frameloop agents key` in the cloud')
+  .action((file: string) => {
+    const { privatePem, publicPem } = makeKeys()
+    // never over one that is in use
+    writeFileSync(file, privatePem, { mode: 0o600, flag: 'wx' })
+    print(publicPem.trim())
   })
 
 const spool = program.command('spool').description('the queue on disk, also while the agent runs')

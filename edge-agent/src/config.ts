@@ -62,6 +62,7 @@ export const AgentConfig = Type.Object(
       (['debug', 'info', 'warn', 'error'] as const).map((level) => Type.Literal(level)),
       { default: 'info', description: 'how much is logged', examples: ['info'] },
     ),
+    signingKey: Type.Optional(text('PEM of an Ed25519 private key: what this agent announces is signed with it', '${file:/etc/frameloop-agent/signing.pem}')),
     host: Type.String({ default: '127.0.0.1', description: 'address of status and metrics', examples: ['127.0.0.1'] }),
     port: Type.Integer({ minimum: 0, maximum: 65_535, default: 9180, description: 'port of status and metrics; 0 takes a free one', examples: [9180] }),
     ffmpeg: Type.String({ default: 'ffmpeg', description: 'ffmpeg 5 or newer', examples: ['/usr/bin/ffmpeg'] }),

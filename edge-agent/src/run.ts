@@ -11,6 +11,7 @@ import { runConfigured } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { AgentDesired } from '@frameloop/schemas/events'
 import { openRegistry } from '@frameloop/schemas/registry'
+import { privateKeyOf } from '@frameloop/schemas/signature'
 import { runAnnouncer } from './announce/announcer.ts'
 import { type Camera, type CameraTools, cameraMetrics, openCamera, runCamera } from './camera.ts'
 import { clockSkew } from './clock.ts'
@@ -127,7 +128,8 @@ export async function runAgent(file: string): Promise<void> {
       const kafka = openKafka(kafkaOf(config), config.agent, log)
       const producer = kafka.producer()
       lifetime.own('producer', producer, (open) => open.disconnect())
-      const identity = { agentId: config.agent, siteId: config.site, bucketPrefix: config.s3.bucketPrefix }
+      const { signingKey } = config
+      const identity = { agentId: config.agent, siteId: config.site, bucketPrefix: config.s3.bucketPrefix, ...(signingKey ? { signingKey: privateKeyOf(signingKey) } : {}) }
       new Gauge({
         name: 'frameloop_agent_spool_bytes',
         help: 'Bytes waiting in the spool',

@@ -29,6 +29,7 @@ const hints = {
   PICTURE_UNREADABLE: 'Send a whole JPEG, PNG or WebP picture.',
   PICTURE_TOO_LARGE: 'Send a smaller picture, or raise the limit of the stage.',
   PICTURE_ANIMATED: 'Send its pictures one by one, or as a clip.',
+  SIGNATURE_INVALID: 'Somebody announces in the name of this agent, or its key was changed: `frameloop agents key AGENT FILE` makes a new one known.',
   SIZE_MISMATCH: 'The object was cut off or written over after it was announced; send it again under a new id.',
   DIGEST_MISMATCH: 'The object was damaged or written over after it was announced; send it again under a new id.',
   TYPE_MISMATCH: 'Announce the object as what it is: the content type must be that of its bytes.',

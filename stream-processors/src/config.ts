@@ -11,6 +11,7 @@ export const ChainSettings = Type.Object({
   ...objectStoreSettings,
   ...databaseSettings,
   instance: Type.String({ pattern: namePattern, default: '1', description: 'stable name of this instance among those of its stage' }),
+  requireSignatures: Type.Boolean({ default: false, description: 'whether agents whose key is not known are refused' }),
   pixelThreads: Type.Integer({ minimum: 1, maximum: 64, default: availableParallelism(), description: 'threads that decode and prepare pictures; as many as cores unless stated' }),
   ffmpegPath: Type.String({ default: 'ffmpeg', description: 'ffmpeg 5 or newer' }),
   ffprobePath: Type.String({ default: 'ffprobe', description: 'ffprobe of the same ffmpeg' }),

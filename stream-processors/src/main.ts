@@ -15,6 +15,7 @@ import { extractStage } from './extract/extract.ts'
 import { featuresStage } from './features/features.ts'
 import { openZoneDirectory } from './features/zones.ts'
 import { openPixelThreads, type PixelThreads } from './pixels/pixel-threads.ts'
+import { openAgentKeys } from './validate/agent-keys.ts'
 import { validateStage } from './validate/validate.ts'
 
 type Context = ProcessContext<Static<typeof ChainSettings>>
@@ -25,8 +26,13 @@ const pixels = ({ config, lifetime }: Context): PixelThreads => lifetime.own('pi
 
 /** Every processor of the chain: one line each. */
 const processors = {
-  validate: (context: Context, tools: StageTools) =>
-    startStage(validateStage({ ffmpeg: context.config.ffmpegPath, ffprobe: context.config.ffprobePath, pixels: pixels(context) }), tools),
+  validate: (context: Context, tools: StageTools) => {
+    const { ffmpegPath: ffmpeg, ffprobePath: ffprobe, requireSignatures } = context.config
+    const keys = openAgentKeys(pool(context), context.log, 2_000)
+    context.lifetime.run('keys', (signal) => keys.run(signal), context.fail)
+    const stage = startStage(validateStage({ ffmpeg, ffprobe, pixels: pixels(context), keys, requireSignatures }), tools)
+    return { run: stage.run, notReady: () => (keys.loaded ? stage.notReady() : 'waiting for the keys of agents') }
+  },
   extract: ({ config }: Context, tools: StageTools) => startStage(extractStage({ ...config, ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }), tools),
   features: (context: Context, tools: StageTools) => {
     const zones = openZoneDirectory(pool(context), context.log, 2_000)

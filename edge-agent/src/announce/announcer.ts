@@ -9,10 +9,11 @@ import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { contentTypeOf } from '@frameloop/schemas/object-keys'
+import { signatureHeader } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import type { Entry, Loss, Spool } from '../spool/spool.ts'
 import { laneOf } from '../upload/lanes.ts'
-import { type Identity, placeOf } from '../upload/uploader.ts'
+import { type Identity, placeOf, signatureOf } from '../upload/uploader.ts'
 
 const batchLimit = 200
 
@@ -57,7 +58,10 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
         sourceName: head.sourceName,
       }
       const batch = batches.get(topic.name) ?? []
-      batch.push(await recordOf(codec, topic, event, { key: head.cameraId, id: mediaId, time: head.capturedAt, source: identity.agentId, traceparent: head.traceparent }))
+      const about = { key: head.cameraId, id: mediaId, time: head.capturedAt, source: identity.agentId, traceparent: head.traceparent }
+      const record = await recordOf(codec, topic, event, about)
+      const signature = signatureOf(identity, head)
+      batch.push(signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } })
       batches.set(topic.name, batch)
     }
     await producer.sendBatch({ acks: -1, topicMessages: [...batches].map(([topic, messages]) => ({ topic, messages })) })

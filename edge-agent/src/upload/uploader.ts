@@ -1,5 +1,6 @@
 /** Spool → S3: live frames first, then what has waited, oldest first; several at a time, each exactly once under its own key. */
 
+import type { KeyObject } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '@frameloop/kit/log'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
@@ -7,6 +8,7 @@ import { backoffPause } from '@frameloop/kit/retry'
 import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
+import { signClaim } from '@frameloop/schemas/signature'
 import type { Entry, FrameHead, Spool } from '../spool/spool.ts'
 import { UploadQueue } from './lanes.ts'
 
@@ -14,6 +16,13 @@ export interface Identity {
   readonly agentId: string
   readonly siteId: string
   readonly bucketPrefix: string
+  /** What is announced is signed with it. */
+  readonly signingKey?: KeyObject
+}
+
+/** The agent's word for a frame; undefined where it has no key. */
+export function signatureOf({ siteId, agentId, signingKey }: Identity, head: FrameHead): string | undefined {
+  return signingKey && signClaim({ ...head, siteId, agentId }, signingKey)
 }
 
 /** Where a frame belongs in the object store; computed, never stored. */
@@ -45,6 +54,7 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
+    const signature = signatureOf(identity, head)
     let body: Buffer
     try {
       body = await spool.read(entry)
@@ -70,6 +80,7 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
             epoch: head.epoch,
             seq: String(head.seq),
             'captured-at': String(head.capturedAt),
+            ...(signature === undefined ? {} : { signature }),
             ...(head.mediaOffsetUs === null ? {} : { 'media-offset-us': String(head.mediaOffsetUs) }),
           },
         },

@@ -15,6 +15,7 @@ export const reasons = {
   PROCESS_KILLED: { stages: 'all', says: 'the record ended its process three times: out of memory, endless decoding' },
   REPLAYED: { stages: 'all', says: 'the record is a copy made by a replay and came on a live topic' },
   INTERNAL: { stages: 'all', says: 'the stage itself failed on the record' },
+  SIGNATURE_INVALID: { stages: 'validate', says: 'it says to be of an agent whose key is known, and is not signed with it' },
   SIZE_MISMATCH: { stages: 'validate', says: 'the object has another length than was announced' },
   DIGEST_MISMATCH: { stages: 'validate', says: 'the object has another SHA-256 than was announced' },
   TYPE_MISMATCH: { stages: 'validate', says: 'the bytes are a picture or clip, but not of the kind or content type announced' },

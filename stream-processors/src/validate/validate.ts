@@ -3,12 +3,14 @@ import { Fault } from '@frameloop/kit/fault'
 import { sha256Hex } from '@frameloop/kit/object-store'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { MediaCaptured, MediaValidated } from '@frameloop/schemas/events'
+import { signatureHeader } from '@frameloop/schemas/signature'
 import { inLane, topics } from '@frameloop/schemas/topics'
 import { isReason } from '../chain/reasons.ts'
 import type { Incoming, ObjectToPut, Outcome, Output, Stage, StageContext } from '../chain/stage.ts'
 import { type ClipTools, probeClip, sniffClip } from '../clip.ts'
 import { sniffPicture } from '../picture/picture-header.ts'
 import type { PixelWork } from '../pixels/pixel-work.ts'
+import { type AgentKeys, disbelief } from './agent-keys.ts'
 import { type Arrival, type Before, compare, marksOf, refuse } from './rules.ts'
 import { addSeq, type Ranges } from './seen-seqs.ts'
 
@@ -16,6 +18,9 @@ const version = '2'
 
 export interface ValidateTools extends ClipTools {
   readonly pixels: PixelWork
+  readonly keys: AgentKeys
+  /** Agents without a key are not believed. */
+  readonly requireSignatures: boolean
 }
 
 type Measured = Pick<MediaValidated, 'format' | 'width' | 'height' | 'durationUs' | 'brightness' | 'sharpness' | 'phash' | 'fingerprint' | 'marks'>
@@ -38,6 +43,10 @@ function quarantined({ object, mediaId, cameraId }: MediaCaptured, bytes: Buffer
 }
 
 async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: ValidateTools, context: StageContext): Promise<Outcome> {
+  if (!tools.keys.loaded) return { kind: 'retry', cause: new Fault('DATABASE_UNAVAILABLE', 'The keys of agents have not been read yet') }
+  const why = disbelief(event, record.headers[signatureHeader], tools.keys, tools.requireSignatures)
+  // the object is somebody's own, whoever named it here: it stays where it is
+  if (why !== undefined) return { kind: 'reject', reason: 'SIGNATURE_INVALID', message: why }
   const bytes = await context.fetch(event.object)
   const outcome = await judge(event, bytes, record.timestamp, tools, context)
   return outcome.kind === 'reject' ? { ...outcome, puts: [quarantined(event, bytes, outcome.reason)] } : outcome
