@@ -4,6 +4,10 @@ import type { CameraSettings } from '../config.ts'
 import { motionHeight, motionWidth } from './motion.ts'
 import type { Captured } from './source.ts'
 
+// pictures are seldom and never the same one twice: threads and a cache of results would only hold memory
+sharp.cache(false)
+sharp.concurrency(1)
+
 export async function finishPicture(picture: Captured, { masks = [], width, quality = 3 }: CameraSettings): Promise<Captured> {
   const isSmaller = width !== undefined && picture.width > width
   if (masks.length === 0 && !isSmaller) return picture
