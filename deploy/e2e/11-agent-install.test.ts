@@ -8,12 +8,13 @@ import { promisify } from 'node:util'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
-import { one, pool, soon, state } from './session.ts'
+import { frameloop, one, pool, soon, state } from './session.ts'
 
 const run = promisify(execFile)
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-install-'))
 const bin = join(folder, 'node_modules/.bin/frameloop-agent')
 const config = join(folder, 'agent.yaml')
+const began = new Date().toISOString()
 const footage = join(root, '.frameloop/tools/footage/vtest.avi')
 const keys = { S3_ACCESS_KEY_ID: state.environment['AWS_ACCESS_KEY_ID'] ?? '', S3_SECRET_ACCESS_KEY: state.environment['AWS_SECRET_ACCESS_KEY'] ?? '' }
 // nothing of this checkout may be found by accident
@@ -74,6 +75,11 @@ test('init writes a file that check understands; what is wrong is told with what
   const right = await command('check')
   expect(right.out).toMatch(/good {2}camera one-installed +768x576 jpg/)
   expect(right).toMatchObject({ code: 0, out: expect.stringContaining('all is well') as string })
+  // what it put to see whether it may is nobody's orphan
+  const soonAfter = new Date(Date.now() + 60_000).toISOString()
+  const found = await frameloop('verify', '--from', began, '--to', soonAfter).catch((thrown: unknown) => (thrown as { stdout: string }).stdout)
+  expect(found).toContain('looked at')
+  expect(found).not.toContain('_checks')
   expect((await command('init')).error).toContain('is there already; --force writes over it')
 })
 

@@ -15,7 +15,7 @@ import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import { type BucketRole, bucketName, replayPrefix } from '@frameloop/schemas/object-keys'
+import { type BucketRole, bucketName, isCheckKey, replayPrefix } from '@frameloop/schemas/object-keys'
 import { consumedTopics, deadLetterTopic, topics } from '@frameloop/schemas/topics'
 import { planReadings, readHistory } from '@frameloop/stream-processors/archive/history'
 import { selectOffsets } from '@frameloop/stream-processors/catalog/sql'
@@ -113,7 +113,7 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
     // the key says when it was captured, to the hour; one that does not is as old as its object
     const hour = hourOf(key)
     if ((hour === undefined ? modifiedAt : hour + 3_600_000 - 1) < from.getTime() || (hour ?? modifiedAt) >= to.getTime()) continue
-    if (ofReplays.some((prefix) => key.startsWith(prefix))) continue
+    if (isCheckKey(key) || ofReplays.some((prefix) => key.startsWith(prefix))) continue
     strangers.set(key, modifiedAt)
     if (strangers.size >= 1_000) await askAbout()
   }

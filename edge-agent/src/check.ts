@@ -8,7 +8,7 @@ import { openKafka } from '@frameloop/kit/kafka'
 import { openLog, redact } from '@frameloop/kit/log'
 import { showBytes, showMs } from '@frameloop/kit/units'
 import { schemaTexts } from '@frameloop/schemas/events'
-import { bucketName } from '@frameloop/schemas/object-keys'
+import { bucketName, checkKey } from '@frameloop/schemas/object-keys'
 import { subjectOf, topics } from '@frameloop/schemas/topics'
 import { clockSkew } from './clock.ts'
 import { type AgentSettings, bytesOf } from './config.ts'
@@ -92,7 +92,7 @@ async function checkStore(config: AgentSettings): Promise<Check> {
   const bucket = bucketName(config.s3.bucketPrefix, 'raw')
   try {
     // the same content under the same key each time: a check leaves one small object behind, however often it is made
-    await bounded(store.putOnce({ bucket, key: `raw/${config.site}/_checks/${config.agent}.txt`, body: Buffer.from('frameloop-agent check\n'), contentType: 'text/plain' }))
+    await bounded(store.putOnce({ bucket, key: checkKey(config.site, config.agent), body: Buffer.from('frameloop-agent check\n'), contentType: 'text/plain' }))
     return good('S3', `${bucket} takes objects`)
   } catch (thrown) {
     const name = (thrown as Error).name

@@ -28,6 +28,17 @@ export function rawKey(place: MediaPlace): string {
   return `raw/${place.siteId}/${place.cameraId}/${hourPath(place.capturedAt)}/${place.mediaId}.${place.extension}`
 }
 
+const checks = '_checks'
+
+/** What an agent puts to see whether it may: `raw/{site}/_checks/{agent}.txt`. No camera can be called so. */
+export function checkKey(siteId: string, agentId: string): string {
+  return `raw/${siteId}/${checks}/${agentId}.txt`
+}
+
+export function isCheckKey(key: string): boolean {
+  return key.split('/')[2] === checks
+}
+
 /** A picture taken out of a clip: `frames/{site}/{camera}/…/{mediaId}/{frameId}.jpg` in the processed bucket. */
 export function clipFrameKey(place: Omit<MediaPlace, 'extension'>, frameId: FrameId): string {
   return `frames/${place.siteId}/${place.cameraId}/${hourPath(place.capturedAt)}/${place.mediaId}/${frameId}.jpg`
