@@ -166,6 +166,17 @@ test('the routine goes before events, thinned evenly, and the newest of each cam
   expect(chooseEvictions(entries, 32, 31, 32).at(-1)?.isEvent).toBe(true)
 })
 
+test('a disk that is nearly full takes no more, gives nothing up, and keeps what it has', async () => {
+  const spool = await Spool.open({ folder, capacity: 1_000_000, segmentBytes: 4_000 }, log)
+  await spool.append(aHead(1), bytes(1))
+  await spool.close()
+  const full = await Spool.open({ folder, capacity: 1_000_000, segmentBytes: 4_000, keepFree: Number.MAX_SAFE_INTEGER }, log)
+  await expect(full.append(aHead(2), bytes(2))).rejects.toMatchObject({ code: 'SPOOL_FULL' })
+  expect(seqs(full)).toEqual([1])
+  expect(full.losses).toEqual([])
+  await full.close()
+})
+
 test('nothing is evicted while there is room', () => {
   expect(chooseEvictions([{ cameraId: 'a', seq: 1, bytes: 10, busy: false, isEvent: false }], 10, 10, 20)).toEqual([])
 })

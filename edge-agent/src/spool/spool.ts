@@ -229,24 +229,26 @@ export class Spool {
     return accountOf(this.counters, this.#entries.values())
   }
 
-  /** What frames may take now: the capacity, or less when the disk is nearly full. */
-  #room(): Bytes {
-    const { capacity, folder, keepFree = 0 } = this.#settings
+  /** Of the disk, asked once a second. */
+  #freeBytes(): Bytes {
     if (Date.now() - this.#free.at > 1_000) {
-      const { bavail, bsize } = statfsSync(folder)
+      const { bavail, bsize } = statfsSync(this.#settings.folder)
       this.#free = { at: Date.now(), bytes: bavail * bsize, used: this.#usedBytes }
     }
-    const free = this.#free.bytes - (this.#usedBytes - this.#free.used)
-    return Math.min(capacity, this.#usedBytes + Math.max(0, free - keepFree))
+    return this.#free.bytes - Math.max(0, this.#usedBytes - this.#free.used)
   }
 
   /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
   async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
-    const room = this.#room()
-    if (this.#usedBytes + bytes.byteLength > room) {
-      for (const entry of chooseEvictions([...this.#entries.values()], this.#usedBytes, bytes.byteLength, room)) this.#lose(entry, 'evicted')
-      if (this.#usedBytes + bytes.byteLength > room)
-        throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${room} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
+    const { capacity, keepFree = 0 } = this.#settings
+    // giving up frames would not help: the disk has their bytes back when their whole segment goes
+    const free = this.#freeBytes()
+    if (free < keepFree + bytes.byteLength)
+      throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })
+    if (this.#usedBytes + bytes.byteLength > capacity) {
+      for (const entry of chooseEvictions([...this.#entries.values()], this.#usedBytes, bytes.byteLength, capacity)) this.#lose(entry, 'evicted')
+      if (this.#usedBytes + bytes.byteLength > capacity)
+        throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${capacity} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
     }
     this.#usedBytes += bytes.byteLength
     const { segment, bodyAt } = await this.#write(kinds.frame, head, bytes)
