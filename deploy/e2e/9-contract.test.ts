@@ -1,4 +1,5 @@
 /** What the runtime of stages promises, on the real bus and the real object store: the tests that also run in memory. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
@@ -6,7 +7,7 @@ import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { kafkaBus } from '@frameloop/stream-processors/chain/kafka-bus'
 import { testStageContract } from '@frameloop/stream-processors/chain/stage-contract'
-import { afterAll, beforeAll } from 'vitest'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 import { env, state } from './session.ts'
 
 const kafka = openKafka(env('KAFKA_BROKERS'), 'contract', openLog('contract', 'error'))
@@ -34,3 +35,22 @@ testStageContract('contract', () => ({
     for (const { topic, key, value, headers } of records) await producer.send({ topic, messages: [{ key, value, headers: { ...headers } }] })
   },
 }))
+
+test('a producer that is thrown away in the middle of a transaction lets go of it, and its process could end', async () => {
+  const bus = kafkaBus(env('KAFKA_BROKERS'))
+  const log = openLog('contract', 'fatal')
+  const topic = 'contract.discarded'
+  await admin.createTopics({ waitForLeaders: true, topics: [{ topic, numPartitions: 1 }] })
+  const group = 'frameloop.contract.discarded'
+  const consumer = await bus.connectConsumer({ groupId: group, instance: `${group}.1`, topics: [topic], log })
+  const transactional = await bus.openProducer(`${group}.1`, log)
+  let discarding: Promise<void> | undefined
+  const record = { topic, key: 'a', value: Buffer.from('x'), headers: {} }
+  const transacting = transactional.transact([record], [{ topic, partition: 0, offset: 1 }], consumer, (step) => {
+    // just before the group's offsets are sent
+    if (step === 'produced') discarding = transactional.discard()
+  })
+  const ended = Promise.allSettled([transacting, transacting.catch(() => {}).then(() => discarding)])
+  expect(await Promise.race([ended.then(() => 'ended'), sleep(45_000, 'hangs')])).toBe('ended')
+  await consumer.close()
+}, 60_000)

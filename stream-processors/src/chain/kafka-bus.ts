@@ -111,6 +111,7 @@ class KafkaConsumer implements Consumer {
   /** Where each partition's end was last seen: behind its records there may be transaction markers, which nobody is handed. */
   readonly #ends = new Map<string, number>()
   #generation = 0
+  #isClosing = false
 
   private constructor(options: KafkaConsumerOptions) {
     this.#options = options
@@ -184,6 +185,8 @@ class KafkaConsumer implements Consumer {
       const ready = startAt ? startAt(partitions) : Promise.resolve(partitions)
       ready.then(
         (positions) => {
+          // partitions that come while it is being closed are nobody's concern any more
+          if (this.#isClosing) return
           for (const client of this.#clients) client.assign(positions.filter((position) => this.#clientOf(position) === client) as rdkafka.TopicPartition[])
           this.#assigned = partitions.map(({ topic, partition }) => ({ topic, partition }))
           this.#options.log.info({ partitions: partitions.length }, 'partitions assigned')
@@ -254,6 +257,7 @@ class KafkaConsumer implements Consumer {
   }
 
   async close(): Promise<void> {
+    this.#isClosing = true
     for (const client of this.#clients) await called('closing a consumer', 10_000, (done) => client.disconnect(done)).catch(() => {})
   }
 }
@@ -261,6 +265,8 @@ class KafkaConsumer implements Consumer {
 /** A transactional producer. After any error it is not used again: `discard` it and open a new one with the same id. */
 export class TransactionalProducer implements Producer {
   readonly #client: rdkafka.Producer
+  /** The transaction that has not ended yet, if any. */
+  #underWay: Promise<void> = Promise.resolve()
 
   private constructor(brokers: string, transactionalId: string, log: Log) {
     const settings = {
@@ -295,7 +301,13 @@ export class TransactionalProducer implements Producer {
   }
 
   /** Publishes all of it and moves the group's offsets, or nothing. */
-  async transact(records: readonly Produced[], offsets: readonly Position[], consumer: Consumer | undefined, onStep: OnStep = () => {}): Promise<void> {
+  transact(records: readonly Produced[], offsets: readonly Position[], consumer: Consumer | undefined, onStep: OnStep = () => {}): Promise<void> {
+    const transacting = this.#transact(records, offsets, consumer, onStep)
+    this.#underWay = transacting.catch(() => {})
+    return transacting
+  }
+
+  async #transact(records: readonly Produced[], offsets: readonly Position[], consumer: Consumer | undefined, onStep: OnStep): Promise<void> {
     await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
     await onStep('begun')
     for (const { topic, partition, key, value, headers } of records) {
@@ -313,8 +325,15 @@ export class TransactionalProducer implements Producer {
     await onStep('committed')
   }
 
+  /**
+   * A client that is destroyed inside a transaction's call deadlocks with it, and the process that waits for its threads
+   * never ends (librdkafka 2.x: rd_kafka_txns_term destroys what the call waits for). So the call goes first.
+   */
   async discard(): Promise<void> {
-    await called('closing a producer', 5_000, (done) => this.#client.disconnect(1_000, done)).catch(() => {})
+    const close = () => called('closing a producer', 5_000, (done) => this.#client.disconnect(1_000, done)).catch(() => {})
+    const isQuiet = await Promise.race([this.#underWay.then(() => true), sleep(5_000, false)])
+    if (isQuiet) await close()
+    else void this.#underWay.then(close)
   }
 }
 
