@@ -89,7 +89,7 @@ test('the past is prepared in another way, beside the live chain and without a t
   expect(event.object.key).toBe('')
   expect(await filesUnder(processed, replayPrefix(made.id))).toEqual([])
   expect(await one('select 1 as ok from features where preprocessing = $1', [event.preprocessing])).toBeUndefined()
-  expect(await frameloop('replay', 'remove', made.id)).toContain('0 objects with it')
+  expect(await frameloop('replay', 'remove', made.id)).toBe(`replay ${made.id} is removed\n`)
 })
 
 test('pixels too large for a record are objects of the replay, and go with it', async () => {
