@@ -27,10 +27,13 @@ const databaseOf = (running: OwnStack) => openPool(running.state.environment['DA
 const mediaOf = async (sql: ReturnType<typeof databaseOf>): Promise<number> =>
   (await sql.query<{ n: number }>("select count(*)::int as n from media where camera_id = 'street' and status_rank >= 2")).rows[0]?.n ?? 0
 
+/** Two stacks share the machine here. */
+const patience = 120_000
+
 test('a start after a kill -9 of everything loses nothing', async () => {
   const first = await startOwnStack(home, [])
   const before = databaseOf(first)
-  await soon(async () => ((await mediaOf(before)) >= 30 ? true : undefined))
+  await soon(async () => ((await mediaOf(before)) >= 30 ? true : undefined), patience)
   await before.end()
   await first.killEverything()
   await soon(async () => (first.alive().length === 0 ? true : undefined))
@@ -40,14 +43,14 @@ test('a start after a kill -9 of everything loses nothing', async () => {
   const after = databaseOf(stack)
   const known = await mediaOf(after)
   expect(known).toBeGreaterThanOrEqual(30)
-  await soon(async () => ((await mediaOf(after)) >= known + 10 ? true : undefined))
-  await soon(async () => ((await unaccounted(after, 'street')) === 0 ? true : undefined))
+  await soon(async () => ((await mediaOf(after)) >= known + 10 ? true : undefined), patience)
+  await soon(async () => ((await unaccounted(after, 'street')) === 0 ? true : undefined), patience)
   expect((await after.query('select 1 from media group by camera_id, epoch, seq having count(*) > 1')).rowCount).toBe(0)
   expect(
     (await after.query("select 1 from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1")).rowCount,
   ).toBe(0)
   await after.end()
-}, 400_000)
+}, 600_000)
 
 test('when the command itself is killed with -9, none of its processes goes on', async () => {
   const running = stack as OwnStack
