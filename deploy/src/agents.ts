@@ -1,6 +1,7 @@
 /** `frameloop agents list | set`: what agents report, and what they should do. */
 import { readFileSync } from 'node:fs'
 import { camerasOf } from '@frameloop/edge-agent/config'
+import { isCurrent } from '@frameloop/edge-agent/report'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
@@ -24,7 +25,7 @@ export function showAgents(agents: readonly AgentReported[], now: number): strin
   if (agents.length === 0) return 'No agent has reported yet.'
   return agents
     .map(({ agentId, siteId, version, reportedAt, spoolFrames, cameras, desiredVersion, desiredError }) => {
-      const current = cameras.filter(({ message }) => message !== 'an earlier epoch')
+      const current = cameras.filter(isCurrent)
       const lines = current.map(
         ({ cameraId, state, message, framesPerSecond, health }) =>
           `  ${cameraId.padEnd(16)} ${state.padEnd(12)} ${framesPerSecond.toFixed(1)}/s  ${[...health, message].filter(Boolean).join(', ')}`,

@@ -30,8 +30,6 @@ export interface Camera {
   seq: number
   lastFrameAt: EpochMs
   framesPerSecond: number
-  /** Seen and not kept, because nothing moved. */
-  still: number
   /** The next picture is kept whatever the gate says. */
   wanted: boolean
 }
@@ -44,7 +42,7 @@ export function openCamera(settings: CameraSettings): Camera {
     gate: settings.motion ? new MotionGate(settings.motion) : undefined,
     health: new CameraHealth(),
     ...{ marks: [], lookedAt: 0 },
-    ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, still: 0, wanted: false },
+    ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, wanted: false },
   }
 }
 
@@ -151,7 +149,6 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
   const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings)
   const judged = await judge(camera, picture, tools.log)
   if (judged && !judged.keep && !camera.wanted) {
-    camera.still += 1
     metrics.still.inc(labels)
     return
   }

@@ -12,6 +12,7 @@ import { Command } from 'commander'
 import { checkAll, showChecks } from './check.ts'
 import { readAgentConfig, usualConfig, writeFirstConfig } from './config.ts'
 import { installService, type ServiceFlags, unitOf } from './install-service.ts'
+import { isCurrent } from './report.ts'
 import { runAgent } from './run.ts'
 import { takeSnapshot } from './snapshot.ts'
 import { Spool } from './spool/spool.ts'
@@ -67,18 +68,23 @@ async function init(flags: InitFlags): Promise<void> {
   print(`wrote ${path}\nnext: put the S3 keys into S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or into files that it names), then\n  frameloop-agent check --config ${path}`)
 }
 
-async function status(flags: { readonly config?: string; readonly json?: boolean }): Promise<void> {
+/** Asks the agent that runs here. Throws `PART_NOT_READY` when nobody answers. */
+async function askAgent(flags: { readonly config?: string }, method: 'GET' | 'POST', path: string): Promise<Response> {
   const { host, port } = readAgentConfig(configFile(flags))
-  const at = `http://${host}:${port}/status`
-  const response = await fetch(at, { signal: AbortSignal.timeout(3_000) }).catch((thrown: unknown) => {
+  const at = `http://${host}:${port}${path}`
+  return fetch(at, { method, signal: AbortSignal.timeout(3_000) }).catch((thrown: unknown) => {
     throw new Fault('PART_NOT_READY', `No agent answers at ${at}: ${toError(thrown).message}`, {}, thrown)
   })
+}
+
+async function status(flags: { readonly config?: string; readonly json?: boolean }): Promise<void> {
+  const response = await askAgent(flags, 'GET', '/status')
   const report = (await response.json()) as AgentReported & { readonly pid: number }
   if (flags.json) {
     print(JSON.stringify(report, null, 2))
     return
   }
-  const current = report.cameras.filter(({ state, message }) => !(state === 'ended' && message === 'an earlier epoch'))
+  const current = report.cameras.filter(isCurrent)
   print(`agent ${report.agentId} of ${report.siteId}, process ${report.pid}`)
   print(`spool ${report.spoolFrames} frames, ${showBytes(report.spoolBytes)} of ${showBytes(report.spoolCapacityBytes)}`)
   if (Math.abs(report.clockSkewMs) > 5_000) print(`its clock is ${showMs(Math.abs(report.clockSkewMs))} ${report.clockSkewMs > 0 ? 'ahead' : 'behind'}`)
@@ -142,12 +148,7 @@ program
   .description('keeps the next picture of a camera, whatever its motion gate says')
   .option(...config)
   .action(async (camera: string, flags: { config?: string }) => {
-    const { host, port } = readAgentConfig(configFile(flags))
-    const response = await fetch(`http://${host}:${port}/cameras/${encodeURIComponent(camera)}/capture`, { method: 'POST', signal: AbortSignal.timeout(3_000) }).catch(
-      (thrown: unknown) => {
-        throw new Fault('PART_NOT_READY', `No agent answers at ${host}:${port}`, {}, thrown)
-      },
-    )
+    const response = await askAgent(flags, 'POST', `/cameras/${encodeURIComponent(camera)}/capture`)
     const said = (await response.text()).trim()
     if (!response.ok) throw new Fault('CAMERA_UNKNOWN', said)
     print(said)

@@ -3,7 +3,7 @@
  * found and an example. `${NAME}` in a text is an environment variable, `${file:/path}` the content of a file: secrets
  * stay where they belong.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
@@ -260,12 +260,11 @@ export function camerasOf(source: string, name: string): AgentSettings['cameras'
   return cameras as AgentSettings['cameras']
 }
 
-/** Where a configuration is looked for when none is named. */
+/** Where an installed service has its configuration. */
 export const usualConfig = '/etc/frameloop-agent/agent.yaml'
 
 /** Throws `CONFIG_INVALID`, also when there is no file. */
-export function readAgentConfig(file: string | undefined, env: NodeJS.ProcessEnv = process.env): AgentSettings {
-  const path = file ?? (existsSync('agent.yaml') ? 'agent.yaml' : usualConfig)
+export function readAgentConfig(path: string, env: NodeJS.ProcessEnv = process.env): AgentSettings {
   let source: string
   try {
     source = readFileSync(path, 'utf8')

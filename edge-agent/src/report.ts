@@ -11,6 +11,12 @@ import type { DesiredState } from './desired.ts'
 import type { EpochCounter, Spool } from './spool/spool.ts'
 
 const interval = 2_000
+const earlierEpoch = 'an earlier epoch'
+
+/** Whether a reported camera runs, and is not only remembered until all of its frames are delivered. */
+export function isCurrent({ message }: { readonly message: string }): boolean {
+  return message !== earlierEpoch
+}
 
 export interface AboutAgent {
   readonly agentId: string
@@ -53,7 +59,7 @@ export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, cl
         .filter(({ epoch }) => !current.has(epoch))
         .map(({ cameraId, epoch, highestSeq, forgottenSeq }) => ({
           ...{ cameraId, epoch, highestSeq, forgottenSeq },
-          ...{ state: 'ended', message: 'an earlier epoch', framesPerSecond: 0, lastFrameAt: 0, sourceKind: '', health: [] },
+          ...{ state: 'ended', message: earlierEpoch, framesPerSecond: 0, lastFrameAt: 0, sourceKind: '', health: [] },
         })),
     ],
   }
