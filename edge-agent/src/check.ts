@@ -12,7 +12,7 @@ import { bucketName, checkKey } from '@frameloop/schemas/object-keys'
 import { subjectOf, topics } from '@frameloop/schemas/topics'
 import { clockSkew } from './clock.ts'
 import { type AgentSettings, bytesOf } from './config.ts'
-import { clocksOf, kafkaOf, registryOf, storeOf } from './run.ts'
+import { clocksOf, kafkaOf, registryOf, storeOf } from './connections.ts'
 import { takeSnapshot } from './snapshot.ts'
 import { showTable } from './table.ts'
 

@@ -1,21 +1,20 @@
 /** The agent itself: each camera captures into the spool; the uploader and the announcer empty it; a report says how it goes. */
-import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import { unwatchFile, watchFile } from 'node:fs'
 import { toError } from '@frameloop/kit/fault'
 import { type Answer, jsonAnswer, openHealth, textAnswer } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { Gauge } from '@frameloop/kit/metrics'
-import { openObjectStore } from '@frameloop/kit/object-store'
 import { retry } from '@frameloop/kit/retry'
 import { runConfigured } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { AgentDesired } from '@frameloop/schemas/events'
-import { openRegistry } from '@frameloop/schemas/registry'
 import { privateKeyOf } from '@frameloop/schemas/signature'
 import { runAnnouncer } from './announce/announcer.ts'
 import { type Camera, type CameraTools, cameraMetrics, openCamera, runCamera } from './camera.ts'
 import { clockSkew } from './clock.ts'
 import { type AgentSettings, bytesOf, readAgentConfig } from './config.ts'
+import { clocksOf, kafkaOf, registryOf, storeOf } from './connections.ts'
 import { type DesiredState, followDesired, fulfilWish, keptWish, settingsWith } from './desired.ts'
 import { reportOf, runReporter } from './report.ts'
 import { changeScene } from './simulator-control.ts'
@@ -25,29 +24,6 @@ import { runUploader } from './upload/uploader.ts'
 
 const version = '0.1.0'
 const clockInterval = 300_000
-
-/** The part of the settings that `openKafka` takes; certificates are read here. */
-export function kafkaOf({ kafka }: AgentSettings) {
-  const { brokers, tls, mechanism, username = '', password = '' } = kafka
-  return {
-    brokers: brokers.join(','),
-    ...(tls ? { tls: Object.fromEntries(Object.entries(tls).map(([name, path]) => [name, readFileSync(path, 'utf8')])) } : {}),
-    ...(mechanism ? { sasl: { mechanism, username, password } } : {}),
-  }
-}
-
-export function registryOf({ registry: { url, username, password = '' } }: AgentSettings) {
-  return openRegistry(url, username === undefined ? undefined : { username, password })
-}
-
-export function storeOf({ s3 }: AgentSettings) {
-  return openObjectStore({ s3Endpoint: s3.endpoint, s3Region: s3.region, awsAccessKeyId: s3.accessKeyId, awsSecretAccessKey: s3.secretAccessKey })
-}
-
-/** Servers whose clocks are right. */
-export function clocksOf({ s3, registry }: AgentSettings): string[] {
-  return [s3.endpoint || `https://s3.${s3.region}.amazonaws.com`, registry.url]
-}
 
 export function spoolOf({ spool }: AgentSettings): SpoolSettings {
   return { folder: spool.folder, capacity: bytesOf(spool.capacity), keepFree: bytesOf(spool.keepFree), segmentBytes: 16_000_000 }

@@ -4,13 +4,13 @@ import { startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
 import type { CameraSettings } from '../config.ts'
 import { motionHeight, motionWidth } from './motion.ts'
-import { type Captured, type SourceContext, SourceFailure } from './source.ts'
+import { type Captured, refusalOf, type SourceContext, SourceFailure } from './source.ts'
 
 /** What ffmpeg's last words say about why there is no picture. */
 export function failureOf(said: string): SourceFailure {
-  if (/\b401\b|Unauthorized/i.test(said)) return new SourceFailure('refused', 'the camera refuses the user name or password (401)')
-  if (/\b403\b|Forbidden/i.test(said)) return new SourceFailure('refused', 'the camera forbids access (403)')
-  if (/\b404\b|Not Found/i.test(said)) return new SourceFailure('refused', 'the camera has no stream at this path (404)')
+  const status = /\b401\b|Unauthorized/i.test(said) ? 401 : /\b403\b|Forbidden/i.test(said) ? 403 : /\b404\b|Not Found/i.test(said) ? 404 : 0
+  const refused = refusalOf(status, 'stream')
+  if (refused) return refused
   if (/does not contain any stream|matches no streams|Could not find codec|Output file #0 does not contain/i.test(said))
     return new SourceFailure('wrong', 'the stream holds no video, or none that ffmpeg can decode')
   if (/ENOENT/.test(said)) return new SourceFailure('wrong', `${said.split('\n').at(-1)}: install ffmpeg 5 or newer, or name it with the setting ffmpeg`)

@@ -8,7 +8,7 @@ import { jpegSize } from '@frameloop/kit/jpeg-header'
 import { redact } from '@frameloop/kit/log'
 import type { CameraSettings } from '../config.ts'
 import { fetchWithLogin } from './http-login.ts'
-import { type Captured, type Source, SourceFailure } from './source.ts'
+import { type Captured, refusalOf, type Source, SourceFailure } from './source.ts'
 
 const largestPicture = 64 * 1024 * 1024
 const startOfImage = Buffer.from([0xff, 0xd8, 0xff])
@@ -35,13 +35,6 @@ export async function* partsOf(chunks: AsyncIterable<Uint8Array>, boundary: stri
   }
 }
 
-function refusal(status: number): SourceFailure {
-  if (status === 401) return new SourceFailure('refused', 'the camera refuses the user name or password (401)')
-  if (status === 403) return new SourceFailure('refused', 'the camera forbids access (403)')
-  if (status === 404) return new SourceFailure('refused', 'the camera has no picture at this path (404)')
-  return new SourceFailure('backing off', `the camera answered with status ${status}`)
-}
-
 export function httpSource(settings: CameraSettings): Source {
   const url = new URL(settings.address)
   const username = settings.username ?? decodeURIComponent(url.username)
@@ -56,7 +49,7 @@ export function httpSource(settings: CameraSettings): Source {
     })
     if (response.ok) return response
     await response.body?.cancel()
-    throw refusal(response.status)
+    throw refusalOf(response.status, 'picture') ?? new SourceFailure('backing off', `the camera answered with status ${response.status}`)
   }
   const captured = (bytes: Buffer): Captured => {
     if (!bytes.subarray(0, 3).equals(startOfImage)) throw new SourceFailure('wrong', 'the camera sends something that is no JPEG')

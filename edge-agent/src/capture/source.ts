@@ -32,6 +32,14 @@ export class SourceFailure extends Error {
   }
 }
 
+/** What a status that refuses means, whether HTTP or RTSP says it; undefined for others. */
+export function refusalOf(status: number, what: 'picture' | 'stream'): SourceFailure | undefined {
+  if (status === 401) return new SourceFailure('refused', 'the camera refuses the user name or password (401)')
+  if (status === 403) return new SourceFailure('refused', 'the camera forbids access (403)')
+  if (status === 404) return new SourceFailure('refused', `the camera has no ${what} at this path (404)`)
+  return undefined
+}
+
 export interface SourceContext {
   readonly log: Log
   readonly ffmpeg: string
