@@ -1,6 +1,7 @@
 /** A network camera with a password that is killed and comes back; its pictures are those of real footage. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -26,6 +27,7 @@ let config: { readonly cameras: readonly object[]; readonly [setting: string]: u
 let port = 0
 let camera: ChildProcess | undefined
 let agent: ChildProcess | undefined
+let agentEnded: Promise<unknown> = Promise.resolve()
 let agentSaid = ''
 
 const freePort = (): Promise<number> =>
@@ -100,6 +102,7 @@ function startAgent(): void {
     env: { ...process.env, ...state.environment },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
+  agentEnded = once(agent, 'exit')
   for (const stream of [agent.stdout, agent.stderr]) {
     stream?.on('data', (chunk: Buffer) => {
       agentSaid += chunk.toString('utf8')
@@ -108,17 +111,15 @@ function startAgent(): void {
 }
 
 async function restartAgent(): Promise<void> {
-  const ended = new Promise((resolve) => agent?.once('exit', resolve))
   agent?.kill('SIGTERM')
-  await ended
+  await agentEnded
   startAgent()
 }
 
 afterAll(async () => {
-  const ended = agent ? new Promise((resolve) => agent?.once('exit', resolve)) : undefined
   agent?.kill('SIGTERM')
   camera?.kill('SIGKILL')
-  await ended
+  await agentEnded
   rmSync(folder, { recursive: true, force: true })
   await pool.end()
 })
