@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { simulatedZones } from '@frameloop/deploy/demo'
 import { putZoneFile } from '@frameloop/deploy/label-file'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { objectStoreOf, sha256Hex } from '@frameloop/kit/object-store'
 import { until } from '@frameloop/kit/retry'
@@ -48,7 +48,10 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
     const featuresId = await registry.register(subjectOf(topics.featuresPrepared.name), schemaTexts.FeaturesPrepared)
     for (const cameraId of cameras) await putZoneFile(stack.state.health['labels'] ?? '', cameraId, 'occupancy', simulatedZones)
     const names = { plain: { input: 'bench.plain.in', output: 'bench.plain.out' }, tuned: { input: 'bench.tuned.in', output: 'bench.tuned.out' } }
-    await admin.createTopics({ waitForLeaders: true, topics: Object.values(names).flatMap(({ input, output }) => [input, output].map((topic) => ({ topic, numPartitions: 6 }))) })
+    await createTopics(
+      admin,
+      Object.values(names).flatMap(({ input, output }) => [input, output].map((topic) => ({ topic, numPartitions: 6 }))),
+    )
     const rival = async (way: 'plain' | 'tuned', processes: number): Promise<Rival[]> => {
       const job = {
         way,

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { until } from '@frameloop/kit/retry'
 import { openCodec, recordOf } from '@frameloop/schemas/codec'
@@ -66,7 +66,11 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
   try {
     await Promise.all([producer.connect(), admin.connect()])
     const codec = openCodec(openRegistry(env['SCHEMA_REGISTRY_URL'] ?? ''))
-    const create = (...topics: string[]) => admin.createTopics({ waitForLeaders: true, topics: topics.map((topic) => ({ topic, numPartitions: 6 })) })
+    const create = (...topics: string[]) =>
+      createTopics(
+        admin,
+        topics.map((topic) => ({ topic, numPartitions: 6 })),
+      )
     const input = 'bench.hop.in'
     await create(input)
     const topic = { name: input, event: 'MediaValidated', retention: 3_600_000, compacted: false } as const

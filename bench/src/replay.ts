@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { simulatedZones } from '@frameloop/deploy/demo'
 import { build } from '@frameloop/deploy/home'
 import { putZoneFile } from '@frameloop/deploy/label-file'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { objectStoreOf, sha256Hex } from '@frameloop/kit/object-store'
 import { openPool } from '@frameloop/kit/postgres'
@@ -49,8 +49,7 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
   try {
     await Promise.all([producer.connect(), admin.connect()])
     const codec = openCodec(openRegistry(env['SCHEMA_REGISTRY_URL'] ?? ''))
-    const create = (topic: string) =>
-      admin.createTopics({ waitForLeaders: true, topics: [{ topic, numPartitions: 6, configEntries: [{ name: 'max.message.bytes', value: '8000000' }] }] })
+    const create = (topic: string) => createTopics(admin, [{ topic, numPartitions: 6, configEntries: [{ name: 'max.message.bytes', value: '8000000' }] }])
     const log = openLog('bench', 'error')
     const tools = { pool, brokers, store, codec, bucketPrefix: 'frameloop', log, pixels, onProgress: () => {} }
     const signal = new AbortController().signal

@@ -1,7 +1,7 @@
 /** A stage is killed at every step of a batch, again and again: every record comes out once, in order, with its memory in step. */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -21,13 +21,11 @@ beforeAll(async () => {
   const admin = kafka.admin()
   await admin.connect()
   const compact = [{ name: 'cleanup.policy', value: 'compact' }]
-  await admin.createTopics({
-    waitForLeaders: true,
-    topics: [{ topic: 'crash.in' }, { topic: 'crash.out' }, { topic: 'crash.in.dead-letters' }, { topic: 'crash.state', configEntries: compact }].map((topic) => ({
-      ...topic,
-      numPartitions: 2,
-    })),
-  })
+  const topics = [{ topic: 'crash.in' }, { topic: 'crash.out' }, { topic: 'crash.in.dead-letters' }, { topic: 'crash.state', configEntries: compact }]
+  await createTopics(
+    admin,
+    topics.map((topic) => ({ ...topic, numPartitions: 2 })),
+  )
   await admin.disconnect()
 })
 afterAll(() => pool.end())

@@ -1,11 +1,12 @@
 /** What the runtime of stages promises, on the real bus and the real object store: the tests that also run in memory. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { kafkaBus } from '@frameloop/stream-processors/chain/kafka-bus'
+import { kafkaBus, readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
+import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { testStageContract } from '@frameloop/stream-processors/chain/stage-contract'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { env, state } from './session.ts'
@@ -26,10 +27,10 @@ testStageContract('contract', () => ({
   store,
   async createTopics(topics, partitions) {
     const compact = [{ name: 'cleanup.policy', value: 'compact' }]
-    await admin.createTopics({
-      waitForLeaders: true,
-      topics: topics.map(({ topic, compacted }) => ({ topic, numPartitions: partitions, ...(compacted ? { configEntries: compact } : {}) })),
-    })
+    await createTopics(
+      admin,
+      topics.map(({ topic, compacted }) => ({ topic, numPartitions: partitions, ...(compacted ? { configEntries: compact } : {}) })),
+    )
   },
   async send(records) {
     for (const { topic, key, value, headers } of records) await producer.send({ topic, messages: [{ key, value, headers: { ...headers } }] })
@@ -40,7 +41,7 @@ test('a producer that is thrown away in the middle of a transaction lets go of i
   const bus = kafkaBus(env('KAFKA_BROKERS'))
   const log = openLog('contract', 'fatal')
   const topic = 'contract.discarded'
-  await admin.createTopics({ waitForLeaders: true, topics: [{ topic, numPartitions: 1 }] })
+  await createTopics(admin, [{ topic, numPartitions: 1 }])
   const group = 'frameloop.contract.discarded'
   const consumer = await bus.connectConsumer({ groupId: group, instance: `${group}.1`, topics: [topic], log })
   const transactional = await bus.openProducer(`${group}.1`, log)
@@ -53,4 +54,37 @@ test('a producer that is thrown away in the middle of a transaction lets go of i
   const ended = Promise.allSettled([transacting, transacting.catch(() => {}).then(() => discarding)])
   expect(await Promise.race([ended.then(() => 'ended'), sleep(45_000, 'hangs')])).toBe('ended')
   await consumer.close()
+}, 60_000)
+
+test('a topic on which more and more comes is read to where it ended when it was asked, also a partition that ends with a marker', async () => {
+  const topic = 'contract.growing'
+  await createTopics(admin, [{ topic, numPartitions: 2 }])
+  const bus = kafkaBus(env('KAFKA_BROKERS'))
+  const log = openLog('contract', 'fatal')
+  const group = 'frameloop.contract.growing'
+  const consumer = await bus.connectConsumer({ groupId: group, instance: `${group}.1`, topics: [topic], log })
+  const transactional = await bus.openProducer(`${group}.1`, log)
+  await transactional.transact([{ topic, key: 'a', value: Buffer.from('the last one'), headers: {} }], [], consumer, () => {})
+  await transactional.discard()
+  await consumer.close()
+  const read = async (): Promise<BusRecord[]> => {
+    const records: BusRecord[] = []
+    for await (const record of readTopic(env('KAFKA_BROKERS'), 'contract.growing', topic, AbortSignal.timeout(20_000))) records.push(record)
+    return records
+  }
+  const partition = 1 - ((await read())[0]?.partition ?? 0)
+  await producer.send({ topic, messages: [{ partition, value: '0' }] })
+  let isRead = false
+  const growing = (async () => {
+    for (let n = 1; !isRead; n += 1) {
+      await producer.send({ topic, messages: [{ partition, value: String(n) }] })
+      await sleep(10)
+    }
+  })()
+  try {
+    expect((await read()).map(({ value }) => value.toString())).toEqual(expect.arrayContaining(['the last one', '0']))
+  } finally {
+    isRead = true
+    await growing
+  }
 }, 60_000)

@@ -17,7 +17,12 @@ export const env = (name: string): string => state.environment[name] ?? ''
 
 /** `frameloop ARGS`; rejects with what it printed when it exits with anything but 0. */
 export async function frameloop(...args: string[]): Promise<string> {
-  const { stdout } = await run(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], { env: { ...process.env, FRAMELOOP_HOME: home }, maxBuffer: 64_000_000 })
+  const options = { env: { ...process.env, FRAMELOOP_HOME: home }, maxBuffer: 64_000_000 }
+  const { stdout } = await run(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], options).catch((thrown: Error & { stdout?: string }) => {
+    // of what it printed the message has only the errors
+    thrown.message += `\n${thrown.stdout ?? ''}`
+    throw thrown
+  })
   return stdout
 }
 
@@ -28,7 +33,7 @@ export async function one<Row extends object>(text: string, values: readonly unk
 }
 
 /** Asks until there is an answer; fails after `within` ms. */
-export async function soon<Answer>(ask: () => Promise<Answer | undefined>, within = 30_000): Promise<Answer> {
+export async function soon<Answer>(ask: () => Promise<Answer | undefined>, within = 60_000): Promise<Answer> {
   const answer = await until(ask, within, 200)
   if (answer === undefined) throw new Error(`nothing came within ${within} ms`)
   return answer

@@ -1,7 +1,7 @@
 /** What must exist before the first frame: buckets, tables, topics, schemas. Every step may be repeated. */
 import { databaseSettings, kafkaSettings, objectStoreSettings, readConfig } from '@frameloop/kit/config'
 import { Fault, toError } from '@frameloop/kit/fault'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { type Log, openLog } from '@frameloop/kit/log'
 import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
 import { schemaTexts } from '@frameloop/schemas/events'
@@ -57,7 +57,10 @@ export async function provisionTopics(brokers: string, partitions: number, repli
     const there = new Set(await admin.listTopics())
     const missing = topicConfigs().filter(({ topic }) => !there.has(topic))
     if (missing.length > 0)
-      await admin.createTopics({ waitForLeaders: true, topics: missing.map((config) => ({ ...config, numPartitions: partitions, replicationFactor: replicas })) })
+      await createTopics(
+        admin,
+        missing.map((config) => ({ ...config, numPartitions: partitions, replicationFactor: replicas })),
+      )
   } finally {
     await admin.disconnect()
   }

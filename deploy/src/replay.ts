@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { constants, setPriority } from 'node:os'
 import { Fault } from '@frameloop/kit/fault'
-import { openKafka } from '@frameloop/kit/kafka'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
@@ -101,7 +101,7 @@ async function openReplay(flags: ReplayFlags, { pool, brokers, requestedBy }: Re
       { name: 'retention.ms', value: String(sideRetention) },
       { name: 'max.message.bytes', value: '8000000' },
     ]
-    const isNew = await admin.createTopics({ waitForLeaders: true, topics: [{ topic: into, numPartitions: partitions, configEntries }] })
+    const isNew = await createTopics(admin, [{ topic: into, numPartitions: partitions, configEntries }])
     if (!isNew) throw new Fault('REQUEST_INVALID', `The topic ${into} is there already; choose another name with --into, or remove its replay`)
   } finally {
     await admin.disconnect()

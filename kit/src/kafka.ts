@@ -1,7 +1,9 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
-import { type Admin, type Consumer, Kafka, logLevel, type Producer, type SASLOptions } from 'kafkajs'
+import { type Admin, type Consumer, type ITopicConfig, Kafka, logLevel, type Producer, type SASLOptions } from 'kafkajs'
 import RequestQueue from 'kafkajs/src/network/requestQueue/index.js'
+import { Fault } from './fault.ts'
 import type { Log } from './log.ts'
+import { until } from './retry.ts'
 
 export type { Admin, Consumer, IHeaders, Producer } from 'kafkajs'
 
@@ -54,4 +56,22 @@ export function openKafka(to: string | KafkaConnection, clientId: string, log: L
     // asking for a new producer id, so the next batch of equal size is taken for a repeat and is never written
     producer: () => kafka.producer({ maxInFlightRequests: 1, allowAutoTopicCreation: false, retry: { retries: 5, initialRetryTime: 50, maxRetryTime: 2_000 } }),
   }
+}
+
+/** Makes topics and waits until each partition has a leader; false when they were there already. Throws `KAFKA_UNAVAILABLE`. */
+export async function createTopics(admin: Admin, topics: readonly ITopicConfig[]): Promise<boolean> {
+  // kafkajs's own waiting gives up on a broker that has not heard of the new topics yet
+  const areNew = await admin.createTopics({ waitForLeaders: false, topics: [...topics] })
+  let thrown: unknown
+  const haveLeaders = async (): Promise<true | undefined> => {
+    try {
+      const found = await admin.fetchTopicMetadata({ topics: topics.map(({ topic }) => topic) })
+      return found.topics.every(({ partitions }) => partitions.every(({ leader }) => leader >= 0)) || undefined
+    } catch (error) {
+      thrown = error
+      return undefined
+    }
+  }
+  if (!(await until(haveLeaders, 30_000, 100))) throw new Fault('KAFKA_UNAVAILABLE', `No broker leads ${topics.map(({ topic }) => topic).join(', ')} after 30 s`, {}, thrown)
+  return areNew
 }

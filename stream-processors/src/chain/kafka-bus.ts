@@ -401,8 +401,9 @@ async function* batchesOf(client: rdkafka.KafkaConsumer, ranges: readonly Range[
       if (message.offset + 1 >= range.until) open.delete(key)
     }
     if (records.length > 0) yield records
-    // the last offsets of a range may be markers: the end of the partition proves that nothing is left
-    if (messages.length === 0) for (const key of ends) open.delete(key)
+    // the last offsets of a range may be markers: the end of the partition, which is said behind its last record, proves that
+    // nothing is left, also while more and more comes on others
+    for (const key of ends) open.delete(key)
   }
 }
 
