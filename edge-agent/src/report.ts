@@ -8,7 +8,8 @@ import type { AgentReported } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Camera } from './camera.ts'
 import type { DesiredState } from './desired.ts'
-import type { EpochCounter, Spool } from './spool/spool.ts'
+import type { EpochCounter } from './spool/contents.ts'
+import type { Spool } from './spool/spool.ts'
 
 const interval = 2_000
 const earlierEpoch = 'an earlier epoch'

@@ -26,7 +26,8 @@ const version = '0.1.0'
 const clockInterval = 300_000
 
 export function spoolOf({ spool }: AgentSettings): SpoolSettings {
-  return { folder: spool.folder, capacity: bytesOf(spool.capacity), keepFree: bytesOf(spool.keepFree), segmentBytes: 16_000_000 }
+  const capacity = bytesOf(spool.capacity)
+  return { folder: spool.folder, capacity, keepFree: bytesOf(spool.keepFree), segmentBytes: Math.min(64_000_000, Math.max(1_000_000, capacity / 64)) }
 }
 
 /** The cameras that run, changed while they do: what is new is started, what is gone is stopped, what is as it was goes on. */
@@ -153,8 +154,7 @@ export async function runAgent(file: string): Promise<void> {
       lifetime.own('configuration', followConfig(file, cameras, desired, log), (stop) => stop())
 
       const routes = (method: string, path: string): Answer | undefined => {
-        if (method === 'GET' && path === '/status')
-          return jsonAnswer(200, { ...reportOf(cameras.all, spool, about, Date.now()), pid: process.pid, waitingLosses: spool.losses.length })
+        if (method === 'GET' && path === '/status') return jsonAnswer(200, { ...reportOf(cameras.all, spool, about, Date.now()), pid: process.pid })
         const capture = /^\/cameras\/([^/]+)\/capture$/.exec(path)
         if (method === 'POST' && capture) {
           const camera = cameras.find(capture[1] ?? '')

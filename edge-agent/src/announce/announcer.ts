@@ -11,7 +11,9 @@ import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { contentTypeOf } from '@frameloop/schemas/object-keys'
 import { signatureHeader } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
-import type { Entry, Loss, Spool } from '../spool/spool.ts'
+import type { Entry } from '../spool/contents.ts'
+import type { Loss } from '../spool/losses.ts'
+import type { Spool } from '../spool/spool.ts'
 import { laneOf } from '../upload/lanes.ts'
 import { type Identity, placeOf, signatureOf } from '../upload/uploader.ts'
 
@@ -85,7 +87,7 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
   while (!signal.aborted) {
     const now = Date.now()
     const ready = announceable(spool.entries, batchLimit, now)
-    const losses = spool.losses.slice(0, batchLimit)
+    const losses = spool.losses(batchLimit)
     try {
       if (ready.length > 0) await announce(ready, now)
       if (losses.length > 0) await tell(losses)

@@ -1,5 +1,5 @@
 /** What the spool does to a disk, in one place: so that tests can record it, and make it fail. */
-import { closeSync, fdatasync, fsyncSync, openSync, unlinkSync, writev } from 'node:fs'
+import { closeSync, fdatasync, fsyncSync, openSync, rmSync, writev } from 'node:fs'
 import { promisify } from 'node:util'
 
 const write = promisify(writev)
@@ -38,5 +38,5 @@ export const realDisk: Disk = {
       closeSync(folder)
     }
   },
-  remove: (path) => unlinkSync(path),
+  remove: (path) => rmSync(path, { force: true }),
 }

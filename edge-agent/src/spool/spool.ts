@@ -8,11 +8,14 @@
  * S2  After any crash, what was resolved is found again; a torn tail is cut off; a broken record in the middle is told as lost.
  * S3  A frame is forgotten only when both acknowledgements stand in the log.
  * S4  A write or sync that failed is never called done: the spool refuses everything from then on.
- * S5  Segments are deleted oldest first and only when all their frames are forgotten, so that no acknowledgement goes
- *     before the frame it belongs to.
- * S6  Every segment begins with the counters of all epochs still of interest: the highest seq survives its frames.
+ * S5  Segments are deleted oldest first and only when all their frames are forgotten or moved, so that no acknowledgement
+ *     goes before the frame it belongs to.
+ * S6  Every segment begins with the counters of all epochs still of interest and the losses to be told: both survive the
+ *     segments in which they arose.
+ * S7  A few frames do not hold a segment: when the log is a quarter larger than what waits, those of the oldest segment are
+ *     written again at its end. At most five bytes are moved for each byte captured.
  */
-import { closeSync, existsSync, mkdirSync, openSync, read, readdirSync, readFileSync, statfsSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, read, readdirSync, readFileSync, statfsSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as immediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -20,94 +23,22 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { sha256Hex } from '@frameloop/kit/object-store'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
-import type { Bytes, EpochMs, Us } from '@frameloop/kit/units'
-import type { CameraId, Epoch } from '@frameloop/schemas/ids'
+import type { Bytes } from '@frameloop/kit/units'
 import { chooseEvictions } from './budget.ts'
+import { type Account, Contents, type Entry, type EpochCounter, type FrameHead, type FrameKey, kinds, Replay, recordFrom, type SpoolRecord } from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
 import { encodeRecord, scanSegment } from './log-file.ts'
+import type { Loss } from './losses.ts'
 
 const readAt = promisify(read)
 
-/** What is known of a frame beside its bytes. */
-export interface FrameHead {
-  readonly cameraId: CameraId
-  readonly epoch: Epoch
-  readonly seq: number
-  readonly kind: 'image' | 'clip'
-  readonly extension: string
-  readonly capturedAt: EpochMs
-  readonly mediaOffsetUs: Us | null
-  readonly width: number
-  readonly height: number
-  readonly sourceName: string
-  readonly sha256: string
-  readonly traceparent: string
-  /** Share of the watched picture that moved, 0..1. */
-  readonly motion?: number
-  /** Something happened: worth more than the routine. */
-  readonly isEvent?: boolean
-}
-
-export interface Entry {
-  readonly head: FrameHead
-  readonly bytes: Bytes
-  readonly cameraId: CameraId
-  readonly seq: number
-  readonly segment: number
-  readonly bodyAt: Bytes
-  /** S3's version id once it is stored. */
-  stored: { readonly versionId: string } | undefined
-  busy: boolean
-  readonly isEvent: boolean
-}
-
-export interface EpochCounter {
-  readonly cameraId: CameraId
-  readonly epoch: Epoch
-  highestSeq: number
-  /** All frames up to here are forgotten. */
-  forgottenSeq: number
-  /** Frames of this epoch that both S3 and Kafka have acknowledged, and those told or to be told as lost. */
-  delivered: number
-  lost: number
-}
-
-export interface Account extends EpochCounter {
-  readonly waiting: number
-  /** Captured, and nobody knows where it is: 0, or the spool has a bug or was tampered with. */
-  readonly unaccounted: number
-}
-
-/** What is captured is delivered, waiting or lost. */
-export function accountOf(counters: readonly EpochCounter[], entries: Iterable<Entry>): Account[] {
-  const waiting = new Map<string, number>()
-  for (const { head } of entries) waiting.set(epochKey(head), (waiting.get(epochKey(head)) ?? 0) + 1)
-  return counters.map((counter) => {
-    const here = waiting.get(epochKey(counter)) ?? 0
-    return { ...counter, waiting: here, unaccounted: counter.highestSeq - counter.delivered - counter.lost - here }
-  })
-}
-
-export interface Loss {
-  readonly cameraId: CameraId
-  readonly epoch: Epoch
-  readonly seqFrom: number
-  readonly seqTo: number
-  readonly reason: 'evicted' | 'unreadable'
-  readonly lostAt: EpochMs
-}
-
-interface Ack {
-  readonly epoch: Epoch
-  readonly cameraId: CameraId
-  readonly seq: number
-  readonly versionId?: string
-}
-
-const kinds = { frame: 1, stored: 2, announced: 3, counters: 4, lost: 5, told: 6 } as const
-const keyOf = (of: { readonly cameraId: string; readonly epoch: string; readonly seq: number }): string => `${of.cameraId} ${of.epoch} ${of.seq}`
-const epochKey = (of: { readonly cameraId: string; readonly epoch: string }): string => `${of.cameraId} ${of.epoch}`
+const keyOf = ({ head: { cameraId, epoch, seq } }: Entry): FrameKey => ({ cameraId, epoch, seq })
 const segmentName = (n: number): string => `${String(n).padStart(8, '0')}.log`
+/** The log against what waits in it, before old segments are emptied. */
+const slack = 1.25
+/** Bytes moved for each byte captured, at most; four is what it takes when all that is captured is soon given up. */
+const mostMoved = 5
+const movedAtOnce: Bytes = 1_000_000
 
 export interface SpoolSettings {
   readonly folder: string
@@ -126,39 +57,27 @@ interface Waiting {
   readonly failed: (error: Error) => void
 }
 
-/** Frames that must have lain between those of one segment: of each epoch they were written in order of seq. */
-function gapsBetween(frames: readonly FrameHead[]): Loss[] {
-  const last = new Map<string, number>()
-  const gaps: Loss[] = []
-  for (const { cameraId, epoch, seq } of frames) {
-    const before = last.get(epochKey({ cameraId, epoch }))
-    if (before !== undefined && seq > before + 1) gaps.push({ cameraId, epoch, seqFrom: before + 1, seqTo: seq - 1, reason: 'unreadable', lostAt: Date.now() })
-    last.set(epochKey({ cameraId, epoch }), seq)
-  }
-  return gaps
-}
-
 export class Spool {
   readonly #settings: SpoolSettings
   readonly #log: Log
   readonly #disk: Disk
-  readonly #entries = new Map<string, Entry>()
-  readonly #counters = new Map<string, EpochCounter>()
-  readonly #losses = new Map<string, Loss>()
-  /** Losses of each epoch whose record is not on disk yet: the counters that a segment begins with do not know of them. */
-  readonly #unwritten = new Map<string, number>()
-  /** Frames not yet forgotten, by segment. */
-  readonly #alive = new Map<number, number>()
-  readonly #readers = new Map<number, number>()
+  #contents = new Contents()
+  /** Losses whose record is not on disk yet. */
+  readonly #unwritten = new Set<Loss>()
   #queue: Waiting[] = []
   #fresh: Entry[] = []
   #flushing: Promise<void> | undefined
+  #moving: Promise<void> | undefined
+  /** Bytes that may be moved. */
+  #moveCredit: Bytes = 0
+  #isClosing = false
   #segment = 0
   #file = -1
   #size: Bytes = 0
-  #usedBytes: Bytes = 0
+  /** Bytes of frames on their way to the log. */
+  #arriving: Bytes = 0
   /** Of the disk, when it was last asked. */
-  #free = { at: 0, bytes: 0, used: 0 }
+  #free = { at: 0, bytes: 0, logBytes: 0 }
   #broken: Error | undefined
   readonly #wake = new Set<() => void>()
 
@@ -180,9 +99,11 @@ export class Spool {
       }
     }
     writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
-    spool.#recover(true)
-    spool.#fresh = [...spool.#entries.values()].filter(({ stored }) => !stored)
+    const damaged = spool.#recover(true)
+    spool.#fresh = [...spool.#contents.entries].filter(({ stored }) => !stored)
+    for (const loss of damaged) spool.#unwritten.add(loss)
     await spool.#startSegment()
+    await Promise.all(damaged.map((loss) => spool.#writeLoss(loss)))
     return spool
   }
 
@@ -190,14 +111,22 @@ export class Spool {
   static inspect(folder: string, log: Log): Spool {
     if (!existsSync(folder)) throw new Fault('SPOOL_BROKEN', `There is no spool ${folder}`, { folder })
     const spool = new Spool({ folder, capacity: Number.POSITIVE_INFINITY, segmentBytes: 0 }, log)
-    spool.#recover(false)
+    for (;;) {
+      try {
+        spool.#recover(false)
+        break
+      } catch (thrown) {
+        // its agent has removed a segment meanwhile: there is less to see now
+        if (!(thrown instanceof Error && 'code' in thrown && thrown.code === 'ENOENT')) throw thrown
+      }
+    }
     spool.#broken = new Error('it was opened to be looked at')
     return spool
   }
 
   /** Frames that are not yet forgotten, in the order they came. */
   get entries(): IterableIterator<Entry> {
-    return this.#entries.values()
+    return this.#contents.entries
   }
 
   /** Frames that wait to be stored and were not handed out before. */
@@ -209,66 +138,85 @@ export class Spool {
 
   /** Whether it has not been given up or forgotten. */
   holds(entry: Entry): boolean {
-    return this.#entries.has(keyOf(entry.head))
+    return this.#contents.holds(entry.head)
   }
 
-  get size(): { readonly frames: number; readonly bytes: Bytes; readonly capacity: Bytes } {
-    return { frames: this.#entries.size, bytes: this.#usedBytes, capacity: this.#settings.capacity }
+  /** `logBytes`: what it takes on the disk. */
+  get size(): { readonly frames: number; readonly bytes: Bytes; readonly capacity: Bytes; readonly logBytes: Bytes } {
+    const { frames, waitingBytes, logBytes } = this.#contents
+    return { frames, bytes: waitingBytes, capacity: this.#settings.capacity, logBytes }
   }
 
   get counters(): readonly EpochCounter[] {
-    return [...this.#counters.values()]
+    return this.#contents.counters
   }
 
-  /** Losses that nobody has been told of. */
-  get losses(): readonly Loss[] {
-    return [...this.#losses.values()]
+  /** Losses that nobody has been told of; the first ones. */
+  losses(limit = Number.POSITIVE_INFINITY): readonly Loss[] {
+    return this.#contents.losses.first(limit)
   }
 
   get account(): readonly Account[] {
-    return accountOf(this.counters, this.#entries.values())
+    return this.#contents.account
   }
 
   /** Of the disk, asked once a second. */
   #freeBytes(): Bytes {
+    const { logBytes } = this.#contents
     if (Date.now() - this.#free.at > 1_000) {
       const { bavail, bsize } = statfsSync(this.#settings.folder)
-      this.#free = { at: Date.now(), bytes: bavail * bsize, used: this.#usedBytes }
+      this.#free = { at: Date.now(), bytes: bavail * bsize, logBytes }
     }
-    return this.#free.bytes - Math.max(0, this.#usedBytes - this.#free.used)
+    return this.#free.bytes - (logBytes - this.#free.logBytes) - this.#arriving
+  }
+
+  /** How many bytes of frames may wait: less than the capacity where the disk is too small for it. What waits is not given up because the disk shrinks. */
+  #room(free: Bytes): Bytes {
+    const { capacity, keepFree = 0, segmentBytes } = this.#settings
+    const { logBytes, waitingBytes } = this.#contents
+    const onDisk = logBytes + free - keepFree
+    return Math.min(capacity, Math.max(waitingBytes + this.#arriving, (onDisk - 2 * segmentBytes) / slack))
   }
 
   /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
   async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
-    const { capacity, keepFree = 0 } = this.#settings
-    // giving up frames would not help: the disk has their bytes back when their whole segment goes
+    const { capacity, keepFree = 0, segmentBytes } = this.#settings
+    const length = bytes.byteLength
     const free = this.#freeBytes()
-    if (free < keepFree + bytes.byteLength)
-      throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })
-    if (this.#usedBytes + bytes.byteLength > capacity) {
-      for (const entry of chooseEvictions([...this.#entries.values()], this.#usedBytes, bytes.byteLength, capacity)) this.#lose(entry, 'evicted')
-      if (this.#usedBytes + bytes.byteLength > capacity)
-        throw new Fault('SPOOL_FULL', `The spool holds ${this.#usedBytes} of ${capacity} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
+    const room = this.#room(free)
+    const used = (): Bytes => this.#contents.waitingBytes + this.#arriving
+    this.#moveCredit = Math.min(this.#moveCredit + mostMoved * length, Math.max(capacity, segmentBytes))
+    const isDiskFull = free < keepFree + length
+    if (!isDiskFull && used() + length > room) for (const entry of chooseEvictions([...this.entries], used(), length, room)) this.#lose(entry, 'evicted')
+    const limit = isDiskFull ? 0 : room * slack + segmentBytes
+    this.#shrink(limit, free)
+    if (isDiskFull) throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })
+    if (used() + length > room)
+      throw new Fault('SPOOL_FULL', `The spool holds ${used()} of ${Math.floor(room)} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
+    this.#arriving += length
+    try {
+      // faster than segments can be emptied: one waits for the other
+      if (this.#contents.logBytes > limit + segmentBytes) await this.#moving
+      const place = await this.#write({ kind: 'frame', head }, bytes)
+      const entry = this.#contents.put(head, length, place)
+      this.#fresh.push(entry)
+      this.#notify()
+      return entry
+    } finally {
+      this.#arriving -= length
     }
-    this.#usedBytes += bytes.byteLength
-    const { segment, bodyAt } = await this.#write(kinds.frame, head, bytes)
-    const entry: Entry = { head, bytes: bytes.byteLength, cameraId: head.cameraId, seq: head.seq, segment, bodyAt, stored: undefined, busy: false, isEvent: head.isEvent ?? false }
-    this.#remember(entry)
-    this.#fresh.push(entry)
-    this.#notify()
-    return entry
   }
 
-  async read(entry: Entry): Promise<Buffer> {
-    let reader = this.#readers.get(entry.segment)
-    if (reader === undefined) {
-      reader = openSync(join(this.#settings.folder, segmentName(entry.segment)), 'r')
-      this.#readers.set(entry.segment, reader)
+  async read({ segment, bodyAt, bytes: length, seq }: Entry): Promise<Buffer> {
+    const file = openSync(join(this.#settings.folder, segmentName(segment)), 'r')
+    try {
+      const bytes = Buffer.allocUnsafe(length)
+      const { bytesRead } = await readAt(file, bytes, 0, length, bodyAt)
+      if (bytesRead !== length) throw new Fault('SPOOL_BROKEN', `Segment ${segmentName(segment)} ends before frame ${seq} does`, { segment })
+      return bytes
+    } finally {
+      closeSync(file)
     }
-    const bytes = Buffer.allocUnsafe(entry.bytes)
-    const { bytesRead } = await readAt(reader, bytes, 0, entry.bytes, entry.bodyAt)
-    if (bytesRead !== entry.bytes) throw new Fault('SPOOL_BROKEN', `Segment ${segmentName(entry.segment)} ends before frame ${entry.seq} does`, { segment: entry.segment })
-    return bytes
   }
 
   /** Waiting frames whose bytes are not what was captured. */
@@ -283,21 +231,17 @@ export class Spool {
 
   /** S3 has it durably. */
   async markStored(entry: Entry, versionId: string): Promise<void> {
-    await this.#write(kinds.stored, { cameraId: entry.cameraId, epoch: entry.head.epoch, seq: entry.seq, versionId } satisfies Ack)
+    await this.#write({ kind: 'stored', head: { ...keyOf(entry), versionId } })
     entry.stored = { versionId }
     this.#notify()
   }
 
   /** Kafka has acknowledged them; they are forgotten once this stands in the log. */
   async markAnnounced(entries: readonly Entry[]): Promise<void> {
-    await this.#write(
-      kinds.announced,
-      entries.map((entry): Ack => ({ cameraId: entry.cameraId, epoch: entry.head.epoch, seq: entry.seq })),
-    )
-    for (const entry of entries) {
-      this.#count(entry.head, 'delivered')
-      this.#forget(entry)
-    }
+    // what is moved is never written behind its own acknowledgement
+    for (const entry of entries) entry.leaving = true
+    await this.#write({ kind: 'announced', head: entries.map(keyOf) })
+    for (const { head } of entries) this.#contents.deliver(head)
     this.#dropOldSegments()
   }
 
@@ -307,16 +251,13 @@ export class Spool {
   }
 
   async markTold(losses: readonly Loss[]): Promise<void> {
-    await this.#write(
-      kinds.told,
-      losses.map((loss) => ({ cameraId: loss.cameraId, epoch: loss.epoch, seq: loss.seqFrom })),
-    )
-    for (const loss of losses) this.#losses.delete(keyOf({ ...loss, seq: loss.seqFrom }))
+    await this.#write({ kind: 'told', head: losses })
+    for (const loss of losses) this.#contents.losses.remove(loss)
   }
 
   /** An epoch that has ended and whose every frame is forgotten and reported need not be remembered. */
   forgetEpoch(counter: EpochCounter): void {
-    this.#counters.delete(epochKey(counter))
+    this.#contents.forgetEpoch(counter)
   }
 
   /** Resolves when something may have changed, or after `limit` ms. */
@@ -335,9 +276,9 @@ export class Spool {
   }
 
   async close(): Promise<void> {
-    while (this.#flushing !== undefined) await this.#flushing
+    this.#isClosing = true
+    while (this.#flushing !== undefined || this.#moving !== undefined) await (this.#moving ?? this.#flushing)
     if (this.#file >= 0) closeSync(this.#file)
-    for (const reader of this.#readers.values()) closeSync(reader)
     unlinkSync(join(this.#settings.folder, 'lock'))
   }
 
@@ -345,136 +286,47 @@ export class Spool {
     for (const done of [...this.#wake]) done()
   }
 
-  #remember(entry: Entry): void {
-    const { head } = entry
-    this.#entries.set(keyOf(head), entry)
-    this.#alive.set(entry.segment, (this.#alive.get(entry.segment) ?? 0) + 1)
-    const counter = this.#counters.get(epochKey(head))
-    if (counter) counter.highestSeq = Math.max(counter.highestSeq, head.seq)
-    else this.#counters.set(epochKey(head), { cameraId: head.cameraId, epoch: head.epoch, highestSeq: head.seq, forgottenSeq: 0, delivered: 0, lost: 0 })
-  }
-
-  #count(of: { readonly cameraId: string; readonly epoch: string }, as: 'delivered' | 'lost', frames = 1): void {
-    const counter = this.#counters.get(epochKey(of))
-    if (counter) counter[as] += frames
-  }
-
-  #forget(entry: Entry): void {
-    if (!this.#entries.delete(keyOf(entry.head))) return
-    this.#usedBytes -= entry.bytes
-    this.#alive.set(entry.segment, (this.#alive.get(entry.segment) ?? 1) - 1)
-    const counter = this.#counters.get(epochKey(entry.head))
-    if (counter && entry.seq === counter.forgottenSeq + 1) {
-      counter.forgottenSeq = entry.seq
-      // later ones may have been forgotten before this one
-      while (counter.forgottenSeq < counter.highestSeq && !this.#entries.has(keyOf({ ...counter, seq: counter.forgottenSeq + 1 }))) counter.forgottenSeq += 1
-    }
-  }
-
   #lose(entry: Entry, reason: Loss['reason']): void {
     const loss: Loss = { cameraId: entry.cameraId, epoch: entry.head.epoch, seqFrom: entry.seq, seqTo: entry.seq, reason, lostAt: Date.now() }
-    this.#losses.set(keyOf(entry.head), loss)
-    this.#count(loss, 'lost')
-    this.#forget(entry)
-    const key = epochKey(loss)
-    this.#unwritten.set(key, (this.#unwritten.get(key) ?? 0) + 1)
-    this.#write(kinds.lost, loss)
-      .then(() => this.#unwritten.set(key, (this.#unwritten.get(key) ?? 1) - 1))
-      .catch((thrown: unknown) => this.#log.error({ err: thrown }, 'loss not written'))
+    this.#contents.lose(loss)
+    this.#writeLoss(loss).catch((thrown: unknown) => this.#log.error({ err: thrown }, 'loss not written'))
     this.#log.warn({ cameraId: loss.cameraId, epoch: loss.epoch, seq: loss.seqFrom, reason }, 'frame lost')
   }
 
-  /** `repairs`: cuts torn tails off; otherwise the folder stays as it is. */
-  #recover(repairs: boolean): void {
+  async #writeLoss(loss: Loss): Promise<void> {
+    this.#unwritten.add(loss)
+    await this.#write({ kind: 'lost', head: loss })
+    this.#unwritten.delete(loss)
+  }
+
+  /** `repairs`: cuts torn tails off; otherwise the folder stays as it is. Returns the losses that nobody knew of. */
+  #recover(repairs: boolean): Loss[] {
     const { folder } = this.#settings
     const segments = readdirSync(folder)
       .filter((name) => /^\d{8}\.log$/.test(name))
       .sort()
+    const replay = new Replay()
     segments.forEach((name, at) => {
-      const number = Number.parseInt(name, 10)
+      const segment = Number.parseInt(name, 10)
       const path = join(folder, name)
       const file = readFileSync(path)
-      const scan = scanSegment(file)
-      if (scan.intactUntil < file.length && repairs) {
-        this.#log.warn({ segment: name, cut: file.length - scan.intactUntil, last: at === segments.length - 1 }, 'torn tail cut off')
-        truncateSync(path, scan.intactUntil)
+      const { records, broken, intactUntil } = scanSegment(file)
+      if (intactUntil < file.length && repairs) {
+        this.#log.warn({ segment: name, cut: file.length - intactUntil, last: at === segments.length - 1 }, 'torn tail cut off')
+        truncateSync(path, intactUntil)
       }
-      this.#alive.set(number, this.#alive.get(number) ?? 0)
-      for (const record of scan.records) this.#replay(number, record)
-      this.#segment = Math.max(this.#segment, number)
-      if (scan.broken.length > 0) {
-        for (const { at: where, end } of scan.broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
-        const frames = scan.records.filter(({ kind }) => kind === kinds.frame).map(({ head }) => head as FrameHead)
-        for (const loss of gapsBetween(frames)) {
-          this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
-          this.#count(loss, 'lost', loss.seqTo - loss.seqFrom + 1)
-        }
+      for (const { at: where, end } of broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
+      replay.contents.grow(segment, intactUntil)
+      for (const { kind, head, bodyAt, bodyLength } of records) {
+        const record = recordFrom(kind, head)
+        if (record) replay.apply(segment, record, bodyAt, bodyLength)
+        else this.#log.warn({ kind, segment }, 'record of an unknown kind skipped')
       }
+      this.#segment = segment
     })
-    // acknowledgements whose frames went with their segment say nothing by themselves: what is not here is forgotten
-    const firstOpen = new Map<string, number>()
-    for (const { head, seq } of this.#entries.values()) firstOpen.set(epochKey(head), Math.min(firstOpen.get(epochKey(head)) ?? seq, seq))
-    for (const counter of this.#counters.values()) counter.forgottenSeq = Math.max(counter.forgottenSeq, (firstOpen.get(epochKey(counter)) ?? counter.highestSeq + 1) - 1)
-    this.#usedBytes = [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0)
-  }
-
-  #replay(segment: number, record: { readonly kind: number; readonly head: unknown; readonly bodyAt: Bytes; readonly bodyLength: Bytes }): void {
-    switch (record.kind) {
-      case kinds.frame: {
-        const head = record.head as FrameHead
-        this.#remember({
-          head,
-          bytes: record.bodyLength,
-          cameraId: head.cameraId,
-          seq: head.seq,
-          segment,
-          bodyAt: record.bodyAt,
-          stored: undefined,
-          busy: false,
-          isEvent: head.isEvent ?? false,
-        })
-        return
-      }
-      case kinds.stored: {
-        const ack = record.head as Ack
-        const entry = this.#entries.get(keyOf(ack))
-        if (entry) entry.stored = { versionId: ack.versionId ?? '' }
-        return
-      }
-      case kinds.announced:
-        for (const ack of record.head as Ack[]) {
-          // the frame itself may have gone with its segment
-          this.#count(ack, 'delivered')
-          const entry = this.#entries.get(keyOf(ack))
-          if (entry) this.#forget(entry)
-        }
-        return
-      case kinds.counters:
-        for (const counter of record.head as EpochCounter[]) {
-          const known = this.#counters.get(epochKey(counter))
-          // written before 0.2, which kept no account
-          const { delivered = counter.forgottenSeq, lost = 0 } = counter as Partial<EpochCounter>
-          if (known) {
-            known.highestSeq = Math.max(known.highestSeq, counter.highestSeq)
-            known.delivered = Math.max(known.delivered, delivered)
-            known.lost = Math.max(known.lost, lost)
-          } else this.#counters.set(epochKey(counter), { ...counter, delivered, lost })
-        }
-        return
-      case kinds.lost: {
-        const loss = record.head as Loss
-        const entry = this.#entries.get(keyOf({ ...loss, seq: loss.seqFrom }))
-        this.#count(loss, 'lost')
-        if (entry) this.#forget(entry)
-        this.#losses.set(keyOf({ ...loss, seq: loss.seqFrom }), loss)
-        return
-      }
-      case kinds.told:
-        for (const ack of record.head as Ack[]) this.#losses.delete(keyOf(ack))
-        return
-      default:
-        this.#log.warn({ kind: record.kind, segment }, 'record of an unknown kind skipped')
-    }
+    const damaged = replay.finish()
+    this.#contents = replay.contents
+    return damaged
   }
 
   async #startSegment(): Promise<void> {
@@ -482,36 +334,82 @@ export class Spool {
     this.#segment += 1
     const { folder } = this.#settings
     this.#file = this.#disk.create(join(folder, segmentName(this.#segment)))
-    this.#alive.set(this.#segment, 0)
-    const counters = this.counters.map((counter) => ({ ...counter, lost: counter.lost - (this.#unwritten.get(epochKey(counter)) ?? 0) }))
-    const header = encodeRecord(kinds.counters, counters, new Uint8Array())
+    this.#contents.grow(this.#segment, 0)
+    const header = encodeRecord(kinds.opened, this.#contents.opening(this.#unwritten), new Uint8Array())
     await this.#disk.write(this.#file, header)
     await this.#disk.sync(this.#file)
     this.#disk.syncFolder(folder)
     this.#size = header.reduce((sum, part) => sum + part.length, 0)
+    this.#contents.grow(this.#segment, this.#size)
     this.#dropOldSegments()
   }
 
   /** S5. */
   #dropOldSegments(): void {
-    for (const [segment, frames] of [...this.#alive].sort(([a], [b]) => a - b)) {
-      if (segment === this.#segment || frames > 0 || this.#losses.size > 0) return
-      const reader = this.#readers.get(segment)
-      if (reader !== undefined) closeSync(reader)
-      this.#readers.delete(segment)
-      this.#alive.delete(segment)
-      const path = join(this.#settings.folder, segmentName(segment))
-      if (existsSync(path) && statSync(path).isFile()) this.#disk.remove(path)
+    for (;;) {
+      const { oldest } = this.#contents
+      // a frame that was given up is not there any more once its segment is gone: its loss must be
+      if (!oldest || oldest.segment === this.#segment || oldest.frames > 0 || this.#unwritten.size > 0) return
+      this.#contents.drop(oldest.segment)
+      this.#disk.remove(join(this.#settings.folder, segmentName(oldest.segment)))
+      // so that a power loss cannot bring it back without what came after it
+      this.#disk.syncFolder(this.#settings.folder)
     }
   }
 
-  #write(kind: number, head: unknown, body: Uint8Array = new Uint8Array()): Promise<{ readonly segment: number; readonly bodyAt: Bytes }> {
+  /** S7. */
+  #shrink(limit: Bytes, free: Bytes): void {
+    if (this.#moving || this.#isClosing || this.#contents.logBytes <= limit) return
+    this.#moving = this.#emptyOldest(limit, free)
+      .catch((thrown: unknown) => this.#log.error({ err: thrown }, 'old segments not emptied'))
+      .finally(() => {
+        this.#moving = undefined
+      })
+  }
+
+  async #emptyOldest(limit: Bytes, free: Bytes): Promise<void> {
+    for (;;) {
+      this.#dropOldSegments()
+      const segment = this.#contents.oldest?.segment
+      if (this.#contents.logBytes <= limit || segment === this.#segment || this.#isClosing || this.#broken) return
+      const frames = [...this.entries].filter((entry) => entry.segment === segment)
+      const bytes = frames.reduce((sum, entry) => sum + entry.bytes, 0)
+      if (bytes > this.#moveCredit || bytes + movedAtOnce > free) return
+      this.#moveCredit -= bytes
+      await this.#move(frames)
+      // a loss or an acknowledgement may be on its way to the log
+      await this.#flushing
+    }
+  }
+
+  async #move(frames: readonly Entry[]): Promise<void> {
+    let batch: { readonly entry: Entry; readonly bytes: Buffer }[] = []
+    const write = async (): Promise<void> => {
+      const staying = batch.filter(({ entry }) => this.holds(entry) && !entry.leaving)
+      batch = []
+      const announced = this.#write({ kind: 'moving', head: staying.map(({ entry }) => keyOf(entry)) })
+      const moved = staying.map(async ({ entry, bytes }) => {
+        const { head: frame, born, stored } = entry
+        const place = await this.#write({ kind: 'moved', head: { frame, born, ...stored } }, bytes)
+        this.#contents.move(entry, place.segment, place.bodyAt)
+      })
+      await Promise.all([announced, ...moved])
+    }
+    for (const entry of frames) {
+      if (!this.holds(entry) || this.#isClosing) continue
+      batch.push({ entry, bytes: await this.read(entry) })
+      if (batch.reduce((sum, { bytes }) => sum + bytes.length, 0) >= movedAtOnce) await write()
+    }
+    if (batch.length > 0) await write()
+  }
+
+  #write(record: SpoolRecord, body: Uint8Array = new Uint8Array()): Promise<{ readonly segment: number; readonly bodyAt: Bytes }> {
     return new Promise((resolve, reject) => {
       if (this.#broken) {
         reject(new Fault('SPOOL_BROKEN', 'The spool takes nothing more since a write failed', {}, this.#broken))
         return
       }
-      this.#queue.push({ parts: encodeRecord(kind, head, body), done: (segment, bodyAt) => resolve({ segment, bodyAt }), failed: reject })
+      this.#queue.push({ parts: encodeRecord(kinds[record.kind], record.head, body), done: (segment, bodyAt) => resolve({ segment, bodyAt }), failed: reject })
       this.#flushing ??= this.#flush().finally(() => {
         this.#flushing = undefined
       })
@@ -545,6 +443,7 @@ export class Spool {
         const length = parts.reduce((sum, part) => sum + part.length, 0)
         done(this.#segment, this.#size + length - (parts[2]?.length ?? 0))
         this.#size += length
+        this.#contents.grow(this.#segment, length)
       }
     }
   }

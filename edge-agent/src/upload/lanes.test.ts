@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { announceable } from '../announce/announcer.ts'
-import type { Entry } from '../spool/spool.ts'
+import type { Entry } from '../spool/contents.ts'
 import { UploadQueue } from './lanes.ts'
 import { freeAfter } from './uploader.ts'
 

@@ -9,7 +9,8 @@ import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
 import { signClaim } from '@frameloop/schemas/signature'
-import type { Entry, FrameHead, Spool } from '../spool/spool.ts'
+import type { Entry, FrameHead } from '../spool/contents.ts'
+import type { Spool } from '../spool/spool.ts'
 import { UploadQueue } from './lanes.ts'
 
 export interface Identity {
