@@ -143,7 +143,7 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
     const stop = new AbortController()
     const ours = async (): Promise<number> => {
       const since = performance.now()
-      const running = runUploader(spool, store, identity, { concurrency, limit: 0 }, log, stop.signal)
+      const running = runUploader(spool, store, identity, { concurrency, limit: 0, windows: [], outside: 'live' }, log, stop.signal)
       await until(() => [...spool.entries].every(({ stored }) => stored !== undefined) || undefined, 300_000, 5)
       const took = performance.now() - since
       stop.abort()
@@ -297,7 +297,7 @@ async function benchManyCameras(folder: string, pictures: readonly Buffer[], env
   for (const count of [1, 4, 16, 64]) {
     const spool = await Spool.open({ folder: join(folder, `cameras-${count}`), capacity: 4_000_000_000, segmentBytes: 16_000_000 }, log)
     const stop = new AbortController()
-    const tools: CameraTools = { spool, log, ffmpeg: 'ffmpeg', ffprobe: 'ffprobe', metrics: cameraMetrics(openMetrics('bench')) }
+    const tools: CameraTools = { spool, folder, log, ffmpeg: 'ffmpeg', ffprobe: 'ffprobe', metrics: cameraMetrics(openMetrics('bench')) }
     const cameras = Array.from({ length: count }, (_, n) => {
       const camera = openCamera({ id: `camera-${n}`, address: 'simulator:' })
       const source = {
@@ -317,7 +317,7 @@ async function benchManyCameras(folder: string, pictures: readonly Buffer[], env
     })
     const running = [
       ...cameras.map((camera) => runCamera(camera, tools, stop.signal)),
-      runUploader(spool, store, { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' }, { concurrency: 6, limit: 0 }, log, stop.signal),
+      runUploader(spool, store, { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' }, { concurrency: 6, limit: 0, windows: [], outside: 'live' }, log, stop.signal),
     ]
     const captured = (): number => cameras.reduce((sum, { seq }) => sum + seq, 0)
     await sleep(5_000)

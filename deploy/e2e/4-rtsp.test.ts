@@ -85,13 +85,13 @@ beforeAll(async () => {
     ...{
       agent: 'agent-rtsp',
       signingKey: `\${file:${privateKey}}`,
-      port: 0,
+      port: await freePort(),
       spool: { folder: join(folder, 'spool') },
       kafka: { brokers: [endpoints['kafka'] ?? ''] },
       registry: { url: endpoints['schemaRegistry'] ?? '' },
     },
     s3: { endpoint: endpoints['s3'] ?? '', accessKeyId: '${AWS_ACCESS_KEY_ID}', secretAccessKey: '${AWS_SECRET_ACCESS_KEY}' },
-    cameras: [{ id: 'gate', address: `rtsp://127.0.0.1:${port}/gate`, username: 'viewer', password, framesPerSecond: 5 }],
+    cameras: [{ id: 'gate', address: `rtsp://127.0.0.1:${port}/gate`, username: 'viewer', password, framesPerSecond: 5, clips: { before: 4, onMotion: false } }],
   }
   writeFileSync(configFile, JSON.stringify(config))
   startAgent()
@@ -161,6 +161,23 @@ test('its password stands in no log and in no row', async () => {
   expect(await one("select 1 as found from media where camera_id = 'gate' and media::text like $1 limit 1", [`%${password}%`])).toBeUndefined()
   expect(await one('select 1 as found from captures where captures::text like $1 limit 1', [`%${password}%`])).toBeUndefined()
   expect(env('KAFKA_BROKERS')).not.toBe('')
+})
+
+test('a clip is recorded on command, begins before it, and goes the way of every medium', async () => {
+  const asked = Date.now()
+  const { stdout } = await promisify(execFile)(process.execPath, [join(build, 'agent.mjs'), 'record', 'gate', '--seconds', '2', '--config', configFile], {
+    env: { ...process.env, ...state.environment },
+  })
+  expect(stdout).toContain('a clip of gate is recorded')
+  const clip = await soon(() =>
+    one<{ media_id: string; captured_at: Date }>("select media_id, captured_at from media where camera_id = 'gate' and kind = 'clip' and status_rank = 4 and captured_at > $1", [
+      new Date(asked - 10_000),
+    ]),
+  )
+  expect(clip.captured_at.getTime()).toBeLessThan(asked - 1_500)
+  const frames = await pool.query<{ frame_at: Date }>('select frame_at from frames where media_id = $1 order by frame_at', [clip.media_id])
+  expect(frames.rows[0]?.frame_at).toEqual(clip.captured_at)
+  expect(frames.rows.at(-1)?.frame_at.getTime()).toBeGreaterThan(asked)
 })
 
 const ffmpegsOf = (pid: number): number[] =>

@@ -1,19 +1,21 @@
 /** One camera: connects, watches, decides what to keep, and puts it into the spool. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
-import type { Log } from '@frameloop/kit/log'
+import { type Log, redact } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
 import { sha256Hex } from '@frameloop/kit/object-store'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Epoch, mintEpoch } from '@frameloop/schemas/ids'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { afterFailure, watched } from './capture/camera-state.ts'
+import { clipFile } from './capture/clip-file.ts'
+import { ClipRing } from './capture/clip-ring.ts'
 import { finishPicture, grayOf } from './capture/finish.ts'
 import { CameraHealth, type HealthMark } from './capture/health.ts'
 import { type Judgement, MotionGate } from './capture/motion.ts'
 import { openSource } from './capture/open-source.ts'
 import type { CameraState, Captured, Source } from './capture/source.ts'
-import type { CameraSettings } from './config.ts'
+import { type CameraSettings, ratesOf } from './config.ts'
 import type { Spool } from './spool/spool.ts'
 
 export interface Camera {
@@ -32,6 +34,8 @@ export interface Camera {
   framesPerSecond: number
   /** The next picture is kept whatever the gate says. */
   wanted: boolean
+  /** The stream itself, where clips are wanted. */
+  readonly ring: ClipRing | undefined
 }
 
 /** Throws `SOURCE_UNREADABLE` for an address that no source understands. */
@@ -39,8 +43,9 @@ export function openCamera(settings: CameraSettings): Camera {
   return {
     settings,
     source: openSource(settings),
-    gate: settings.motion ? new MotionGate(settings.motion) : undefined,
+    gate: settings.motion ? new MotionGate(settings.motion, ratesOf(settings).kept) : undefined,
     health: new CameraHealth(),
+    ring: settings.clips ? new ClipRing(settings.clips) : undefined,
     ...{ marks: [], lookedAt: 0 },
     ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, wanted: false },
   }
@@ -50,6 +55,8 @@ const healthInterval = 10_000
 
 export interface CameraTools {
   readonly spool: Spool
+  /** Where clips lie while they are put together. */
+  readonly folder: string
   readonly log: Log
   readonly ffmpeg: string
   readonly ffprobe: string
@@ -93,12 +100,13 @@ export async function runCamera(camera: Camera, tools: CameraTools, signal: Abor
     const connection = new AbortController()
     const either = AbortSignal.any([signal, connection.signal])
     const say = (message: string): void => report('streaming', message)
-    const context = { log, ffmpeg: tools.ffmpeg, ffprobe: tools.ffprobe, wantsGray: camera.gate !== undefined, say }
+    const context = { log, ffmpeg: tools.ffmpeg, ffprobe: tools.ffprobe, wantsGray: camera.gate !== undefined, say, ...(camera.ring ? { ring: camera.ring } : {}) }
     try {
       for await (const picture of watched(source.pictures(context, either), source.patience, () => connection.abort())) {
         if (camera.state !== 'streaming') report('streaming', '')
         failures = 0
         await take(camera, picture, tools, report, signal)
+        await takeClip(camera, tools, report, signal)
       }
       if (signal.aborted) return
       report('ended', 'it was played to its end')
@@ -106,6 +114,8 @@ export async function runCamera(camera: Camera, tools: CameraTools, signal: Abor
     } catch (thrown) {
       if (signal.aborted) return
       if (thrown instanceof Fault && thrown.code === 'SPOOL_BROKEN') throw thrown
+      // what was recorded until the connection broke is kept
+      await takeClip(camera, tools, report, signal, true)
       failures += 1
       const { state, message, pause } = afterFailure(thrown, failures, Math.random())
       report(state, message)
@@ -135,7 +145,7 @@ async function judge(camera: Camera, picture: Captured, log: Log): Promise<Judge
 
 async function take(camera: Camera, seen: Captured, tools: CameraTools, report: (state: CameraState, message: string) => void, signal: AbortSignal): Promise<void> {
   const { settings, source } = camera
-  const { spool, metrics } = tools
+  const { metrics } = tools
   const labels = { camera: settings.id }
   if (seen.newPass && camera.seq > 0) {
     camera.epoch = mintEpoch()
@@ -148,10 +158,26 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
   // masked before it is looked at: what is blackened does not move either
   const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings)
   const judged = await judge(camera, picture, tools.log)
+  if (judged?.why === 'motion' && settings.clips?.onMotion) camera.ring?.event(picture.capturedAt)
   if (judged && !judged.keep && !camera.wanted) {
     metrics.still.inc(labels)
     return
   }
+  const isEvent = judged?.why === 'motion' || camera.wanted || picture.kind === 'clip'
+  if (await keep(camera, picture, { ...(judged ? { motion: judged.changed } : {}), ...(isEvent ? { isEvent } : {}) }, tools, report, signal)) camera.wanted = false
+}
+
+/** Into the spool. False when it is full. */
+async function keep(
+  camera: Camera,
+  picture: Captured,
+  about: { readonly motion?: number; readonly isEvent?: boolean },
+  { spool, metrics }: CameraTools,
+  report: (state: CameraState, message: string) => void,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { settings } = camera
+  const labels = { camera: settings.id }
   try {
     await spool.append(
       {
@@ -167,9 +193,8 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
         sourceName: picture.sourceName,
         sha256: sha256Hex(picture.bytes),
         traceparent: newTraceparent(),
-        ...(judged ? { motion: judged.changed } : {}),
-        // what is worth more than the routine outlives it when the spool is full
-        ...(judged?.why === 'motion' || camera.wanted || picture.kind === 'clip' ? { isEvent: true } : {}),
+        // an event is worth more than the routine: it outlives it when the spool is full
+        ...about,
       },
       picture.bytes,
     )
@@ -179,13 +204,27 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
     metrics.refused.inc(labels)
     report('stalled', thrown.message)
     await sleep(1_000, undefined, { signal })
-    return
+    return false
   }
   camera.seq += 1
-  camera.wanted = false
   const now = Date.now()
   const gap = now - camera.lastFrameAt
   camera.framesPerSecond = gap > 10_000 ? 0 : camera.framesPerSecond * 0.8 + (1000 / Math.max(1, gap)) * 0.2
   camera.lastFrameAt = now
   metrics.captured.inc(labels)
+  return true
+}
+
+/** A clip whose time has come, as a file that players know. */
+async function takeClip(camera: Camera, tools: CameraTools, report: (state: CameraState, message: string) => void, signal: AbortSignal, hasEnded = false): Promise<void> {
+  const clip = camera.ring?.take(Date.now(), hasEnded)
+  if (hasEnded) camera.ring?.clear()
+  if (!clip) return
+  const bytes = await clipFile(clip, camera.settings.id, tools, signal)
+  if (!bytes) {
+    tools.log.warn({ cameraId: camera.settings.id, bytes: clip.transportStream.length }, 'a clip could not be cut from the stream')
+    return
+  }
+  const about = { width: 0, height: 0, sourceName: redact(camera.settings.address), newPass: false }
+  await keep(camera, { bytes, extension: 'mp4', kind: 'clip', capturedAt: clip.startedAt, ...about }, { isEvent: true }, tools, report, signal)
 }

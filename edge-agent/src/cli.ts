@@ -8,7 +8,8 @@ import { openLog, redact } from '@frameloop/kit/log'
 import { showBytes, showMs } from '@frameloop/kit/units'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { makeKeys } from '@frameloop/schemas/signature'
-import { Command } from 'commander'
+import { Command, InvalidArgumentError } from 'commander'
+import { type FoundCamera, findCameras } from './capture/onvif.ts'
 import { checkAll, showChecks } from './check.ts'
 import { readAgentConfig, usualConfig, writeFirstConfig } from './config.ts'
 import { installService, type ServiceFlags, unitOf } from './install-service.ts'
@@ -35,6 +36,22 @@ interface InitFlags {
   readonly registry?: string
   readonly s3?: string
   readonly camera: readonly string[]
+  readonly find?: boolean
+}
+
+/** Looks for ONVIF cameras and shows them. */
+async function find(): Promise<readonly FoundCamera[]> {
+  process.stderr.write('looking for ONVIF cameras for 3 s …\n')
+  const found = await findCameras(3_000)
+  process.stderr.write(
+    found.length === 0
+      ? 'none answers on the networks of this machine\n'
+      : `${showTable(
+          ['camera', 'model', 'address'],
+          found.map(({ name, model, address }) => [name, model, address]),
+        )}\n`,
+  )
+  return found
 }
 
 /** Asks for what no flag says, on a terminal; elsewhere what is missing is an error. */
@@ -51,7 +68,13 @@ async function init(flags: InitFlags): Promise<void> {
   const brokers = await want('kafka', flags.kafka, 'Kafka brokers, host:port, comma separated', '127.0.0.1:9092')
   const registry = await want('registry', flags.registry, 'Schema registry', 'http://127.0.0.1:8081/apis/ccompat/v7')
   const s3Endpoint = await want('s3', flags.s3, 'S3 endpoint, empty for AWS', 'http://127.0.0.1:8333')
-  let cameras = [...flags.camera]
+  const found = flags.find || (terminal && flags.camera.length === 0) ? await find() : []
+  const nameOf = ({ name }: FoundCamera, at: number): string => {
+    const plain = name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[^A-Za-z0-9]+/, '')
+    // two of one kind may have one name
+    return plain && found.findIndex((other) => other.name === name) === at ? plain : `camera-${at + 1}`
+  }
+  let cameras = [...flags.camera, ...found.map((one, at) => `${nameOf(one, at)}=${one.address}`)]
   if (cameras.length === 0 && terminal) cameras = (await terminal.question('Cameras, NAME=ADDRESS, comma separated [none yet]: ')).split(',').filter((text) => text.trim())
   terminal?.close()
   if (missing.length > 0) throw new Fault('CONFIG_INVALID', `Nobody can be asked here, so ${missing.join(', ')} must be said`)
@@ -75,6 +98,19 @@ async function askAgent(flags: { readonly config?: string }, method: 'GET' | 'PO
   return fetch(at, { method, signal: AbortSignal.timeout(3_000) }).catch((thrown: unknown) => {
     throw new Fault('PART_NOT_READY', `No agent answers at ${at}: ${toError(thrown).message}`, {}, thrown)
   })
+}
+
+/** Has the agent do something, and prints what it answers. */
+async function order(flags: { readonly config?: string }, path: string): Promise<void> {
+  const response = await askAgent(flags, 'POST', path)
+  const said = (await response.text()).trim()
+  if (!response.ok) throw new Fault(response.status === 404 ? 'CAMERA_UNKNOWN' : 'SOURCE_UNREADABLE', said)
+  print(said)
+}
+
+function readSeconds(value: string): number {
+  if (!/^[1-9]\d{0,2}$/.test(value)) throw new InvalidArgumentError('It is a number from 1 to 999.')
+  return Number(value)
 }
 
 async function status(flags: { readonly config?: string; readonly json?: boolean }): Promise<void> {
@@ -121,8 +157,15 @@ program
   .option('--kafka <brokers>', 'host:port, comma separated')
   .option('--registry <url>', 'schema registry')
   .option('--s3 <url>', 'S3 endpoint')
+  .option('--find', 'looks for ONVIF cameras in the networks of this machine')
   .option('--camera <name=address>', 'a camera; may be said several times', collect, [])
   .action(init)
+program
+  .command('find')
+  .description('looks for ONVIF cameras in the networks of this machine')
+  .action(async () => {
+    for (const { address } of await find()) print(address)
+  })
 program
   .command('check')
   .description('looks at the configuration, every camera, disk, clock, S3, Kafka and registry; says what to do; exit 1 when something must be done')
@@ -144,15 +187,16 @@ program
   .option('--json', 'for programs')
   .action(status)
 program
+  .command('record <camera>')
+  .description('records a clip, with the seconds before that the camera keeps')
+  .option(...config)
+  .option('--seconds <number>', 'how long to go on', readSeconds, 10)
+  .action((camera: string, flags: { config?: string; seconds: number }) => order(flags, `/cameras/${encodeURIComponent(camera)}/record/${flags.seconds}`))
+program
   .command('capture <camera>')
   .description('keeps the next picture of a camera, whatever its motion gate says')
   .option(...config)
-  .action(async (camera: string, flags: { config?: string }) => {
-    const response = await askAgent(flags, 'POST', `/cameras/${encodeURIComponent(camera)}/capture`)
-    const said = (await response.text()).trim()
-    if (!response.ok) throw new Fault('CAMERA_UNKNOWN', said)
-    print(said)
-  })
+  .action((camera: string, flags: { config?: string }) => order(flags, `/cameras/${encodeURIComponent(camera)}/capture`))
 program
   .command('snapshot <camera>')
   .description('one picture of a camera to standard output, without spool or cloud: frameloop-agent snapshot door > door.jpg')

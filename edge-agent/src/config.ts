@@ -30,20 +30,44 @@ export const MotionConfig = Type.Object(
     heartbeat: Type.Number({ minimum: 0, default: 60, description: 'seconds between pictures when nothing moves; 0: none', examples: [60] }),
     areas: Type.Array(Area, { default: [], description: 'where motion counts; empty: everywhere' }),
     ignore: Type.Array(Area, { default: [], description: 'where motion does not count: trees, clocks, screens' }),
+    burst: Type.Optional(
+      Type.Object(
+        {
+          framesPerSecond: Type.Number({ exclusiveMinimum: 0, maximum: 60, description: 'pictures kept a second when motion begins', examples: [15] }),
+          seconds: Type.Number({ exclusiveMinimum: 0, maximum: 60, default: 2, description: 'how long', examples: [2] }),
+        },
+        { ...strict, description: 'more pictures when motion begins', examples: ['{ framesPerSecond: 15 }'] },
+      ),
+    ),
   },
   strict,
 )
 export type Motion = Static<typeof MotionConfig>
 
+export const ClipsConfig = Type.Object(
+  {
+    before: Type.Number({ minimum: 0, maximum: 60, default: 5, description: 'seconds before the event', examples: [5] }),
+    after: Type.Number({ minimum: 1, maximum: 300, default: 5, description: 'seconds after the last motion', examples: [5] }),
+    longest: Type.Number({ minimum: 2, maximum: 600, default: 60, description: 'seconds; motion that lasts longer makes another clip', examples: [60] }),
+    onMotion: Type.Boolean({ default: true, description: 'a clip of every motion; otherwise only on command', examples: [false] }),
+  },
+  strict,
+)
+export type Clips = Static<typeof ClipsConfig>
+
+/** Pictures kept a second where nothing is said. */
+const usualRate = 5
+
 export const CameraConfig = Type.Object(
   {
     id: text('name of the camera, unique in the installation', 'door', named),
-    address: text('rtsp://, http:// (MJPEG or snapshot), v4l2:/dev/video0, file:, folder: or simulator:', 'rtsp://10.0.0.7/stream'),
+    address: text('rtsp://, onvif://, http:// (MJPEG or snapshot), v4l2:/dev/video0, file:, folder: or simulator:', 'rtsp://10.0.0.7/stream'),
     username: Type.Optional(text('of the camera', 'viewer')),
     password: Type.Optional(text('of the camera', '${file:/etc/frameloop-agent/door.password}')),
     framesPerSecond: Type.Optional(Type.Number({ exclusiveMinimum: 0, maximum: 60, description: 'pictures kept a second', examples: [5] })),
     transport: Type.Optional(Type.Union([Type.Literal('tcp'), Type.Literal('udp')], { description: 'of RTSP', examples: ['tcp'] })),
     motion: Type.Optional(MotionConfig),
+    clips: Type.Optional(ClipsConfig),
     masks: Type.Optional(Type.Array(Area, { description: 'blackened before anything is written to disk', examples: ['[[0, 0, 0.3, 0.2]]'] })),
     width: Type.Optional(Type.Integer({ minimum: 16, maximum: 16_384, description: 'pictures are made smaller to this width', examples: [1280] })),
     quality: Type.Optional(Type.Integer({ minimum: 2, maximum: 31, description: "ffmpeg's JPEG scale, 2 best", examples: [3] })),
@@ -51,6 +75,11 @@ export const CameraConfig = Type.Object(
   strict,
 )
 export type CameraSettings = Static<typeof CameraConfig>
+
+/** Pictures a second: kept, and asked of the source. */
+export function ratesOf({ framesPerSecond = usualRate, motion }: CameraSettings): { readonly kept: number; readonly asked: number } {
+  return { kept: framesPerSecond, asked: motion?.burst?.framesPerSecond ?? framesPerSecond }
+}
 
 const Login = { username: Type.Optional(text('user name', 'agent-1')), password: Type.Optional(text('password', '${file:/etc/frameloop-agent/kafka.password}')) }
 
@@ -116,6 +145,18 @@ export const AgentConfig = Type.Object(
       {
         concurrency: Type.Integer({ minimum: 1, maximum: 64, default: 6, description: 'uploads at a time', examples: [6] }),
         limit: Type.Optional(size('most bytes a second', '2 MB')),
+        windows: Type.Array(
+          text("'HH:MM-HH:MM' of the machine's clock", "'22:00-06:00'", { pattern: '^([01]\\d|2[0-3]):[0-5]\\d-([01]\\d|2[0-3]):[0-5]\\d$', says: "must be 'HH:MM-HH:MM'" }),
+          {
+            default: [],
+            description: 'when frames go out; empty: always',
+            examples: ["['22:00-06:00']"],
+          },
+        ),
+        outside: Type.Union(
+          (['live', 'nothing'] as const).map((what) => Type.Literal(what)),
+          { default: 'nothing', description: 'what goes out at other times', examples: ['live'] },
+        ),
       },
       { ...strict, default: {} },
     ),
@@ -239,6 +280,12 @@ export function parseAgentConfig(source: string, name: string, env: NodeJS.Proce
     ids.forEach((id, at) => {
       if (ids.indexOf(id) < at) found(['cameras', at, 'id'], `is ${JSON.stringify(id)}, which another camera is called already`)
     })
+    settings.cameras.forEach(({ address, clips, motion, framesPerSecond = usualRate }, at) => {
+      if (clips && !/^(rtsps?|onvif):/.test(address)) found(['cameras', at, 'clips'], 'are cut from the stream of an RTSP or ONVIF camera, which this is not')
+      if (clips && clips.longest <= clips.before) found(['cameras', at, 'clips', 'longest'], `is ${clips.longest}: it must be more than before, which is ${clips.before}`)
+      if (motion?.burst && motion.burst.framesPerSecond <= framesPerSecond)
+        found(['cameras', at, 'motion', 'burst', 'framesPerSecond'], `is ${motion.burst.framesPerSecond}: it must be more than framesPerSecond, which is ${framesPerSecond}`)
+    })
     if (settings.kafka.mechanism && !(settings.kafka.username && settings.kafka.password))
       found(['kafka', 'username'], 'and kafka.password are missing: kafka.mechanism needs both')
     if (settings.kafka.username && !settings.kafka.mechanism) found(['kafka', 'mechanism'], `is missing: there is a user name${explain(describedAt(['kafka', 'mechanism']))}`)
@@ -317,6 +364,8 @@ s3:
 # uploads:
 #   concurrency: 6
 #   limit: 2 MB       # most bytes a second
+#   windows: ['22:00-06:00']   # when frames go out
+#   outside: live     # and at other times: live frames only, or nothing
 
 cameras:
 ${cameras.length > 0 ? cameras.join('\n') : '  - id: door\n    address: rtsp://10.0.0.7/stream\n    framesPerSecond: 5'}
@@ -328,6 +377,10 @@ ${cameras.length > 0 ? cameras.join('\n') : '  - id: door\n    address: rtsp://1
     #   hold: 2
     #   heartbeat: 60
     #   ignore: [[0, 0, 1, 0.1]]
+    #   burst: { framesPerSecond: 15, seconds: 2 }
+    # clips:          # of every motion, or on command, with what came before
+    #   before: 5
+    #   after: 5
     # masks: [[0.8, 0.8, 0.2, 0.2]]
     # width: 1280
 `

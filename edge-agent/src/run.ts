@@ -123,18 +123,14 @@ export async function runAgent(file: string): Promise<void> {
         lifetime.signal,
       )
       connected.catch(() => {})
-      const cameras = new Cameras({ spool, log, ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, metrics: cameraMetrics(metrics) }, fail)
+      const cameras = new Cameras({ spool, folder: config.spool.folder, log, ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, metrics: cameraMetrics(metrics) }, fail)
       const desired: DesiredState = { version: '', error: '' }
       const wishes = {
         ...{ agentId: config.agent, folder: config.spool.folder, state: desired, log },
         fulfil: (wish: AgentDesired) => cameras.become(settingsWith(file, wish).cameras),
       }
       const about = { agentId: config.agent, siteId: config.site, version, desired, clock: { skew: 0 } }
-      lifetime.run(
-        'uploader',
-        (signal) => runUploader(spool, store, identity, { concurrency: config.uploads.concurrency, limit: bytesOf(config.uploads.limit ?? '0 B') }, log, signal),
-        fail,
-      )
+      lifetime.run('uploader', (signal) => runUploader(spool, store, identity, { ...config.uploads, limit: bytesOf(config.uploads.limit ?? '0 B') }, log, signal), fail)
       lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, log, signal)), fail)
       lifetime.run('reporter', (signal) => connected.then(() => runReporter(() => cameras.all, spool, producer, codec, about, log, signal)), fail)
       lifetime.own('cameras', cameras, (open) => open.close())
@@ -161,6 +157,15 @@ export async function runAgent(file: string): Promise<void> {
           if (!camera) return textAnswer(404, `there is no camera ${capture[1]}`)
           camera.wanted = true
           return textAnswer(202, `the next picture of ${capture[1]} is kept`)
+        }
+        const record = /^\/cameras\/([^/]+)\/record\/(\d+)$/.exec(path)
+        if (method === 'POST' && record) {
+          const [, id = '', seconds = '0'] = record
+          const camera = cameras.find(id)
+          if (!camera) return textAnswer(404, `there is no camera ${id}`)
+          if (!camera.ring) return textAnswer(409, `camera ${id} records no clips; give it the setting clips`)
+          if (!camera.ring.event(Date.now(), Number(seconds) * 1000)) return textAnswer(409, `camera ${id} gives no stream to record now`)
+          return textAnswer(202, `a clip of ${id} is recorded, with what came before, and ${seconds} s more`)
         }
         return method === 'POST' ? changeScene(cameras.all, path, log) : undefined
       }

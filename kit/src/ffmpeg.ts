@@ -9,8 +9,8 @@ import type { Bytes } from './units.ts'
 
 export interface Ffmpeg {
   readonly jpegs: AsyncIterable<Buffer>
-  /** Where `sideOutput` is asked for: what it writes to descriptor 3. */
-  readonly side: Readable | undefined
+  /** What it writes to `pipe:3` and on, as many as were asked for. */
+  readonly sides: readonly Readable[]
   /** The last lines it wrote to stderr. */
   readonly said: () => string
   readonly stop: () => void
@@ -22,8 +22,8 @@ export interface FfmpegOptions {
   readonly memory?: Bytes
   /** Each line it writes to stderr. */
   readonly onLine?: (line: string) => void
-  /** It has a second output, `pipe:3`. */
-  readonly sideOutput?: boolean
+  /** How many more outputs it has: `pipe:3`, `pipe:4` … */
+  readonly sideOutputs?: number
 }
 
 /** Linux ends a child with its parent, also when that is killed; elsewhere ffmpeg ends with the next picture it cannot hand over. */
@@ -38,7 +38,11 @@ function limited(program: string, args: readonly string[], memory: Bytes | undef
 export function startFfmpeg(program: string, args: readonly string[], signal: AbortSignal, options: FfmpegOptions = {}): Ffmpeg {
   const [command, all] = limited(program, ['-hide_banner', '-nostdin', '-loglevel', 'warning', ...args], options.memory)
   const [run, leashed] = leash ? [leash, ['--pdeathsig', 'KILL', command, ...all]] : [command, all]
-  const child = spawn(run, leashed, { stdio: ['ignore', 'pipe', 'pipe', ...(options.sideOutput ? (['pipe'] as const) : [])] }) as ChildProcessByStdio<null, Readable, Readable>
+  const child = spawn(run, leashed, { stdio: ['ignore', 'pipe', 'pipe', ...Array.from({ length: options.sideOutputs ?? 0 }, () => 'pipe' as const)] }) as ChildProcessByStdio<
+    null,
+    Readable,
+    Readable
+  >
   let lines = ''
   const { onLine } = options
   if (onLine) createInterface({ input: child.stderr }).on('line', onLine)
@@ -57,7 +61,7 @@ export function startFfmpeg(program: string, args: readonly string[], signal: Ab
   }
   signal.addEventListener('abort', stop, { once: true })
   void ended.then(() => signal.removeEventListener('abort', stop))
-  return { jpegs: jpegsOf(child.stdout), side: (child.stdio[3] as Readable | null | undefined) ?? undefined, said: () => redact(lines.trim()), stop, ended }
+  return { jpegs: jpegsOf(child.stdout), sides: (child.stdio as readonly unknown[]).slice(3) as Readable[], said: () => redact(lines.trim()), stop, ended }
 }
 
 /** Runs ffprobe to its end and gives what it printed. */

@@ -124,7 +124,7 @@ function withSquare(x: number, y: number, size = 12): Uint8Array {
 const usual = { threshold: 0.004, hold: 2, heartbeat: 60, areas: [], ignore: [] }
 
 test('the gate opens with motion, holds for a while, and lets a heartbeat through when nothing moves', () => {
-  const gate = new MotionGate(usual)
+  const gate = new MotionGate(usual, 5)
   expect(gate.judge(still, 0).why).toBe('heartbeat')
   expect(gate.judge(still, 1_000)).toMatchObject({ keep: false, changed: 0, why: 'still' })
   expect(gate.judge(withSquare(0.5, 0.5), 2_000)).toMatchObject({ keep: true, why: 'motion' })
@@ -133,13 +133,25 @@ test('the gate opens with motion, holds for a while, and lets a heartbeat throug
   expect(gate.judge(still, 64_000).why).toBe('heartbeat')
 })
 
+test('when motion begins pictures are kept at the rate of the burst, and later at the usual one', () => {
+  const gate = new MotionGate({ ...usual, burst: { framesPerSecond: 20, seconds: 1 } }, 5)
+  gate.judge(still, 0)
+  const kept = (from: number, to: number): number => {
+    let count = 0
+    for (let at = from; at < to; at += 50) if (gate.judge(withSquare(0.1 + ((at / 50) % 8) / 10, 0.5), at).keep) count += 1
+    return count
+  }
+  expect(kept(1_000, 2_000)).toBe(20)
+  expect(kept(2_000, 4_000)).toBe(10)
+})
+
 test('motion counts where it is asked for, and not where it is ignored; what stays becomes background', () => {
-  const areas = new MotionGate({ ...usual, areas: [[0, 0, 0.4, 1]] })
-  const ignores = new MotionGate({ ...usual, ignore: [[0.45, 0.45, 0.3, 0.3]] })
+  const areas = new MotionGate({ ...usual, areas: [[0, 0, 0.4, 1]] }, 5)
+  const ignores = new MotionGate({ ...usual, ignore: [[0.45, 0.45, 0.3, 0.3]] }, 5)
   for (const gate of [areas, ignores]) gate.judge(still, 0)
   expect([areas.judge(withSquare(0.5, 0.5), 1_000).why, areas.judge(withSquare(0.1, 0.1), 2_000).why]).toEqual(['still', 'motion'])
   expect([ignores.judge(withSquare(0.5, 0.5), 1_000).why, ignores.judge(withSquare(0.1, 0.1), 2_000).why]).toEqual(['still', 'motion'])
-  const gate = new MotionGate({ ...usual, heartbeat: 0 })
+  const gate = new MotionGate({ ...usual, heartbeat: 0 }, 5)
   gate.judge(still, 0)
   // a van that parked
   const kept = Array.from({ length: 200 }, (_, at) => gate.judge(withSquare(0.5, 0.5), 1_000 + at * 200).keep)

@@ -2,7 +2,7 @@
 import type { Readable } from 'node:stream'
 import { startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
-import type { CameraSettings } from '../config.ts'
+import { type CameraSettings, ratesOf } from '../config.ts'
 import { motionHeight, motionWidth } from './motion.ts'
 import { type Captured, refusalOf, type SourceContext, SourceFailure } from './source.ts'
 
@@ -24,13 +24,24 @@ export function finishingFilters({ masks = [], width }: Pick<CameraSettings, 'ma
   return [...masks.map(([x, y, w, h]) => `drawbox=x=iw*${x}:y=ih*${y}:w=iw*${w}:h=ih*${h}:color=black:t=fill`), ...(width === undefined ? [] : [`scale='min(${width},iw)':-2`])]
 }
 
-/** Arguments from the input on. */
-export function outputArgs(settings: CameraSettings, gray: boolean): string[] {
-  const filters = [`fps=${settings.framesPerSecond ?? 5}`, ...finishingFilters(settings)].join(',')
-  const jpeg = ['-q:v', String(settings.quality ?? 3), '-f', 'mpjpeg', 'pipe:1']
-  if (!gray) return ['-an', '-vf', filters, ...jpeg]
-  const graph = `[0:v:0]${filters},split[picture][seen];[seen]scale=${motionWidth}:${motionHeight}:flags=area,format=gray[gray]`
-  return ['-filter_complex', graph, '-map', '[picture]', ...jpeg, '-map', '[gray]', '-f', 'rawvideo', 'pipe:3']
+/** Arguments from the input on: pictures to `pipe:1`, then as asked for the small gray ones and the stream itself. */
+export function outputArgs(settings: CameraSettings, { gray, clips }: { readonly gray: boolean; readonly clips: boolean }): string[] {
+  const { masks = [], quality = 3 } = settings
+  const filters = [`fps=${ratesOf(settings).asked}`, ...finishingFilters(settings)].join(',')
+  const jpeg = ['-q:v', String(quality), '-f', 'mpjpeg', 'pipe:1']
+  // what is masked cannot be copied: it is encoded again, at the rate of the pictures
+  const copies = clips && masks.length === 0
+  const names = ['picture', ...(gray ? ['seen'] : []), ...(clips && !copies ? ['masked'] : [])]
+  const graph = [
+    `[0:v:0]${filters},split=${names.length}${names.map((name) => `[${name}]`).join('')}`,
+    ...(gray ? [`[seen]scale=${motionWidth}:${motionHeight}:flags=area,format=gray[gray]`] : []),
+  ]
+  const again = ['-map', '[masked]', '-c:v', 'libx264', '-preset', 'ultrafast', '-tune', 'zerolatency', '-g', String(Math.ceil(ratesOf(settings).asked * 2))]
+  return [
+    ...(names.length > 1 ? ['-filter_complex', graph.join(';'), '-map', '[picture]', ...jpeg] : ['-map', '0:v:0', '-vf', filters, ...jpeg]),
+    ...(gray ? ['-map', '[gray]', '-f', 'rawvideo', 'pipe:3'] : []),
+    ...(clips ? [...(copies ? ['-map', '0:v:0', '-c', 'copy'] : again), '-f', 'mpegts', '-flush_packets', '1', `pipe:${gray ? 4 : 3}`] : []),
+  ]
 }
 
 /** Chunks → pieces of exactly `size` bytes. */
@@ -49,8 +60,14 @@ export async function* ffmpegPictures(
   context: SourceContext,
   signal: AbortSignal,
 ): AsyncGenerator<Captured> {
-  const ffmpeg = startFfmpeg(context.ffmpeg, [...inputArgs, ...outputArgs(settings, context.wantsGray)], signal, { sideOutput: context.wantsGray })
-  const grays = ffmpeg.side ? piecesOf(ffmpeg.side, motionWidth * motionHeight) : undefined
+  const { wantsGray, ring } = context
+  const ffmpeg = startFfmpeg(context.ffmpeg, [...inputArgs, ...outputArgs(settings, { gray: wantsGray, clips: ring !== undefined })], signal, {
+    sideOutputs: Number(wantsGray) + Number(ring !== undefined),
+  })
+  const sides = [...ffmpeg.sides]
+  const graySide = wantsGray ? sides.shift() : undefined
+  const grays = graySide && piecesOf(graySide, motionWidth * motionHeight)
+  sides[0]?.on('data', (chunk: Buffer) => ring?.push(chunk, Date.now()))
   const jpegs = ffmpeg.jpegs[Symbol.asyncIterator]()
   // one picture is always asked for ahead: ffmpeg may have to hand it over before the gray one of the picture in hand
   let ahead = jpegs.next()

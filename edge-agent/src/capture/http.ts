@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { rootMessage } from '@frameloop/kit/fault'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
 import { redact } from '@frameloop/kit/log'
-import type { CameraSettings } from '../config.ts'
+import { type CameraSettings, ratesOf } from '../config.ts'
 import { fetchWithLogin } from './http-login.ts'
 import { type Captured, refusalOf, type Source, SourceFailure } from './source.ts'
 
@@ -42,7 +42,7 @@ export function httpSource(settings: CameraSettings): Source {
   url.username = ''
   url.password = ''
   const sourceName = redact(url.href)
-  const interval = 1000 / (settings.framesPerSecond ?? 5)
+  const interval = 1000 / ratesOf(settings).asked
   const ask = async (signal: AbortSignal): Promise<Response> => {
     const response = await fetchWithLogin(url, login, signal).catch((thrown: unknown) => {
       throw new SourceFailure('backing off', /ECONNREFUSED/.test(rootMessage(thrown)) ? 'nothing answers at the camera address' : rootMessage(thrown), thrown)

@@ -3,7 +3,7 @@
  * Measured on the test footage: this keeps every picture in which a background subtractor finds something, where ffmpeg's
  * scene filter drops most of them.
  */
-import type { EpochMs } from '@frameloop/kit/units'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import type { Motion } from '../config.ts'
 
 export const motionWidth = 160
@@ -37,9 +37,14 @@ export class MotionGate {
   #background: Float32Array | undefined
   #movedAt: EpochMs = Number.NEGATIVE_INFINITY
   #keptAt: EpochMs = Number.NEGATIVE_INFINITY
+  #beganAt: EpochMs = Number.NEGATIVE_INFINITY
+  /** Between pictures that are kept while something moves; 0: each. */
+  readonly #interval: Ms
 
-  constructor(settings: Motion) {
+  /** `framesPerSecond`: kept while something moves, where a burst makes the source give more. */
+  constructor(settings: Motion, framesPerSecond: number) {
     this.#settings = settings
+    this.#interval = settings.burst ? 1000 / framesPerSecond : 0
     if (settings.areas.length === 0) this.#watched.fill(1)
     for (const area of settings.areas) fill(this.#watched, area, 1)
     for (const area of settings.ignore) fill(this.#watched, area, 0)
@@ -62,10 +67,18 @@ export class MotionGate {
       }
     }
     const share = changed / this.#count
-    if (share >= this.#settings.threshold) this.#movedAt = at
-    const { hold, heartbeat } = this.#settings
-    const why = at - this.#movedAt <= hold * 1000 ? 'motion' : heartbeat > 0 && at - this.#keptAt >= heartbeat * 1000 ? 'heartbeat' : 'still'
-    if (why !== 'still') this.#keptAt = at
-    return { keep: why !== 'still', changed: share, why }
+    const { threshold, hold, heartbeat, burst } = this.#settings
+    if (share >= threshold) {
+      if (at - this.#movedAt > hold * 1000) this.#beganAt = at
+      this.#movedAt = at
+    }
+    const sinceKept = at - this.#keptAt
+    const isMotion = at - this.#movedAt <= hold * 1000
+    const isBurst = burst !== undefined && at - this.#beganAt < burst.seconds * 1000
+    const why = isMotion ? 'motion' : heartbeat > 0 && sinceKept >= heartbeat * 1000 ? 'heartbeat' : 'still'
+    // pictures come a little early or late
+    const keep = why === 'heartbeat' || (isMotion && (isBurst || sinceKept >= this.#interval * 0.9))
+    if (keep) this.#keptAt = at
+    return { keep, changed: share, why }
   }
 }

@@ -1,10 +1,11 @@
 /** A camera's address → the source that captures from it. */
 import { Fault } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
-import type { CameraSettings } from '../config.ts'
+import { type CameraSettings, ratesOf } from '../config.ts'
 import { fileSource } from './file.ts'
 import { folderSource } from './folder.ts'
 import { httpSource } from './http.ts'
+import { onvifSource } from './onvif.ts'
 import { rtspSource } from './rtsp.ts'
 import { simulatorSource } from './simulator.ts'
 import type { Source } from './source.ts'
@@ -24,16 +25,18 @@ export function openSource(camera: CameraSettings): Source {
     case 'simulator':
       return simulatorSource({
         seed: Number(query.get('seed') ?? 1),
-        framesPerSecond: camera.framesPerSecond ?? 5,
+        framesPerSecond: ratesOf(camera).asked,
         origin: Number(query.get('origin') ?? Date.now()),
       })
     case 'file':
       return fileSource({ path, loop: query.get('loop') !== 'false', realTime: query.get('speed') !== 'max' }, camera)
     case 'folder':
-      return folderSource({ path, framesPerSecond: camera.framesPerSecond ?? 5 })
+      return folderSource({ path, framesPerSecond: ratesOf(camera).asked })
     case 'rtsp':
     case 'rtsps':
       return rtspSource(camera)
+    case 'onvif':
+      return onvifSource(camera)
     case 'http':
     case 'https':
       return httpSource(camera)
@@ -42,7 +45,7 @@ export function openSource(camera: CameraSettings): Source {
     default:
       throw new Fault(
         'SOURCE_UNREADABLE',
-        `No source understands the address ${redact(camera.address)} of camera ${camera.id}; it begins with rtsp:, rtsps:, http:, https:, v4l2:, file:, folder: or simulator:`,
+        `No source understands the address ${redact(camera.address)} of camera ${camera.id}; it begins with rtsp:, rtsps:, onvif:, http:, https:, v4l2:, file:, folder: or simulator:`,
         { cameraId: camera.id },
       )
   }

@@ -1,6 +1,7 @@
 /** What a camera is to the agent: something to connect to that then gives pictures, and a state that people understand. */
 import type { Log } from '@frameloop/kit/log'
 import type { EpochMs, Ms, Us } from '@frameloop/kit/units'
+import type { ClipRing } from './clip-ring.ts'
 
 export interface Captured {
   readonly bytes: Buffer
@@ -46,12 +47,14 @@ export interface SourceContext {
   readonly ffprobe: string
   /** Whether pictures should come with `gray`. */
   readonly wantsGray: boolean
+  /** Where the stream itself goes, for clips. */
+  readonly ring?: ClipRing
   /** Something worth telling while pictures come. */
   readonly say: (message: string) => void
 }
 
 export interface Source {
-  readonly kind: 'simulator' | 'file' | 'folder' | 'rtsp' | 'http' | 'v4l2'
+  readonly kind: 'simulator' | 'file' | 'folder' | 'rtsp' | 'onvif' | 'http' | 'v4l2'
   /** Longest silence before the connection counts as dead; absent where silence is normal. */
   readonly patience?: { readonly first: Ms; readonly next: Ms }
   /** Masks and size are taken care of already. */

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { announceable } from '../announce/announcer.ts'
 import type { Entry } from '../spool/contents.ts'
-import { UploadQueue } from './lanes.ts'
+import { openingAt, UploadQueue } from './lanes.ts'
 import { freeAfter } from './uploader.ts'
 
 const at = (capturedAt: number) => ({ head: { capturedAt } })
@@ -50,4 +50,13 @@ test('no more than the limit goes out, whatever the sizes', () => {
   let free = 0
   expect([1_000, 4_000, 500, 2_000].map((bytes) => (free = freeAfter(free, 0, bytes, 1_000)))).toEqual([1_000, 5_000, 5_500, 7_500])
   expect(freeAfter(0, 7, 1_000, 0)).toBe(7)
+})
+
+test('frames go out in their windows, also over midnight, and at other times what was asked for', () => {
+  const at = (hours: number, minutes: number): Date => new Date(2026, 10, 25, hours, minutes)
+  const nights = ['22:00-06:30', '12:00-12:30']
+  expect([at(22, 0), at(23, 59), at(0, 0), at(6, 29), at(12, 0)].map((when) => openingAt(nights, 'nothing', when))).toEqual(Array.from({ length: 5 }, () => 'all'))
+  expect([at(6, 30), at(12, 30), at(21, 59)].map((when) => openingAt(nights, 'nothing', when))).toEqual(['nothing', 'nothing', 'nothing'])
+  expect(openingAt(nights, 'live', at(10, 0))).toBe('live')
+  expect(openingAt([], 'nothing', at(10, 0))).toBe('all')
 })

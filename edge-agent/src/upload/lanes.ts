@@ -9,6 +9,19 @@ export function laneOf(capturedAt: EpochMs, now: EpochMs): Lane {
   return now - capturedAt > liveWindow ? 'backlog' : 'live'
 }
 
+/** Which lanes may go out. */
+export type Opening = 'all' | 'live' | 'nothing'
+
+/** `windows`: `HH:MM-HH:MM` of the machine's own clock, also over midnight; none: always. Outside of them goes what `outside` says. */
+export function openingAt(windows: readonly string[], outside: Exclude<Opening, 'all'>, at: Date): Opening {
+  const minute = at.getHours() * 60 + at.getMinutes()
+  const isOpen = windows.some((window) => {
+    const [from = 0, to = 0] = window.split('-').map((time) => Number(time.slice(0, 2)) * 60 + Number(time.slice(3, 5)))
+    return from <= to ? from <= minute && minute < to : minute >= from || minute < to
+  })
+  return windows.length === 0 || isOpen ? 'all' : outside
+}
+
 interface Queued {
   readonly head: { readonly capturedAt: EpochMs }
 }

@@ -11,7 +11,7 @@ import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-key
 import { signClaim } from '@frameloop/schemas/signature'
 import type { Entry, FrameHead } from '../spool/contents.ts'
 import type { Spool } from '../spool/spool.ts'
-import { UploadQueue } from './lanes.ts'
+import { openingAt, UploadQueue } from './lanes.ts'
 
 export interface Identity {
   readonly agentId: string
@@ -41,6 +41,9 @@ export interface UploadLimits {
   readonly concurrency: number
   /** Most bytes a second; 0: as many as go through. */
   readonly limit: Bytes
+  /** When, and what goes out at other times. */
+  readonly windows: readonly string[]
+  readonly outside: 'live' | 'nothing'
 }
 
 /** When the uplink is free again after `bytes` more, so that no more than `limit` bytes a second go out; `free` is when it was. */
@@ -48,7 +51,8 @@ export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Byte
   return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
 }
 
-export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, { concurrency, limit }: UploadLimits, log: Log, signal: AbortSignal): Promise<void> {
+export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, limits: UploadLimits, log: Log, signal: AbortSignal): Promise<void> {
+  const { concurrency, limit, windows, outside } = limits
   let failures = 0
   let free = 0
   const queue = new UploadQueue<Entry>()
@@ -108,7 +112,9 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
     while (running.size < concurrency) {
       const now = Date.now()
       if (free > now) break
-      const entry = queue.take(now, concurrency - running.size, Math.min(2, concurrency - 1))
+      const opening = openingAt(windows, outside, new Date(now))
+      if (opening === 'nothing') break
+      const entry = queue.take(now, concurrency - running.size, opening === 'live' ? concurrency : Math.min(2, concurrency - 1))
       if (!entry) break
       if (!spool.holds(entry)) continue
       free = freeAfter(free, now, entry.bytes, limit)

@@ -1,0 +1,123 @@
+/** An ONVIF camera: it is asked where its pictures are, which then come over RTSP, or one by one over HTTP. */
+import { networkInterfaces } from 'node:os'
+import { toError } from '@frameloop/kit/fault'
+import type { Ms } from '@frameloop/kit/units'
+import { Cam, Discovery } from 'onvif/promises/index.js'
+import type { CameraSettings } from '../config.ts'
+import { httpSource } from './http.ts'
+import { rtspSource } from './rtsp.ts'
+import { refusalOf, type Source, SourceFailure } from './source.ts'
+
+const patience: Ms = 8_000
+
+interface Profile {
+  readonly name: string
+  readonly $: { readonly token: string }
+  readonly videoEncoderConfiguration?: { readonly encoding?: string; readonly resolution?: { readonly width: number; readonly height: number } }
+}
+
+/** What is used of the client: its own types know only calls with callbacks. */
+interface Client {
+  readonly profiles?: readonly Profile[]
+  connect(): Promise<unknown>
+  getStreamUri(of: { readonly protocol: 'RTSP'; readonly profileToken: string }): Promise<{ readonly uri: string }>
+  getSnapshotUri(of: { readonly profileToken: string }): Promise<{ readonly uri: string }>
+}
+
+function shownProfile({ name, videoEncoderConfiguration: { encoding, resolution } = {} }: Profile): string {
+  return `${name}${resolution ? ` (${encoding ?? 'video'} ${resolution.width}x${resolution.height})` : ''}`
+}
+
+/** What the camera's answer, or its silence, means. */
+function failureOf(thrown: unknown): SourceFailure {
+  const said = toError(thrown).message
+  if (/NotAuthorized|not authorized|authority failure|authentication failed|\b401\b/i.test(said)) return refusalOf(401, 'stream') ?? new SourceFailure('refused', said)
+  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|timeout/i.test(said)) return new SourceFailure('backing off', `no ONVIF camera answers at the address: ${said}`, thrown)
+  return new SourceFailure('wrong', `the camera does not answer as ONVIF cameras do: ${said}`, thrown)
+}
+
+export interface OnvifPlace {
+  readonly stream: string
+  /** Undefined where the camera gives no single pictures. */
+  readonly snapshot: string | undefined
+  readonly profiles: readonly string[]
+}
+
+/** `onvif://HOST[:PORT][/PATH][?profile=NAME]` → where its pictures are. Throws `SourceFailure`. */
+export async function askOnvif({ address, username, password }: CameraSettings): Promise<OnvifPlace> {
+  const { hostname, port, pathname, searchParams } = new URL(address)
+  const camera = new Cam({
+    hostname,
+    ...(port ? { port: Number(port) } : {}),
+    ...(pathname.length > 1 ? { path: pathname } : {}),
+    ...(username === undefined ? {} : { username, password: password ?? '' }),
+    timeout: patience,
+    autoconnect: false,
+    // behind a forwarded port a camera names addresses that only its own network knows
+    preserveAddress: true,
+  }) as unknown as Client
+  try {
+    await camera.connect()
+    const { profiles = [] } = camera
+    const wanted = searchParams.get('profile')
+    const profile = wanted === null ? profiles[0] : profiles.find(({ name, $: { token } }) => name === wanted || token === wanted)
+    if (!profile)
+      throw new SourceFailure('wrong', wanted === null ? 'the camera has no video profile' : `the camera has no profile ${wanted}; it has ${profiles.map(shownProfile).join(', ')}`)
+    const profileToken = profile.$.token
+    const { uri: stream } = await camera.getStreamUri({ protocol: 'RTSP', profileToken })
+    const snapshot = await camera.getSnapshotUri({ profileToken }).catch(() => undefined)
+    return { stream, snapshot: snapshot?.uri, profiles: profiles.map(shownProfile) }
+  } catch (thrown) {
+    throw thrown instanceof SourceFailure ? thrown : failureOf(thrown)
+  }
+}
+
+export function onvifSource(settings: CameraSettings): Source {
+  const isSnapshot = new URL(settings.address).searchParams.has('snapshot')
+  return {
+    kind: 'onvif',
+    patience: { first: 15_000 + patience, next: 5_000 },
+    finishes: !isSnapshot,
+    async *pictures(context, signal) {
+      const { stream, snapshot } = await askOnvif(settings)
+      if (signal.aborted) return
+      if (!isSnapshot) yield* rtspSource({ ...settings, address: stream }).pictures(context, signal)
+      else if (snapshot) yield* httpSource({ ...settings, address: snapshot }).pictures(context, signal)
+      else throw new SourceFailure('wrong', 'the camera gives no single pictures; leave ?snapshot out')
+    },
+  }
+}
+
+export interface FoundCamera {
+  readonly name: string
+  readonly model: string
+  /** As it is written into the configuration. */
+  readonly address: string
+}
+
+interface ProbeMatch {
+  readonly XAddrs?: string
+  readonly scopes?: string | { readonly _?: string }
+}
+
+/** Cameras that answer to WS-Discovery on any network of this machine, within `wait`. */
+export async function findCameras(wait: Ms): Promise<FoundCamera[]> {
+  const devices = Object.entries(networkInterfaces()).flatMap(([device, addresses]) => (addresses?.some(({ family }) => family === 'IPv4') ? [device] : []))
+  // what is no answer at all is of no interest
+  const ignore = (): void => {}
+  Discovery.on('error', ignore)
+  const answers = await Promise.all(devices.map((device) => Discovery.probe({ device, timeout: wait, resolve: false }).catch(() => [])))
+  Discovery.removeListener('error', ignore)
+  const found = new Map<string, FoundCamera>()
+  for (const answer of answers.flat()) {
+    const match = (answer as { readonly probeMatches?: { readonly probeMatch?: ProbeMatch } }).probeMatches?.probeMatch
+    const [first] = (match?.XAddrs ?? '').split(' ')
+    if (!first || !URL.canParse(first)) continue
+    const { hostname, port, pathname } = new URL(first)
+    const scopes = typeof match?.scopes === 'string' ? match.scopes : (match?.scopes?._ ?? '')
+    const scope = (kind: string): string => decodeURIComponent(new RegExp(`onvif://www\\.onvif\\.org/${kind}/(\\S+)`).exec(scopes)?.[1] ?? '')
+    const address = `onvif://${hostname}${port ? `:${port}` : ''}${pathname === '/onvif/device_service' ? '' : pathname}`
+    found.set(address, { name: scope('name'), model: scope('hardware'), address })
+  }
+  return [...found.values()]
+}
