@@ -136,6 +136,7 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
   const digests = pictures.map((picture) => sha256Hex(picture))
   const concurrency = 8
   const ratios: number[] = []
+  const toPlain: number[] = []
   for (let round = 0; round <= uploadRounds; round += 1) {
     const spool = await Spool.open({ folder: join(folder, `upload-${round}`), capacity: 4_000_000_000, segmentBytes: 16_000_000 }, log)
     const epoch = mintEpoch()
@@ -150,10 +151,10 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
       await running
       return took
     }
-    const bare = async (): Promise<number> => {
+    const bare = async (what: string, headers: Readonly<Record<string, string>>): Promise<number> => {
       const agent = new Agent({ keepAlive: true, maxSockets: concurrency })
       const paths = Array.from({ length: uploads }, (_, n) =>
-        signedPut(endpoint, 'frameloop-raw', `bare/${round}-${epoch}-${n}.jpg`, env['AWS_ACCESS_KEY_ID'] ?? '', env['AWS_SECRET_ACCESS_KEY'] ?? ''),
+        signedPut(endpoint, 'frameloop-raw', `${what}/${round}-${epoch}-${n}.jpg`, env['AWS_ACCESS_KEY_ID'] ?? '', env['AWS_SECRET_ACCESS_KEY'] ?? ''),
       )
       const since = performance.now()
       let at = 0
@@ -162,7 +163,7 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
           const body = pictures[n % pictures.length] as Buffer
           await new Promise<void>((resolve, reject) => {
             const asked = request(
-              { host: endpoint.hostname, port: endpoint.port, path: paths[n], method: 'PUT', agent, headers: { 'content-length': body.length } },
+              { host: endpoint.hostname, port: endpoint.port, path: paths[n], method: 'PUT', agent, headers: { 'content-length': body.length, ...headers } },
               (response) => {
                 response.resume()
                 response.on('end', () => (response.statusCode === 200 ? resolve() : reject(new Error(`PUT was answered with ${response.statusCode}`))))
@@ -177,16 +178,24 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
       agent.destroy()
       return performance.now() - since
     }
-    const [first, second] = round % 2 === 0 ? [ours, bare] : [bare, ours]
+    // what is asked of the store is what ours asks: a condition, a type; and beside it a loop that asks for nothing
+    const same = (): Promise<number> => bare('same', { 'if-none-match': '*', 'content-type': 'image/jpeg' })
+    const [first, second] = round % 2 === 0 ? [ours, same] : [same, ours]
     const [a, b] = [await first(), await second()]
-    const ratio = round % 2 === 0 ? b / a : a / b
+    const [took, sameTook] = round % 2 === 0 ? [a, b] : [b, a]
+    const plainTook = await bare('plain', {})
     await spool.close()
-    if (round > 0) ratios.push(ratio)
-    say(`uploads, round ${round}: ${ratio.toFixed(2)} x the bare loop`)
+    if (round > 0) {
+      ratios.push(sameTook / took)
+      toPlain.push(plainTook / took)
+    }
+    say(`uploads, round ${round}: ${(sameTook / took).toFixed(2)} x the bare loop, ${(plainTook / took).toFixed(2)} x one without conditions`)
   }
   store.close()
-  say(`spool to S3: ${shown(ratios)} a bare keep-alive loop of PUTs (${uploads} frames of ${Math.round((pictures[0]?.length ?? 0) / 1000)} kB, ${concurrency} at a time)`)
-  return { ratios }
+  say(
+    `spool to S3: ${shown(ratios)} a bare keep-alive loop of PUTs (${uploads} frames of ${Math.round((pictures[0]?.length ?? 0) / 1000)} kB, ${concurrency} at a time), ${shown(toPlain)} one without conditions`,
+  )
+  return { ratios, toPlain }
 }
 
 /** Writes mpjpeg to its standard output, `rate` pictures a second from `at` on, whatever the reader does. */
@@ -317,7 +326,14 @@ async function benchManyCameras(folder: string, pictures: readonly Buffer[], env
     })
     const running = [
       ...cameras.map((camera) => runCamera(camera, tools, stop.signal)),
-      runUploader(spool, store, { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' }, { concurrency: 6, limit: 0, windows: [], outside: 'live' }, log, stop.signal),
+      runUploader(
+        spool,
+        store,
+        { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' },
+        { concurrency: 6, limit: 0, windows: [], outside: 'live' },
+        log,
+        stop.signal,
+      ),
     ]
     const captured = (): number => cameras.reduce((sum, { seq }) => sum + seq, 0)
     await sleep(5_000)

@@ -1,5 +1,6 @@
 /** A frame's way through the real stack, and what disturbs it. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { AvroDeserializer, AvroSerializer, SchemaRegistryClient, SerdeType } from '@confluentinc/schemaregistry'
 import { openKafka, type Producer } from '@frameloop/kit/kafka'
@@ -99,6 +100,13 @@ test('the thin registry client and the Confluent client read each other', async 
   expect(await codec.decode('MediaLost', await theirs.serialize('media.lost', loss))).toEqual(loss)
   const ours = await codec.encode('media.lost', 'MediaLost', loss)
   expect(await new AvroDeserializer(client, SerdeType.VALUE, {}).deserialize('media.lost', ours)).toMatchObject(loss)
+})
+
+test('the store refuses content that does not have the digest it was sent with, and keeps nothing of it', async () => {
+  const key = `raw/test/${randomUUID()}.jpg`
+  const wrong = { bucket: 'frameloop-raw', key, body: Buffer.from('these bytes'), contentType: 'image/jpeg', sha256: sha256Hex(Buffer.from('other bytes')) }
+  await expect(store.putOnce(wrong)).rejects.toMatchObject({ name: 'BadDigest' })
+  expect(await store.head('frameloop-raw', key)).toBeUndefined()
 })
 
 test('an incompatible schema is refused by the registry', async () => {

@@ -105,6 +105,15 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
     // the client's `requestTimeout` only writes a warning; it is the silence of the socket that ends a request and a body
     requestHandler: { connectionTimeout: 3_000, socketTimeout: silence, httpsAgent: { maxSockets: 32 }, httpAgent: { maxSockets: 32 } },
   })
+  // the checksum is signed, and the store holds the content against it: signing the content too would read it twice, here and there
+  client.middlewareStack.add(
+    (next) => (args) => {
+      const { headers } = args.request as { readonly headers: Record<string, string> }
+      if (headers['x-amz-checksum-sha256']) headers['x-amz-content-sha256'] = 'UNSIGNED-PAYLOAD'
+      return next(args)
+    },
+    { step: 'build', name: 'unsignedPayload' },
+  )
   const call = async <Result>(what: string, act: () => Promise<Result>): Promise<Result> => {
     try {
       return await act()

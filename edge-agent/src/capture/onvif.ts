@@ -2,7 +2,7 @@
 import { networkInterfaces } from 'node:os'
 import { toError } from '@frameloop/kit/fault'
 import type { Ms } from '@frameloop/kit/units'
-import { Cam, Discovery } from 'onvif/promises/index.js'
+import onvif from 'onvif/promises/index.js'
 import type { CameraSettings } from '../config.ts'
 import { httpSource } from './http.ts'
 import { rtspSource } from './rtsp.ts'
@@ -46,7 +46,7 @@ export interface OnvifPlace {
 /** `onvif://HOST[:PORT][/PATH][?profile=NAME]` → where its pictures are. Throws `SourceFailure`. */
 export async function askOnvif({ address, username, password }: CameraSettings): Promise<OnvifPlace> {
   const { hostname, port, pathname, searchParams } = new URL(address)
-  const camera = new Cam({
+  const camera = new onvif.Cam({
     hostname,
     ...(port ? { port: Number(port) } : {}),
     ...(pathname.length > 1 ? { path: pathname } : {}),
@@ -105,9 +105,9 @@ export async function findCameras(wait: Ms): Promise<FoundCamera[]> {
   const devices = Object.entries(networkInterfaces()).flatMap(([device, addresses]) => (addresses?.some(({ family }) => family === 'IPv4') ? [device] : []))
   // what is no answer at all is of no interest
   const ignore = (): void => {}
-  Discovery.on('error', ignore)
-  const answers = await Promise.all(devices.map((device) => Discovery.probe({ device, timeout: wait, resolve: false }).catch(() => [])))
-  Discovery.removeListener('error', ignore)
+  onvif.Discovery.on('error', ignore)
+  const answers = await Promise.all(devices.map((device) => onvif.Discovery.probe({ device, timeout: wait, resolve: false }).catch(() => [])))
+  onvif.Discovery.removeListener('error', ignore)
   const found = new Map<string, FoundCamera>()
   for (const answer of answers.flat()) {
     const match = (answer as { readonly probeMatches?: { readonly probeMatch?: ProbeMatch } }).probeMatches?.probeMatch

@@ -84,6 +84,12 @@ export function recordFrom(number: number, head: unknown): SpoolRecord | undefin
   return kind && ({ kind, head } as SpoolRecord)
 }
 
+/** The sha256 of the body in a record's head; empty where it has none. */
+export function digestIn(record: SpoolRecord | undefined): string {
+  if (record?.kind === 'frame') return record.head.sha256
+  return record?.kind === 'moved' ? record.head.frame.sha256 : ''
+}
+
 const keyOf = (of: { readonly cameraId: string; readonly epoch: string; readonly seq: number }): string => `${of.cameraId} ${of.epoch} ${of.seq}`
 const epochKey = (of: { readonly cameraId: string; readonly epoch: string }): string => `${of.cameraId} ${of.epoch}`
 

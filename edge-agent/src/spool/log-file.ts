@@ -1,9 +1,12 @@
 /**
  * One segment of the spool's log: records behind each other, each
- *   magic u16 | kind u8 | 0 u8 | head length u32 | body length u32 | crc32 u32 over kind, lengths, head and body | head (JSON) | body
- * all big-endian. A record whose CRC does not match at the end of the file is a torn write and is cut off.
+ *   magic u16 | kind u8 | guard u8 | head length u32 | body length u32 | crc32 u32 | head (JSON) | body
+ * all big-endian. The CRC is over kind, guard, lengths and head, and over the body too where guard is 0; where it is 1 the
+ * head has the sha256 of the body, which was computed when the frame was captured: once is enough. A record that is not
+ * whole at the end of the file is a torn write and is cut off.
  */
 
+import { createHash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import type { Bytes } from '@frameloop/kit/units'
 
@@ -20,25 +23,31 @@ export interface LogRecord {
   readonly end: Bytes
 }
 
-export function encodeRecord(kind: number, head: unknown, body: Uint8Array): Buffer[] {
+/** `digest`: the head has the sha256 of the body. */
+export function encodeRecord(kind: number, head: unknown, body: Uint8Array, digest = false): Buffer[] {
   const headBytes = Buffer.from(JSON.stringify(head), 'utf8')
   const header = Buffer.alloc(recordHeaderBytes)
   header.writeUInt16BE(magic, 0)
   header.writeUInt8(kind, 2)
+  header.writeUInt8(digest ? 1 : 0, 3)
   header.writeUInt32BE(headBytes.length, 4)
   header.writeUInt32BE(body.byteLength, 8)
-  header.writeUInt32BE(crc32(body, crc32(headBytes, crc32(header.subarray(2, 12)))), 12)
+  const crc = crc32(headBytes, crc32(header.subarray(2, 12)))
+  header.writeUInt32BE(digest ? crc : crc32(body, crc), 12)
   return [header, headBytes, Buffer.from(body.buffer, body.byteOffset, body.byteLength)]
 }
 
 export type Scan = { readonly records: readonly LogRecord[]; readonly intactUntil: Bytes; readonly broken: readonly { readonly at: Bytes; readonly end: Bytes }[] }
 
-/** Whether a whole record begins here. */
+/** Whether a record begins here and is whole, but for a body that its head has the digest of. */
 function isIntact(file: Buffer, at: number): boolean {
   if (at + recordHeaderBytes > file.length || file.readUInt16BE(at) !== magic) return false
   const headAt = at + recordHeaderBytes
-  const end = headAt + file.readUInt32BE(at + 4) + file.readUInt32BE(at + 8)
-  return end <= file.length && crc32(file.subarray(headAt, end), crc32(file.subarray(at + 2, at + 12))) === file.readUInt32BE(at + 12)
+  const bodyAt = headAt + file.readUInt32BE(at + 4)
+  const end = bodyAt + file.readUInt32BE(at + 8)
+  if (end > file.length) return false
+  const guarded = file.subarray(headAt, file[at + 3] === 1 ? bodyAt : end)
+  return crc32(guarded, crc32(file.subarray(at + 2, at + 12))) === file.readUInt32BE(at + 12)
 }
 
 const magicBytes = Buffer.from([magic >> 8, magic & 0xff])
@@ -48,26 +57,35 @@ function nextIntact(file: Buffer, from: number): number | undefined {
   return undefined
 }
 
-/** Reads a whole segment. Bytes between intact records are reported as broken; behind the last one the rest is a torn tail. */
-export function scanSegment(file: Buffer): Scan {
+/**
+ * Reads a whole segment. Bytes between intact records are reported as broken; behind the last one the rest is a torn tail.
+ * `digestOf`: the sha256 in a head, where bodies are to be held against it as well.
+ */
+export function scanSegment(file: Buffer, digestOf?: (kind: number, head: unknown) => string): Scan {
   const records: LogRecord[] = []
   const broken: { at: Bytes; end: Bytes }[] = []
   let at = 0
   while (at + recordHeaderBytes <= file.length) {
-    const headLength = file.readUInt32BE(at + 4)
-    const bodyLength = file.readUInt32BE(at + 8)
-    const headAt = at + recordHeaderBytes
-    let end = headAt + headLength + bodyLength
-    if (isIntact(file, at)) {
-      records.push({ kind: file.readUInt8(at + 2), head: JSON.parse(file.toString('utf8', headAt, headAt + headLength)) as unknown, bodyAt: headAt + headLength, bodyLength, end })
-    } else {
-      // its length may be what is broken: the next record is searched for, not computed
-      const next = nextIntact(file, at + 1)
-      if (next === undefined) break
-      broken.push({ at, end: next })
-      end = next
+    const record = isIntact(file, at) ? readRecord(file, at) : undefined
+    const { bodyAt = 0, end = 0 } = record ?? {}
+    const hasOwnBytes = !record || !digestOf || file[at + 3] !== 1 || createHash('sha256').update(file.subarray(bodyAt, end)).digest('hex') === digestOf(record.kind, record.head)
+    if (record && hasOwnBytes) {
+      records.push(record)
+      at = end
+      continue
     }
-    at = end
+    // its length may be what is broken: the next record is searched for, not computed
+    const next = nextIntact(file, at + 1)
+    if (next === undefined) break
+    broken.push({ at, end: next })
+    at = next
   }
   return { records, intactUntil: at, broken }
+}
+
+function readRecord(file: Buffer, at: Bytes): LogRecord {
+  const headAt = at + recordHeaderBytes
+  const bodyAt = headAt + file.readUInt32BE(at + 4)
+  const bodyLength = file.readUInt32BE(at + 8)
+  return { kind: file.readUInt8(at + 2), head: JSON.parse(file.toString('utf8', headAt, bodyAt)) as unknown, bodyAt, bodyLength, end: bodyAt + bodyLength }
 }

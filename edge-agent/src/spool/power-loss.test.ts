@@ -6,6 +6,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openLog } from '@frameloop/kit/log'
+import { sha256Hex } from '@frameloop/kit/object-store'
 import { randomOf } from '@frameloop/kit/random'
 import { afterEach, expect, test } from 'vitest'
 import type { FrameHead } from './contents.ts'
@@ -82,8 +83,11 @@ function diskAfter(folder: string, trace: readonly Operation[], keeps: (unsynced
   }
 }
 
+const body = (seq: number): Buffer => Buffer.alloc(700, seq)
+// the digests of even ones are known: both ways of guarding a body are met
 const aHead = (seq: number): FrameHead => ({
-  ...{ cameraId: 'door', epoch: 'e', seq, kind: 'image', extension: 'jpg', capturedAt: seq, mediaOffsetUs: null, width: 1, height: 1, sourceName: '', sha256: '', traceparent: '' },
+  ...{ cameraId: 'door', epoch: 'e', seq, kind: 'image', extension: 'jpg', capturedAt: seq, mediaOffsetUs: null, width: 1, height: 1, sourceName: '', traceparent: '' },
+  sha256: seq % 2 === 0 ? sha256Hex(body(seq)) : '',
 })
 
 test('S1, S2, S3: at every cut of what was written and synced, nothing promised is lost and nothing delivered comes back unacknowledged', async () => {
@@ -95,7 +99,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
   const spool = await Spool.open({ folder, ...sizes, disk }, log)
   const random = randomOf(11)
   for (let seq = 1; seq <= 48; seq += 1) {
-    await spool.append(aHead(seq), Buffer.alloc(700, seq))
+    await spool.append(aHead(seq), body(seq))
     trace.push({ kind: 'promised', what: `captured ${seq}` })
     if (random() < 0.5) {
       const entry = [...spool.entries][random() < 0.5 ? 0 : 3]
@@ -138,7 +142,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
         if (isAnnounced) expect(entry, `cut ${cut}: ${seq} was delivered and waits again`).toBeUndefined()
         // between the two acknowledgements it may be either: announcing twice is harmless, not at all is not
         else if (!isStored || entry) expect(entry, `cut ${cut}: ${seq} was captured and is gone`).toBeDefined()
-        if (entry) expect((await again.read(entry)).equals(Buffer.alloc(700, seq)), `cut ${cut}: ${seq} has other bytes`).toBe(true)
+        if (entry) expect((await again.read(entry)).equals(body(seq)), `cut ${cut}: ${seq} has other bytes`).toBe(true)
         if (entry && isStored) expect(entry.stored).toBeDefined()
       }
       for (const { unaccounted } of again.account) expect(unaccounted, `cut ${cut}`).toBe(0)
@@ -174,10 +178,10 @@ test('S4: a disk that fails once is never called fine again, and nothing that fa
           }),
     }
     const spool = await Spool.open({ folder, capacity: 30_000, segmentBytes: 3_000, disk }, log)
-    await spool.append(aHead(1), Buffer.alloc(100, 1))
-    await expect(spool.append(aHead(2), Buffer.alloc(100, 2))).rejects.toMatchObject({ code: 'SPOOL_BROKEN' })
+    await spool.append(aHead(1), body(1))
+    await expect(spool.append(aHead(2), body(2))).rejects.toMatchObject({ code: 'SPOOL_BROKEN' })
     // the disk would work again: whoever retried a sync would be told a lie
-    await expect(spool.append(aHead(2), Buffer.alloc(100, 2))).rejects.toMatchObject({ code: 'SPOOL_BROKEN' })
+    await expect(spool.append(aHead(2), body(2))).rejects.toMatchObject({ code: 'SPOOL_BROKEN' })
     await spool.close()
     const again = await Spool.open({ folder, capacity: 30_000, segmentBytes: 3_000 }, log)
     expect([...again.entries].map(({ seq }) => seq)).toContain(1)

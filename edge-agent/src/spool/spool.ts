@@ -15,7 +15,7 @@
  * S7  A few frames do not hold a segment: when the log is a quarter larger than what waits, those of the oldest segment are
  *     written again at its end. At most five bytes are moved for each byte captured.
  */
-import { closeSync, existsSync, mkdirSync, openSync, read, readdirSync, readFileSync, statfsSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, ftruncateSync, mkdirSync, openSync, read, readdirSync, readFileSync, statfsSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as immediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -25,7 +25,7 @@ import { sha256Hex } from '@frameloop/kit/object-store'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import type { Bytes } from '@frameloop/kit/units'
 import { chooseEvictions } from './budget.ts'
-import { type Account, Contents, type Entry, type EpochCounter, type FrameHead, type FrameKey, kinds, Replay, recordFrom, type SpoolRecord } from './contents.ts'
+import { type Account, Contents, digestIn, type Entry, type EpochCounter, type FrameHead, type FrameKey, kinds, Replay, recordFrom, type SpoolRecord } from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
 import { encodeRecord, scanSegment } from './log-file.ts'
 import type { Loss } from './losses.ts'
@@ -55,6 +55,17 @@ interface Waiting {
   readonly parts: readonly Buffer[]
   readonly done: (segment: number, bodyAt: Bytes) => void
   readonly failed: (error: Error) => void
+}
+
+/** Durably: what was cut off must not be there again when this is no longer the last segment. */
+function cutFile(path: string, length: Bytes): void {
+  const file = openSync(path, 'r+')
+  try {
+    ftruncateSync(file, length)
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
+  }
 }
 
 export class Spool {
@@ -310,10 +321,12 @@ export class Spool {
       const segment = Number.parseInt(name, 10)
       const path = join(folder, name)
       const file = readFileSync(path)
-      const { records, broken, intactUntil } = scanSegment(file)
+      // what a power loss may have torn lies in the last one; a bit that flips elsewhere is found when the frame goes out
+      const isLast = at === segments.length - 1
+      const { records, broken, intactUntil } = scanSegment(file, isLast ? (kind, head) => digestIn(recordFrom(kind, head)) : undefined)
       if (intactUntil < file.length && repairs) {
-        this.#log.warn({ segment: name, cut: file.length - intactUntil, last: at === segments.length - 1 }, 'torn tail cut off')
-        truncateSync(path, intactUntil)
+        this.#log.warn({ segment: name, cut: file.length - intactUntil, isLast }, 'torn tail cut off')
+        cutFile(path, intactUntil)
       }
       for (const { at: where, end } of broken) this.#log.error({ segment: name, where, bytes: end - where }, 'record broken, skipped')
       replay.contents.grow(segment, intactUntil)
@@ -409,7 +422,11 @@ export class Spool {
         reject(new Fault('SPOOL_BROKEN', 'The spool takes nothing more since a write failed', {}, this.#broken))
         return
       }
-      this.#queue.push({ parts: encodeRecord(kinds[record.kind], record.head, body), done: (segment, bodyAt) => resolve({ segment, bodyAt }), failed: reject })
+      this.#queue.push({
+        parts: encodeRecord(kinds[record.kind], record.head, body, digestIn(record) !== ''),
+        done: (segment, bodyAt) => resolve({ segment, bodyAt }),
+        failed: reject,
+      })
       this.#flushing ??= this.#flush().finally(() => {
         this.#flushing = undefined
       })
