@@ -5,19 +5,11 @@
  *     "already done" from "somebody else's content" by a HEAD.
  */
 import { createHash } from 'node:crypto'
-import {
-  CreateBucketCommand,
-  DeleteObjectsCommand,
-  GetObjectCommand,
-  HeadObjectCommand,
-  ListObjectsV2Command,
-  PutBucketVersioningCommand,
-  PutObjectCommand,
-  S3Client,
-} from '@aws-sdk/client-s3'
+import { CreateBucketCommand, DeleteObjectsCommand, HeadObjectCommand, ListObjectsV2Command, PutBucketVersioningCommand, S3Client } from '@aws-sdk/client-s3'
 import Type from 'typebox'
 import { objectStoreSettings, readConfig } from './config.ts'
 import { Fault } from './fault.ts'
+import { type ObjectAnswer, ObjectRequests } from './object-requests.ts'
 import type { Bytes, EpochMs, Ms } from './units.ts'
 
 export interface StoredObject {
@@ -64,6 +56,8 @@ function statusOf(thrown: unknown): number | undefined {
   return (thrown as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode
 }
 
+const versionOf = ({ headers }: ObjectAnswer): string => String(headers['x-amz-version-id'] ?? '')
+
 /** Faults of the content itself: the same bytes will be refused whenever they are sent. */
 const contentFaults = new Set(['BadDigest', 'InvalidDigest', 'XAmzContentSHA256Mismatch', 'EntityTooLarge'])
 
@@ -105,15 +99,11 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
     // the client's `requestTimeout` only writes a warning; it is the silence of the socket that ends a request and a body
     requestHandler: { connectionTimeout: 3_000, socketTimeout: silence, httpsAgent: { maxSockets: 32 }, httpAgent: { maxSockets: 32 } },
   })
-  // the checksum is signed, and the store holds the content against it: signing the content too would read it twice, here and there
-  client.middlewareStack.add(
-    (next) => (args) => {
-      const { headers } = args.request as { readonly headers: Record<string, string> }
-      if (headers['x-amz-checksum-sha256']) headers['x-amz-content-sha256'] = 'UNSIGNED-PAYLOAD'
-      return next(args)
-    },
-    { step: 'build', name: 'unsignedPayload' },
-  )
+  const requests = new ObjectRequests({
+    ...{ endpoint: settings.s3Endpoint, region: settings.s3Region, silence },
+    // of the environment or the machine where none are set; the SDK keeps them until they expire
+    credentials: async () => client.config.credentials(),
+  })
   const call = async <Result>(what: string, act: () => Promise<Result>): Promise<Result> => {
     try {
       return await act()
@@ -128,21 +118,14 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
       const { bucket, key } = request
       const bytes = request.body.byteLength
       try {
-        const put = await call(`storing ${key}`, () =>
-          client.send(
-            new PutObjectCommand({
-              Bucket: bucket,
-              Key: key,
-              Body: request.body,
-              ContentType: request.contentType,
-              IfNoneMatch: '*',
-              ChecksumSHA256: Buffer.from(sha256, 'hex').toString('base64'),
-              Metadata: { ...request.metadata, sha256 },
-            }),
-            signal ? { abortSignal: signal } : {},
-          ),
-        )
-        return { bucket, key, sha256, bytes, versionId: put.VersionId ?? '' }
+        const headers = {
+          'content-type': request.contentType,
+          'if-none-match': '*',
+          'x-amz-checksum-sha256': Buffer.from(sha256, 'hex').toString('base64'),
+          ...Object.fromEntries(Object.entries({ ...request.metadata, sha256 }).map(([name, value]) => [`x-amz-meta-${name}`, value])),
+        }
+        const put = await call(`storing ${key}`, () => requests.send({ method: 'PUT', bucket, key, headers, body: request.body }, signal))
+        return { bucket, key, sha256, bytes, versionId: versionOf(put) }
       } catch (thrown) {
         if (statusOf(thrown) !== 412) throw thrown
         const there = await store.head(bucket, key, signal)
@@ -154,12 +137,7 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
       // an address with these would be another object's, or none
       if (!isKey(key)) throw new Fault('OBJECT_MISSING', `No object can have the key ${JSON.stringify(key.slice(0, 200))}`, { bucket })
       try {
-        return await call(`reading ${key}`, async () => {
-          const got = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key }), signal ? { abortSignal: signal } : {})
-          if (!got.Body) throw new Fault('OBJECT_MISSING', `${bucket}/${key} has no content`, { bucket, key })
-          const bytes = await got.Body.transformToByteArray()
-          return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-        })
+        return (await call(`reading ${key}`, () => requests.send({ method: 'GET', bucket, key }, signal))).body
       } catch (thrown) {
         if (statusOf(thrown) === 404 && (thrown as Error).name !== 'NoSuchBucket') throw new Fault('OBJECT_MISSING', `${bucket}/${key} is not there`, { bucket, key }, thrown)
         throw thrown
@@ -198,7 +176,10 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
       }
       if (versioned) await call(`versioning ${bucket}`, () => client.send(new PutBucketVersioningCommand({ Bucket: bucket, VersioningConfiguration: { Status: 'Enabled' } })))
     },
-    close: () => client.destroy(),
+    close() {
+      client.destroy()
+      requests.close()
+    },
   }
   return store
 }
