@@ -113,7 +113,9 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
     // the key says when it was captured, to the hour; one that does not is as old as its object
     const hour = hourOf(key)
     if ((hour === undefined ? modifiedAt : hour + 3_600_000 - 1) < from.getTime() || (hour ?? modifiedAt) >= to.getTime()) continue
-    if (isCheckKey(key) || ofReplays.some((prefix) => key.startsWith(prefix))) continue
+    // it may have been captured a moment ago, and its row is on its way
+    const isYoung = Date.now() - modifiedAt < settleTime && Date.now() - ((hour ?? modifiedAt) + 3_600_000) < settleTime
+    if (isYoung || isCheckKey(key) || ofReplays.some((prefix) => key.startsWith(prefix))) continue
     strangers.set(key, modifiedAt)
     if (strangers.size >= 1_000) await askAbout()
   }
