@@ -6,7 +6,7 @@
 import { Agent as HttpAgent, type IncomingMessage, type OutgoingHttpHeaders, request as requestHttp } from 'node:http'
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https'
 import aws4, { type Credentials } from 'aws4'
-import type { Ms } from './units.ts'
+import type { EpochMs, Ms } from './units.ts'
 
 export interface ObjectAnswer {
   readonly status: number
@@ -50,10 +50,15 @@ const encodeKey = (key: string): string =>
     .replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)
     .replaceAll('%2F', '/')
 
+/** `20261125T224500Z`. */
+const timestamp = (at: EpochMs): string => new Date(at).toISOString().replace(/[-:]|\.\d+/g, '')
+
 export class ObjectRequests {
   readonly #settings: ObjectRequestSettings
   readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 32 })
   readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 32 })
+  /** The store's clock against ours: a box on a pole may be days off, and signatures hold for a quarter of an hour. */
+  #skew: Ms = 0
 
   constructor(settings: ObjectRequestSettings) {
     this.#settings = settings
@@ -64,12 +69,21 @@ export class ObjectRequests {
     for (let attempt = 1; ; attempt += 1) {
       try {
         const answer = await this.#sendOnce(request, signal)
-        if (answer.status >= 300) throw new StoreRefusal(answer.status, answer.body.toString('utf8', 0, 2_000))
-        return answer
+        if (answer.status < 300) return answer
+        const refusal = new StoreRefusal(answer.status, answer.body.toString('utf8', 0, 2_000))
+        if (!this.#learnsTime(refusal, answer) && answer.status < 500) throw refusal
+        if (attempt === 2) throw refusal
       } catch (thrown) {
-        if (attempt === 2 || signal?.aborted || (thrown instanceof StoreRefusal && thrown.$metadata.httpStatusCode < 500)) throw thrown
+        if (attempt === 2 || signal?.aborted || thrown instanceof StoreRefusal) throw thrown
       }
     }
+  }
+
+  /** Whether it was refused for the time of its signature, and the store says what time it is. */
+  #learnsTime({ name }: StoreRefusal, { headers }: ObjectAnswer): boolean {
+    if (name !== 'RequestTimeTooSkewed' || !headers.date) return false
+    this.#skew = Date.parse(headers.date) - Date.now()
+    return true
   }
 
   async #sendOnce({ method, bucket, key, headers, body }: ObjectRequest, signal: AbortSignal | undefined): Promise<ObjectAnswer> {
@@ -81,7 +95,7 @@ export class ObjectRequests {
       {
         ...{ service: 's3', region, method, path, hostname: url.hostname },
         // the content is held against the checksum, which is signed: signing the content too would read it twice, here and there
-        headers: { ...headers, host: url.host, 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD', ...(body ? { 'content-length': body.byteLength } : {}) },
+        headers: { ...headers, host: url.host, 'x-amz-date': timestamp(Date.now() + this.#skew), 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD', ...(body ? { 'content-length': body.byteLength } : {}) },
       },
       await credentials(),
     )

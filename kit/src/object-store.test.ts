@@ -1,3 +1,4 @@
+import { createServer as createHttpServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Socket } from 'node:net'
 import { afterAll, expect, test } from 'vitest'
@@ -48,3 +49,43 @@ test.each(['', '../other/key', 'raw/../../other/key', 'raw/a\0b', `raw/${'x'.rep
     store.close()
   },
 )
+
+test('a store whose clock is days away from ours is asked again by its own time, and from then on at once', async () => {
+  const dates: string[] = []
+  const theirs = Date.now() - 3 * 86_400_000
+  const server = createHttpServer((request, response) => {
+    const signed = String(request.headers['x-amz-date'])
+    dates.push(signed)
+    const at = Date.parse(signed.replace(/^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/, '$1-$2-$3T$4:$5:$6Z'))
+    response.setHeader('date', new Date(theirs).toUTCString())
+    if (Math.abs(at - theirs) > 900_000) response.writeHead(403).end('<Error><Code>RequestTimeTooSkewed</Code><Message>too far</Message></Error>')
+    else response.end('bytes')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  servers.push(server)
+  const { port } = server.address() as AddressInfo
+  const store = openObjectStore({ s3Endpoint: `http://127.0.0.1:${port}`, s3Region: 'us-east-1', awsAccessKeyId: 'a', awsSecretAccessKey: 'b' })
+  expect((await store.get('bucket', 'one')).toString()).toBe('bytes')
+  expect((await store.get('bucket', 'two')).toString()).toBe('bytes')
+  expect(dates).toHaveLength(3)
+  store.close()
+})
+
+test('what the store refuses is told in its own words and not asked again; what fails on its side is asked again once', async () => {
+  let asked = 0
+  const server = createHttpServer((request, response) => {
+    asked += 1
+    if (request.url?.endsWith('busy') && asked === 1) response.writeHead(503).end()
+    else if (request.url?.endsWith('busy')) response.end('bytes')
+    else response.writeHead(403).end('<Error><Code>AccessDenied</Code><Message>no rights</Message></Error>')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  servers.push(server)
+  const { port } = server.address() as AddressInfo
+  const store = openObjectStore({ s3Endpoint: `http://127.0.0.1:${port}`, s3Region: 'us-east-1', awsAccessKeyId: 'a', awsSecretAccessKey: 'b' })
+  expect((await store.get('bucket', 'busy')).toString()).toBe('bytes')
+  asked = 0
+  await expect(store.get('bucket', 'secret')).rejects.toMatchObject({ name: 'AccessDenied', message: 'no rights' })
+  expect(asked).toBe(1)
+  store.close()
+})
