@@ -31,7 +31,7 @@ import { median } from './measure.ts'
 import { enlargedFrames } from './pictures.ts'
 
 const events = 200_000
-const frames = 600
+const frames = 2_400
 const rounds = 3
 /** 64 cameras at 5 frames a second. */
 const perSecond = 64 * 5
@@ -98,6 +98,7 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
     const cameraId = 'bench-camera'
     await putZoneFile(stack.state.health['labels'] ?? '', cameraId, 'occupancy', simulatedZones)
     const epoch = mintEpoch()
+    const keys: string[] = []
     const messages = await inOrder(
       Array.from({ length: frames }, (_, at) => at),
       12,
@@ -106,6 +107,7 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
         const frameAt = Date.now() + at
         const body = pictures[at % pictures.length] as Buffer
         const place = { bucket: bucketName('frameloop', 'raw'), key: rawKey({ siteId: 'bench', cameraId, mediaId, capturedAt: frameAt, extension: 'jpg' }) }
+        keys[at] = place.key
         await store.putOnce({ ...place, body, contentType: 'image/jpeg' })
         const object = { ...place, sha256: sha256Hex(body), bytes: body.length, versionId: '', contentType: 'image/jpeg' }
         const frameId = frameIdOf(mediaId, 0)
@@ -125,30 +127,38 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
     if (!prepared) throw new Error('the chain did not prepare the frames within two minutes')
     const preprocessing = { width: 96, height: 96, filters: ['equalise'] as const }
     const zones = ((await selectZones(pool)).get(cameraId) ?? []).map((zone) => ({ ...zone, preprocessing }))
-    const bare = async (): Promise<number> => {
+    const bare = async (picture: (at: number) => Promise<Buffer> | Buffer): Promise<number> => {
       const since = performance.now()
       await inOrder(
         Array.from({ length: frames }, (_, at) => at),
-        8,
-        (at) => pixels.prepare(pictures[at % pictures.length] as Buffer, zones, new Map()),
+        12,
+        async (at) => pixels.prepare(await picture(at), zones, new Map()),
       )
       return frames / ((performance.now() - since) / 1000)
     }
-    const [ofFrames, ofBare]: [number[], number[]] = [[], []]
+    const [ofFrames, ofBare, ofFetched]: [number[], number[], number[]] = [[], [], []]
     for (let round = 0; round <= rounds; round += 1) {
-      const ceiling = await bare()
+      const ceiling = await bare((at) => pictures[at % pictures.length] as Buffer)
+      // the object store works on the same cores: what is left when each picture comes from it
+      const fetched = await bare((at) => store.get(bucketName('frameloop', 'raw'), keys[at] ?? ''))
       const asked = { ...always, topic: topics.featuresPrepared.name, preprocessing, cameras: [cameraId] }
       const found = await replay(`bench-frames-${round}`, asked, topics.framesExtracted.name, frames)
       if (round > 0) {
         ofFrames.push(found.perSecond)
         ofBare.push(ceiling)
+        ofFetched.push(fetched)
       }
-      say(`frames, round ${round}: ${Math.round(found.perSecond)} a second; decoding and preparing alone ${Math.round(ceiling)}`)
+      say(
+        `frames, round ${round}: ${Math.round(found.perSecond)} a second; decoding and preparing alone ${Math.round(ceiling)}, with each picture from the store ${Math.round(fetched)}`,
+      )
     }
     const toBare = ofFrames.map((value, at) => value / (ofBare[at] ?? 1)).sort((a, b) => a - b)
+    const toFetched = ofFrames.map((value, at) => value / (ofFetched[at] ?? 1)).sort((a, b) => a - b)
     say(`events: ${median(toRealTime).toFixed(0)} x real time (${toRealTime[0]?.toFixed(0)} to ${toRealTime.at(-1)?.toFixed(0)})`)
-    say(`frames: ${median(toBare).toFixed(2)} x decoding alone (${toBare[0]?.toFixed(2)} to ${toBare.at(-1)?.toFixed(2)})`)
-    return { events: { count: events, found: ofEvents, toRealTime }, frames: { count: frames, replay: ofFrames, bare: ofBare, toBare } }
+    say(
+      `frames: ${median(toBare).toFixed(2)} x decoding alone (${toBare[0]?.toFixed(2)} to ${toBare.at(-1)?.toFixed(2)}), ${median(toFetched).toFixed(2)} x getting and decoding (${toFetched[0]?.toFixed(2)} to ${toFetched.at(-1)?.toFixed(2)})`,
+    )
+    return { events: { count: events, found: ofEvents, toRealTime }, frames: { count: frames, replay: ofFrames, bare: ofBare, fetched: ofFetched, toBare, toFetched } }
   } finally {
     await pixels.close()
     store.close()

@@ -3,7 +3,6 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -17,6 +16,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { build, root } from '../src/home.ts'
 import { parseZones, putZoneFile, readNamed } from '../src/label-file.ts'
+import { freePort, type NetworkCamera, openNetworkCamera } from './network-camera.ts'
 import { env, frameloop, one, pool, soon, state } from './session.ts'
 
 const password = 'opensesame-1234'
@@ -24,60 +24,14 @@ const folder = mkdtempSync(join(tmpdir(), 'frameloop-rtsp-'))
 const configFile = join(folder, 'agent.yaml')
 const [privateKey, publicKey] = [join(folder, 'signing.pem'), join(folder, 'public.pem')]
 let config: { readonly cameras: readonly object[]; readonly [setting: string]: unknown } = { cameras: [] }
-let port = 0
-let camera: ChildProcess | undefined
+let camera: NetworkCamera
 let agent: ChildProcess | undefined
 let agentEnded: Promise<unknown> = Promise.resolve()
 let agentSaid = ''
 
-const freePort = (): Promise<number> =>
-  new Promise((resolve) => {
-    const server = createServer()
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
-
-async function startCamera(): Promise<void> {
-  const child = spawn(
-    '/usr/bin/python3',
-    [join(root, 'deploy/e2e/footage/rtsp_camera.py'), String(port), `/gate=${join(folder, 'vtest.h264')}@10`, '--user', 'viewer', '--password', password],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
-  )
-  camera = child
-  await new Promise<void>((resolve, reject) => {
-    child.stdout?.on('data', (chunk: Buffer) => chunk.includes('frames') && resolve())
-    child.once('exit', (code) => reject(new Error(`the camera ended with ${code}`)))
-  })
-  child.removeAllListeners('exit')
-}
-
 beforeAll(async () => {
-  await promisify(execFile)('ffmpeg', [
-    '-v',
-    'error',
-    '-i',
-    join(root, '.frameloop/tools/footage/vtest.avi'),
-    '-an',
-    '-c:v',
-    'libx264',
-    '-preset',
-    'veryfast',
-    '-g',
-    '20',
-    '-bf',
-    '0',
-    '-pix_fmt',
-    'yuv420p',
-    '-bsf:v',
-    'h264_metadata=aud=insert',
-    '-f',
-    'h264',
-    join(folder, 'vtest.h264'),
-  ])
-  port = await freePort()
-  await startCamera()
+  camera = await openNetworkCamera(folder)
+  await camera.start(password)
   await putZoneFile(state.endpoints['labels'] ?? '', 'gate', 'occupancy', parseZones(readNamed(join(root, 'deploy/e2e/footage/vtest-zones.json'))))
   writeFileSync(publicKey, (await promisify(execFile)(process.execPath, [join(build, 'agent.mjs'), 'make-key', privateKey])).stdout)
   const { endpoints } = state
@@ -91,7 +45,7 @@ beforeAll(async () => {
       registry: { url: endpoints['schemaRegistry'] ?? '' },
     },
     s3: { endpoint: endpoints['s3'] ?? '', accessKeyId: '${AWS_ACCESS_KEY_ID}', secretAccessKey: '${AWS_SECRET_ACCESS_KEY}' },
-    cameras: [{ id: 'gate', address: `rtsp://127.0.0.1:${port}/gate`, username: 'viewer', password, framesPerSecond: 5, clips: { before: 4, onMotion: false } }],
+    cameras: [{ id: 'gate', address: camera.address, username: camera.username, password, framesPerSecond: 5, clips: { before: 4, onMotion: false } }],
   }
   writeFileSync(configFile, JSON.stringify(config))
   startAgent()
@@ -118,7 +72,7 @@ async function restartAgent(): Promise<void> {
 
 afterAll(async () => {
   agent?.kill('SIGTERM')
-  camera?.kill('SIGKILL')
+  camera.signal('SIGKILL')
   await agentEnded
   rmSync(folder, { recursive: true, force: true })
   await pool.end()
@@ -130,10 +84,10 @@ const newestFrame = async (after: Date): Promise<Date | undefined> =>
 test('frames arrive, stop with the camera, and arrive again after it was killed and started anew', async () => {
   const before = await soon(() => newestFrame(new Date(0)))
   expect(before).toBeInstanceOf(Date)
-  camera?.kill('SIGKILL')
+  camera.signal('SIGKILL')
   await soon(async () => one("select 1 as ok from captures where camera_id = 'gate' and state in ('backing off', 'connecting', 'stalled') limit 1"))
   const restarted = new Date()
-  await startCamera()
+  await camera.start(password)
   expect(await soon(() => newestFrame(restarted))).toBeInstanceOf(Date)
 })
 

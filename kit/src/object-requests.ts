@@ -95,7 +95,13 @@ export class ObjectRequests {
       {
         ...{ service: 's3', region, method, path, hostname: url.hostname },
         // the content is held against the checksum, which is signed: signing the content too would read it twice, here and there
-        headers: { ...headers, host: url.host, 'x-amz-date': timestamp(Date.now() + this.#skew), 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD', ...(body ? { 'content-length': body.byteLength } : {}) },
+        headers: {
+          ...headers,
+          host: url.host,
+          'x-amz-date': timestamp(Date.now() + this.#skew),
+          'x-amz-content-sha256': 'UNSIGNED-PAYLOAD',
+          ...(body ? { 'content-length': body.byteLength } : {}),
+        },
       },
       await credentials(),
     )
