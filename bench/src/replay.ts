@@ -129,11 +129,12 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
     const zones = ((await selectZones(pool)).get(cameraId) ?? []).map((zone) => ({ ...zone, preprocessing }))
     const bare = async (picture: (at: number) => Promise<Buffer> | Buffer): Promise<number> => {
       const since = performance.now()
-      await inOrder(
+      const preparing = inOrder(
         Array.from({ length: frames }, (_, at) => at),
         12,
         async (at) => pixels.prepare(await picture(at), zones, new Map()),
       )
+      await preparing
       return frames / ((performance.now() - since) / 1000)
     }
     const [ofFrames, ofBare, ofFetched]: [number[], number[], number[]] = [[], [], []]

@@ -133,19 +133,22 @@ export async function runReplay(replay: Replay, tools: ReplayTools, signal: Abor
     let batch: BusRecord[] = []
     let bytes = 0
     const limit = request.preprocessing ? mostPrepared : mostRecords
-    /** The transaction before: the next batch is read and made while it is on its way. */
+    /** The batch before, made and committed: the next one is read and begun meanwhile, so that there is always something to make. */
     let committing: Promise<void> = Promise.resolve()
     const flush = async (): Promise<void> => {
-      const records = batch
+      const making = inOrder(batch, prepareLimit, transform)
       batch = []
       bytes = 0
-      const produced = (await inOrder(records, prepareLimit, transform)).filter((made) => made !== undefined)
+      // whoever waits for the commit is told
+      making.catch(() => {})
       await committing
-      if (produced.length > 0) committing = producer.transact(produced, [], undefined)
-      // awaited before the next one, whatever happens before
+      committing = making.then(async (made) => {
+        const produced = made.filter((one) => one !== undefined)
+        if (produced.length > 0) await producer.transact(produced, [], undefined)
+        copied += produced.length
+        tools.onProgress(total - [...left.values()].reduce((sum, open) => sum + open, 0), total, copied)
+      })
       committing.catch(() => {})
-      copied += produced.length
-      tools.onProgress(total - [...left.values()].reduce((sum, open) => sum + open, 0), total, copied)
     }
     const name = 'frameloop.replay'
     const batches =
