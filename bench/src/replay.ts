@@ -129,13 +129,12 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
     const zones = ((await selectZones(pool)).get(cameraId) ?? []).map((zone) => ({ ...zone, preprocessing }))
     const bare = async (picture: (at: number) => Promise<Buffer> | Buffer): Promise<number> => {
       const since = performance.now()
-      const preparing = inOrder(
+      const { length } = await inOrder(
         Array.from({ length: frames }, (_, at) => at),
         12,
         async (at) => pixels.prepare(await picture(at), zones, new Map()),
       )
-      await preparing
-      return frames / ((performance.now() - since) / 1000)
+      return length / ((performance.now() - since) / 1000)
     }
     const [ofFrames, ofBare, ofFetched]: [number[], number[], number[]] = [[], [], []]
     for (let round = 0; round <= rounds; round += 1) {
