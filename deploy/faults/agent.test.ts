@@ -102,7 +102,7 @@ async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
 /** Nothing waits any more, nothing is overdue, nothing came twice. */
 async function expectSound(agent: AgentUnderTest, within = 180_000): Promise<void> {
   const isEmpty = await until(async () => (await agent.status())?.spoolFrames === 0 || undefined, within, 500)
-  expect(isEmpty, `its spool is empty again; ${(await agent.status())?.spoolFrames} frames wait`).toBe(true)
+  expect(isEmpty, `its spool is empty again; ${(await agent.status())?.spoolFrames} frames wait\n${agent.said().slice(-2_500)}`).toBe(true)
   const clean = await until(async () => overdue(await readLedger(pool)).length === 0 || undefined, within, 1_000)
   expect(clean ? '' : showLedger(await readLedger(pool))).toBe('')
   const doubled = await pool.query("select subject_id from hops where topic = 'media.validated' group by subject_id having count(*) > 1")

@@ -4,9 +4,11 @@
  */
 import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
 import type { KafkaClient } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
+import type { Ms } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import type { AgentDesired } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
@@ -19,6 +21,8 @@ export interface DesiredState {
   /** Why the latest wish does not run. */
   error: string
 }
+
+const brokenPause: Ms = 30_000
 
 const fileOf = (folder: string): string => join(folder, 'desired.json')
 
@@ -76,20 +80,40 @@ export async function fulfilWish(wish: AgentDesired, { folder, state, fulfil, lo
 
 /** Follows the wishes for this agent until the signal. */
 export async function followDesired(kafka: KafkaClient, codec: Codec, tools: DesiredTools, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await followUntilBroken(kafka, codec, tools, signal)
+    } catch (thrown) {
+      tools.log.warn({ err: thrown }, 'wanted settings cannot be read now')
+      await sleep(brokenPause, undefined, { signal }).catch(() => {})
+    }
+  }
+}
+
+/** Throws when the consumer has given up. */
+async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: DesiredTools, signal: AbortSignal): Promise<void> {
   const consumer = kafka.consumer(`frameloop.agent.${tools.agentId}`)
-  let latest = keptWish(tools.folder)?.wantedAt ?? 0
-  await consumer.connect()
-  await consumer.subscribe({ topic: topics.agentsDesired.name, fromBeginning: true })
-  await consumer.run({
-    eachMessage: async ({ message }) => {
-      if (message.key?.toString('utf8') !== tools.agentId || !message.value) return
-      const wish = await codec.decode('AgentDesired', message.value)
-      // read again after a restart
-      if (wish.wantedAt <= latest) return
-      latest = wish.wantedAt
-      await fulfilWish(wish, tools)
-    },
+  const ended = new Promise<void>((resolve, reject) => {
+    signal.addEventListener('abort', () => resolve(), { once: true })
+    consumer.on('consumer.crash', ({ payload: { error, restart } }) => (restart ? undefined : reject(error)))
   })
-  await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
-  await consumer.disconnect()
+  ended.catch(() => {})
+  let latest = keptWish(tools.folder)?.wantedAt ?? 0
+  try {
+    await consumer.connect()
+    await consumer.subscribe({ topic: topics.agentsDesired.name, fromBeginning: true })
+    await consumer.run({
+      eachMessage: async ({ message }) => {
+        if (message.key?.toString('utf8') !== tools.agentId || !message.value) return
+        const wish = await codec.decode('AgentDesired', message.value)
+        // read again after a restart
+        if (wish.wantedAt <= latest) return
+        latest = wish.wantedAt
+        await fulfilWish(wish, tools)
+      },
+    })
+    await ended
+  } finally {
+    await consumer.disconnect().catch(() => {})
+  }
 }

@@ -1,11 +1,12 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
-import { type Admin, type Consumer, type ITopicConfig, Kafka, logLevel, type Producer, type SASLOptions } from 'kafkajs'
+import { type Admin, type Consumer, type ITopicConfig, Kafka, type Producer as KafkaProducer, logLevel, type SASLOptions } from 'kafkajs'
 import RequestQueue from 'kafkajs/src/network/requestQueue/index.js'
 import { Fault } from './fault.ts'
 import type { Log } from './log.ts'
 import { until } from './retry.ts'
 
-export type { Admin, Consumer, IHeaders, Producer } from 'kafkajs'
+export type { Admin, Consumer, IHeaders } from 'kafkajs'
+export type Producer = Pick<KafkaProducer, 'connect' | 'send' | 'sendBatch' | 'disconnect'>
 
 // kafkajs 2.2.4 looks for requests that wait a thousand times a second once it was connected, with nothing to wait for
 // (a timer set to a time long past): 3 % of a core for every idle client
@@ -54,7 +55,39 @@ export function openKafka(to: string | KafkaConnection, clientId: string, log: L
     consumer: (groupId) => kafka.consumer({ groupId, allowAutoTopicCreation: false, retry: { retries: 1_000_000, initialRetryTime: 500, maxRetryTime: 10_000 } }),
     // at least once, in order. kafkajs's idempotence is not used: after a failed send it takes back its sequence numbers without
     // asking for a new producer id, so the next batch of equal size is taken for a repeat and is never written
-    producer: () => kafka.producer({ maxInFlightRequests: 1, allowAutoTopicCreation: false, retry: { retries: 5, initialRetryTime: 50, maxRetryTime: 2_000 } }),
+    producer: () => renewing(() => kafka.producer({ maxInFlightRequests: 1, allowAutoTopicCreation: false, retry: { retries: 5, initialRetryTime: 50, maxRetryTime: 2_000 } })),
+  }
+}
+
+/**
+ * A producer that is made anew after a send that failed. A kafkajs producer whose first words to a broker were never answered
+ * (a half-open connection) says "Broker not connected" for good: it counts as connected and is never set up.
+ */
+function renewing(make: () => KafkaProducer): Producer {
+  let current = make()
+  let isConnected = false
+  const sending = async <Result>(send: (producer: KafkaProducer) => Promise<Result>): Promise<Result> => {
+    const producer = current
+    try {
+      // once it is, this costs nothing
+      if (!isConnected) await producer.connect()
+      isConnected = true
+      return await send(producer)
+    } catch (thrown) {
+      // another send may have had it replaced already
+      if (current === producer) {
+        current = make()
+        isConnected = false
+      }
+      producer.disconnect().catch(() => {})
+      throw thrown
+    }
+  }
+  return {
+    connect: () => sending(() => Promise.resolve()),
+    send: (record) => sending((producer) => producer.send(record)),
+    sendBatch: (batch) => sending((producer) => producer.sendBatch(batch)),
+    disconnect: () => current.disconnect(),
   }
 }
 
