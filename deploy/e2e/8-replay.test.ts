@@ -1,7 +1,9 @@
 /** A past range again: from Kafka, from the archive, and prepared in another way. */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
-import { objectStoreOf, sha256Hex } from '@frameloop/kit/object-store'
+import { objectStoreOf } from '@frameloop/kit/object-store'
 import { openCodec } from '@frameloop/schemas/codec'
 import { bucketName, manifestKey, replayPrefix } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'

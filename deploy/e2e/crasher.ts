@@ -1,6 +1,7 @@
 /** A process with one stage that copies records and numbers them from its memory, and ends itself at a step, for `6-crash-points.test.ts`. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import { sha256Hex } from '@frameloop/kit/digest'
+import { openObjectStore } from '@frameloop/kit/object-store'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'

@@ -1,6 +1,8 @@
 /** `tasks list | set` and `references build | list`: what is asked of zones, and how their pixels are prepared for it. */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import { isName } from '@frameloop/schemas/ids'
 import { bucketName, referenceKey } from '@frameloop/schemas/object-keys'

@@ -1,9 +1,9 @@
 /** One camera: connects, watches, decides what to keep, and puts it into the spool. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, redact } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
-import { sha256Hex } from '@frameloop/kit/object-store'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Epoch, mintEpoch } from '@frameloop/schemas/ids'
 import { newTraceparent } from '@frameloop/schemas/trace'

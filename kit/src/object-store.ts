@@ -4,10 +4,10 @@
  * O2  The sha256 travels with the object (`x-amz-meta-sha256` and the checksum header), so that a repeated put can tell
  *     "already done" from "somebody else's content" by a HEAD.
  */
-import { createHash } from 'node:crypto'
 import { CreateBucketCommand, DeleteObjectsCommand, HeadObjectCommand, ListObjectsV2Command, PutBucketVersioningCommand, S3Client } from '@aws-sdk/client-s3'
 import Type from 'typebox'
 import { objectStoreSettings, readConfig } from './config.ts'
+import { sha256Hex } from './digest.ts'
 import { Fault } from './fault.ts'
 import { type ObjectAnswer, ObjectRequests } from './object-requests.ts'
 import type { Bytes, EpochMs, Ms } from './units.ts'
@@ -46,10 +46,6 @@ export interface ObjectStore {
   remove(bucket: string, keys: readonly string[]): Promise<void>
   ensureBucket(bucket: string, versioned: boolean): Promise<void>
   close(): void
-}
-
-export function sha256Hex(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex')
 }
 
 function statusOf(thrown: unknown): number | undefined {

@@ -8,10 +8,11 @@
  * I3  What was stored but not announced (a crash, Kafka away) is announced later by `announceOpen`.
  */
 
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'

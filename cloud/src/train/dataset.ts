@@ -4,8 +4,10 @@
  * D2  Each (picture, zone) is in it once, however often the footage was played.
  * D3  Equal frames and labels give an equal manifest and so an equal digest, whenever it is built.
  */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Us } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'

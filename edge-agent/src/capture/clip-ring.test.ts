@@ -85,6 +85,20 @@ test('motion without end makes clips of the longest size, one after the other, a
   for (const [at, list] of seconds.entries()) if (at > 0) expect((list[0] ?? 0) - (seconds[at - 1]?.at(-1) ?? 0)).toBeLessThanOrEqual(1)
 })
 
+test('a camera that sends one picture to begin with and then none does not fill the memory', () => {
+  const ring = new ClipRing(settings)
+  // the first group of the stream, and then what needs it, again and again
+  const [first, rest] = [stream.subarray(0, 188 * 20), stream.subarray(188 * 4, 188 * 8)]
+  ring.push(first, 0)
+  let most = 0
+  for (let second = 1; second < 600; second += 1) {
+    for (let n = 0; n < 20; n += 1) ring.push(rest, second * 1000)
+    most = Math.max(most, ring.bytes)
+  }
+  expect(most).toBeLessThan(rest.length * 20 * 27 + first.length)
+  expect(ring.event(600_000)).toBe(false)
+})
+
 test('a stream that breaks off gives what it had, and one that is none gives nothing', async () => {
   const ring = new ClipRing(settings)
   ring.push(stream.subarray(0, stream.length / 2), 1_000)

@@ -94,9 +94,10 @@ export class ClipRing {
     group.bytes += packets.length * packetBytes
   }
 
-  /** Whole groups that ended before `since`. */
+  /** Whole groups that ended before `since`; and the last one too when it grows beyond any clip: some cameras begin anew only when asked. */
   #forget(since: EpochMs): void {
     while (this.#groups.length > 1 && (this.#groups[1]?.since ?? 0) <= since) this.#groups.shift()
+    if (this.#groups.length === 1 && (this.#groups[0]?.since ?? 0) < since - this.#settings.longest * 1000) this.#groups = []
   }
 
   /** Something happens: what came before it is kept, and what comes until `after` later, or `longest` at most. False when there is no stream. */

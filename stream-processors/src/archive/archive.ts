@@ -6,9 +6,10 @@
  * A3  Each committed record is in exactly one file. Copied pixels are left out: the record names the object that holds them.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import { stageMetrics } from '@frameloop/kit/metrics'
-import { isStoreTransient, sha256Hex } from '@frameloop/kit/object-store'
+import { isStoreTransient } from '@frameloop/kit/object-store'
 import { isDatabaseTransient, type Pool } from '@frameloop/kit/postgres'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs } from '@frameloop/kit/units'

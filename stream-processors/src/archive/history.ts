@@ -2,8 +2,10 @@
  * A range of a topic from wherever it lies: what Kafka still keeps is read there, what it does not from the archive.
  * Each offset once, in order per partition; what lies nowhere is an error, never a silence.
  */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Sql } from '@frameloop/kit/postgres'
 import { oneByOne, type Range, rangeBatches, readBounds } from '../chain/kafka-bus.ts'
 import type { BusRecord } from '../chain/stage.ts'

@@ -1,6 +1,8 @@
 /** The contract of the runtime on the bus in memory, and what only a bus in memory can do: thousands of seeds, commits of unknown outcome. */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import { randomOf } from '@frameloop/kit/random'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { SchemaRegistry } from '@frameloop/schemas/registry'

@@ -1,8 +1,10 @@
 /** What the runtime promises (R1 to R8), as tests that hold on any bus: in memory beside the code, on Kafka end to end. */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import { openLog } from '@frameloop/kit/log'
 import { openMetrics } from '@frameloop/kit/metrics'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import { until } from '@frameloop/kit/retry'
 import type { Codec } from '@frameloop/schemas/codec'
 import type { MediaLost } from '@frameloop/schemas/events'

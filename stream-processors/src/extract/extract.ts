@@ -1,5 +1,5 @@
 /** media.validated → frames.extracted: an image is its own frame, without a copy; a clip gives the frames that are due. */
-import { sha256Hex } from '@frameloop/kit/object-store'
+import { sha256Hex } from '@frameloop/kit/digest'
 import type { MediaValidated } from '@frameloop/schemas/events'
 import { frameIdOf } from '@frameloop/schemas/ids'
 import { bucketName, clipFrameKey } from '@frameloop/schemas/object-keys'

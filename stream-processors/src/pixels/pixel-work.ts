@@ -2,7 +2,7 @@
  * What is done to pixels, and nothing else: no network, no clock. It takes nearly all of the chain's CPU time, so processes
  * run it in threads (`pixel-threads.ts`); tests and tools run it right here. Both give the same bits.
  */
-import { sha256Hex } from '@frameloop/kit/object-store'
+import { sha256Hex } from '@frameloop/kit/digest'
 import { channelsOf, neededSize, type Preprocessing, prepareZone, preprocessingDigest } from '../features/prepare.ts'
 import type { TaskZone } from '../features/zones.ts'
 import { decodePicture, type Picture } from '../picture/decode-picture.ts'

@@ -8,9 +8,10 @@
  */
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
-import { type ObjectStore, sha256Hex } from '@frameloop/kit/object-store'
+import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool, Sql } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'

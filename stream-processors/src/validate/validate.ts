@@ -1,6 +1,7 @@
 /** media.captured → media.validated, and the same for the backlog: the bytes are what was announced, whole, of a known kind, and new. */
+
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
-import { sha256Hex } from '@frameloop/kit/object-store'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { MediaCaptured, MediaValidated } from '@frameloop/schemas/events'
 import { signatureHeader } from '@frameloop/schemas/signature'
