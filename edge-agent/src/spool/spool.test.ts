@@ -201,7 +201,8 @@ test('S7: a long outage with a full spool takes a quarter more than what waits a
     most = Math.max(most, spool.size.logBytes)
   }
   // what is being moved is there twice for a moment
-  expect(most).toBeLessThan(3_200_000 * 1.25 + 3 * 50_000)
+  // one segment before any is emptied, one before frames wait for it, and its copy; each may be a frame larger than it should
+  expect(most).toBeLessThan(3_200_000 * 1.25 + 3 * (50_000 + large(0).length))
   expect(spool.size.bytes).toBeGreaterThan(3_150_000)
   const [waiting, losses] = [seqs(spool), spool.losses()]
   // those of the first hours too, however often the segment they are in was emptied
