@@ -1,13 +1,13 @@
 /** The agent as somebody gets it: one tarball, installed in an empty folder, set up, checked, run, looked at. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
+import { freePort } from './network-camera.ts'
 import { frameloop, one, pool, soon, state } from './session.ts'
 
 const run = promisify(execFile)
@@ -56,12 +56,7 @@ test('it is small, needs no compiler and holds no sources', () => {
 
 test('init writes a file that check understands; what is wrong is told with what to do', async () => {
   const { endpoints } = state
-  const port = await new Promise<number>((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
+  const port = await freePort()
   const cameras = ['one', 'two', 'three', 'four'].flatMap((name) => ['--camera', `${name}-installed=file:${footage}`])
   const asked = ['init', '--agent', 'agent-installed', '--spool', join(folder, 'spool'), '--kafka', endpoints['kafka'] ?? '']
   expect(await command(...asked, '--registry', endpoints['schemaRegistry'] ?? '', '--s3', 'http://127.0.0.1:1', ...cameras)).toMatchObject({ code: 0 })

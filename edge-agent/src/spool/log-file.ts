@@ -6,8 +6,8 @@
  * whole at the end of the file is a torn write and is cut off.
  */
 
-import { createHash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
+import { sha256Hex } from '@frameloop/kit/digest'
 import type { Bytes } from '@frameloop/kit/units'
 
 const magic = 0xf1a7
@@ -68,7 +68,7 @@ export function scanSegment(file: Buffer, digestOf?: (kind: number, head: unknow
   while (at + recordHeaderBytes <= file.length) {
     const record = isIntact(file, at) ? readRecord(file, at) : undefined
     const { bodyAt = 0, end = 0 } = record ?? {}
-    const hasOwnBytes = !record || !digestOf || file[at + 3] !== 1 || createHash('sha256').update(file.subarray(bodyAt, end)).digest('hex') === digestOf(record.kind, record.head)
+    const hasOwnBytes = !record || !digestOf || file[at + 3] !== 1 || sha256Hex(file.subarray(bodyAt, end)) === digestOf(record.kind, record.head)
     if (record && hasOwnBytes) {
       records.push(record)
       at = end
