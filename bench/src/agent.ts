@@ -145,7 +145,15 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
     const stop = new AbortController()
     const ours = async (): Promise<number> => {
       const since = performance.now()
-      const running = runUploader(spool, store, identity, { concurrency, limit: 0, windows: [], outside: 'live' }, log, stop.signal)
+      const running = runUploader(
+        spool,
+        store,
+        identity,
+        () => ({ concurrency, limit: 0, windows: [], outside: 'live' }),
+        { uploads: new Map(), announcements: '' },
+        log,
+        stop.signal,
+      )
       await until(() => [...spool.entries].every(({ stored }) => stored !== undefined) || undefined, 300_000, 5)
       const took = performance.now() - since
       stop.abort()
@@ -331,7 +339,8 @@ async function benchManyCameras(folder: string, pictures: readonly Buffer[], env
         spool,
         store,
         { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' },
-        { concurrency: 6, limit: 0, windows: [], outside: 'live' },
+        () => ({ concurrency: 6, limit: 0, windows: [], outside: 'live' }),
+        { uploads: new Map(), announcements: '' },
         log,
         stop.signal,
       ),

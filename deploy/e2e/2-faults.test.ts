@@ -169,8 +169,9 @@ test('the ledger is clean, and fails on a record that was announced and is nowhe
     lastFrameAt: Date.now(),
     sourceKind: 'folder',
     health: [],
+    uploadError: '',
   }
-  const about = { agentId: 'gap-agent', siteId: 'test', version: 'test', desiredVersion: '', desiredError: '', clockSkewMs: 0 }
+  const about = { agentId: 'gap-agent', siteId: 'test', version: 'test', desiredVersion: '', desiredError: '', clockSkewMs: 0, announceError: '' }
   const report = { ...about, reportedAt: Date.now(), spoolBytes: 0, spoolFrames: 0, spoolCapacityBytes: 1, cameras: [camera] }
   await producer.send({ topic: 'agents.reported', messages: [{ key: 'gap-agent', value: await codec.encode('agents.reported', 'AgentReported', report) }] })
   const picture = Buffer.from('any bytes')

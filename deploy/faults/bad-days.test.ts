@@ -27,7 +27,7 @@ let pool: Pool
 const report: string[] = []
 
 beforeAll(async () => {
-  proxies = { kafka: await openProxy('kafka', portOf('kafka')), s3: await openProxy('http', portOf('s3')), registry: await openProxy('http', portOf('registry')) }
+  proxies = { kafka: await openProxy('kafka', portOf('kafka')), s3: await openProxy('tcp', portOf('s3')), registry: await openProxy('tcp', portOf('registry')) }
   const ports = Object.fromEntries(Object.entries(proxies).map(([part, { port }]) => [part, port]))
   stack = await startOwnStack(home, ['--demo', '--camera', 'second=simulator:?seed=3'], { FRAMELOOP_VIA: JSON.stringify(ports) })
   pool = openPool(stack.state.environment['DATABASE_URL'] ?? '', 'test', 2)

@@ -2,12 +2,15 @@
 
 import type { AddressInfo } from 'node:net'
 import { connect, createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Bytes, Ms } from '@frameloop/kit/units'
 
 export type Trouble =
   | { readonly kind: 'none' }
   /** Every piece of data comes this much later, in both directions. */
   | { readonly kind: 'delay'; readonly ms: Ms }
+  /** No more than so many bytes of answers a second go through a connection. */
+  | { readonly kind: 'thin'; readonly bytesPerSecond: Bytes }
   /** Connections stay open, new ones are taken, and nothing goes through. */
   | { readonly kind: 'black hole' }
   /** A connection is reset once so many bytes of answers, or of requests, have gone through since the trouble began. */
@@ -39,8 +42,10 @@ function nextRequest(bytes: Buffer): { readonly frame: Buffer; readonly apiKey: 
   return { frame: bytes.subarray(0, end), apiKey: bytes.readInt16BE(4), clientId: idLength > 0 ? bytes.toString('utf8', 14, 14 + idLength) : '' }
 }
 
+const thinPiece: Bytes = 1_460
+
 /** `upstream` is asked for each connection: the port may not be known at the start. */
-export async function openProxy(protocol: 'kafka' | 'http', upstream: () => number): Promise<FaultProxy> {
+export async function openProxy(protocol: 'kafka' | 'tcp', upstream: () => number): Promise<FaultProxy> {
   const sockets = new Set<Socket>()
   let fired = 0
   const proxy = {
@@ -60,7 +65,7 @@ export async function openProxy(protocol: 'kafka' | 'http', upstream: () => numb
       origin.destroy()
     }
     /** Passes a piece on, as the trouble of the moment has it. */
-    const pass = (to: Socket, direction: 'answers' | 'requests', piece: Buffer): void => {
+    const pass = async (to: Socket, direction: 'answers' | 'requests', piece: Buffer): Promise<void> => {
       const { trouble } = proxy
       if (count.trouble !== trouble) count = { trouble, bytes: 0 }
       if (trouble.kind === 'black hole') {
@@ -78,6 +83,16 @@ export async function openProxy(protocol: 'kafka' | 'http', upstream: () => numb
           return
         }
       }
+      if (trouble.kind === 'thin' && direction === 'answers') {
+        fired += 1
+        origin.pause()
+        for (let at = 0; at < piece.length && to.writable; at += thinPiece) {
+          to.write(piece.subarray(at, at + thinPiece))
+          await sleep((thinPiece / trouble.bytesPerSecond) * 1000)
+        }
+        origin.resume()
+        return
+      }
       if (trouble.kind === 'delay') {
         fired += 1
         setTimeout(() => to.writable && to.write(piece), trouble.ms)
@@ -93,7 +108,10 @@ export async function openProxy(protocol: 'kafka' | 'http', upstream: () => numb
         origin.destroy()
         return
       }
-      if (protocol === 'http') return pass(origin, 'requests', piece)
+      if (protocol === 'tcp') {
+        void pass(origin, 'requests', piece)
+        return
+      }
       waiting = Buffer.concat([waiting, piece])
       for (let request = nextRequest(waiting); request; request = nextRequest(waiting)) {
         const frame = Buffer.from(request.frame)
@@ -105,10 +123,10 @@ export async function openProxy(protocol: 'kafka' | 'http', upstream: () => numb
             held -= 1
             if (origin.writable) origin.write(frame)
           }, trouble.ms)
-        } else pass(origin, 'requests', frame)
+        } else void pass(origin, 'requests', frame)
       }
     })
-    origin.on('data', (piece) => (client.destroyed ? undefined : pass(client, 'answers', piece)))
+    origin.on('data', (piece) => void (client.destroyed || pass(client, 'answers', piece)))
     for (const socket of [client, origin]) {
       sockets.add(socket)
       socket.on('error', () => {})

@@ -1,6 +1,6 @@
 /** `frameloop agents list | set`: what agents report, and what they should do. */
 import { readFileSync } from 'node:fs'
-import { camerasOf } from '@frameloop/edge-agent/config'
+import { wantedOf } from '@frameloop/edge-agent/config'
 import { isCurrent } from '@frameloop/edge-agent/report'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
@@ -24,15 +24,16 @@ export async function listAgents(brokers: string, codec: Codec): Promise<AgentRe
 export function showAgents(agents: readonly AgentReported[], now: number): string {
   if (agents.length === 0) return 'No agent has reported yet.'
   return agents
-    .map(({ agentId, siteId, version, reportedAt, spoolFrames, cameras, desiredVersion, desiredError }) => {
+    .map(({ agentId, siteId, version, reportedAt, spoolFrames, cameras, desiredVersion, desiredError, announceError }) => {
       const current = cameras.filter(isCurrent)
       const lines = current.map(
-        ({ cameraId, state, message, framesPerSecond, health }) =>
-          `  ${cameraId.padEnd(16)} ${state.padEnd(12)} ${framesPerSecond.toFixed(1)}/s  ${[...health, message].filter(Boolean).join(', ')}`,
+        ({ cameraId, state, message, framesPerSecond, health, uploadError }) =>
+          `  ${cameraId.padEnd(16)} ${state.padEnd(12)} ${framesPerSecond.toFixed(1)}/s  ${[...health, message, uploadError].filter(Boolean).join(', ')}`,
       )
       const runs = desiredVersion ? `wanted settings ${desiredVersion}` : 'its own file'
       return [
         `${agentId} of ${siteId}, version ${version}, reported ${Math.round((now - reportedAt) / 1000)} s ago, ${spoolFrames} frames wait, runs ${runs}`,
+        ...(announceError ? [`  its frames wait for Kafka: ${announceError}`] : []),
         ...(desiredError ? [`  does not run ${desiredError}`] : []),
         ...lines,
       ]
@@ -52,18 +53,18 @@ export async function addAgentKey(pool: Pool, agentId: string, pem: string): Pro
   ])
 }
 
-/** Publishes the cameras of a file as what the agent should do. Throws `CONFIG_INVALID` with every problem. */
+/** Publishes the cameras, and the uploads if there, of a file as what the agent should do. Throws `CONFIG_INVALID` with every problem. */
 export async function wantCameras(agentId: string, file: string, version: string, brokers: string, codec: Codec): Promise<number> {
   if (!isName(agentId)) throw new Fault('REQUEST_INVALID', `${agentId} is no name of an agent`)
-  const cameras = camerasOf(readFileSync(file, 'utf8'), file)
+  const wanted = wantedOf(readFileSync(file, 'utf8'), file)
   const producer = openKafka(brokers, 'agents', openLog('agents', 'error')).producer()
   await producer.connect()
   try {
     const now = Date.now()
-    const wish = { agentId, version, wantedAt: now, settings: JSON.stringify({ cameras }) }
+    const wish = { agentId, version, wantedAt: now, settings: JSON.stringify(wanted) }
     const record = await recordOf(codec, topics.agentsDesired, wish, { key: agentId, id: `${agentId}-${version}`, time: now, source: 'frameloop agents', traceparent: '' })
     await producer.send({ topic: topics.agentsDesired.name, acks: -1, messages: [record] })
-    return cameras.length
+    return wanted.cameras.length
   } finally {
     await producer.disconnect()
   }

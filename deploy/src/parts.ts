@@ -27,8 +27,24 @@ logger.server.name=kafka.server.KafkaRaftServer
 logger.server.level=INFO
 `
 
+/** What somebody wants of the broker beside what it needs here: a listener with TLS, rights, users. */
+export interface BrokerExtras {
+  /** `server.properties`; they win. */
+  readonly settings?: Readonly<Record<string, string>>
+  /** Of `StorageTool format`, when its folder is new: `--add-scram`. */
+  readonly formatting?: readonly string[]
+  /** A listener of its own for those who come from elsewhere, over TLS and with SASL; its port. */
+  readonly outside?: number
+}
+
 /** Apache Kafka 4.4 (KRaft, one node). Small internal topics and a short session, so that it is back within seconds after a crash. `advertisedPort`: where clients are told to go. */
-export async function prepareKafka(home: Home, port: number, controllerPort: number, advertisedPort = port): Promise<Program> {
+export async function prepareKafka(
+  home: Home,
+  port: number,
+  controllerPort: number,
+  advertisedPort = port,
+  { settings: further, formatting = [], outside }: BrokerExtras = {},
+): Promise<Program> {
   const folder = home.path('kafka')
   const data = join(folder, 'data')
   mkdirSync(folder, { recursive: true })
@@ -36,11 +52,11 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
     'process.roles': 'broker,controller',
     'node.id': 1,
     'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
-    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
-    'advertised.listeners': `PLAINTEXT://127.0.0.1:${advertisedPort}`,
+    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}${outside ? `,OUTSIDE://127.0.0.1:${outside}` : ''}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${advertisedPort}${outside ? `,OUTSIDE://localhost:${outside}` : ''}`,
     'controller.listener.names': 'CONTROLLER',
     'inter.broker.listener.name': 'PLAINTEXT',
-    'listener.security.protocol.map': 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',
+    'listener.security.protocol.map': 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,OUTSIDE:SASL_SSL',
     'log.dirs': data,
     'num.partitions': 6,
     'default.replication.factor': 1,
@@ -64,6 +80,7 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
     'broker.session.timeout.ms': 1_500,
     'broker.heartbeat.interval.ms': 250,
     'log.cleaner.dedupe.buffer.size': 16_777_216,
+    ...further,
   }
   const properties = join(folder, 'server.properties')
   writeFileSync(
@@ -78,7 +95,7 @@ export async function prepareKafka(home: Home, port: number, controllerPort: num
   if (!existsSync(join(data, 'meta.properties'))) {
     // a cluster id must not begin with a dash
     const clusterId = `f${randomBytes(16).toString('base64url').slice(0, 21)}`
-    await run(javaProgram(), ['-Xmx128m', ...common, 'kafka.tools.StorageTool', 'format', '-t', clusterId, '-c', properties, '--ignore-formatted'])
+    await run(javaProgram(), ['-Xmx128m', ...common, 'kafka.tools.StorageTool', 'format', '-t', clusterId, '-c', properties, '--ignore-formatted', ...formatting])
   }
   const log = openLog('stack', 'error')
   return {
@@ -185,6 +202,7 @@ export function s3Program(home: Home, ports: S3Ports, identities: { readonly clo
       '-webdav=false',
       '-admin.ui=false',
       '-s3.port.iceberg=0',
+      '-s3.port.lance=0',
       '-master.telemetry=false',
       // its only volume server tells it everything anew; resuming makes 2 of 24 starts wait 15 s for others ("master is warming up")
       '-master.resumeState=false',

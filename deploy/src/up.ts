@@ -22,7 +22,7 @@ import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import { endHangingTransactions } from './hanging-transactions.ts'
 import { build, choosePorts, type Home, readState, root, wantPort, writeState } from './home.ts'
 import { putZoneFile } from './label-file.ts'
-import { mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
+import { type BrokerExtras, mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
 import { probeChain } from './probe.ts'
 import { migrate, provisionBuckets, provisionSchemas, provisionTopics } from './provision.ts'
@@ -126,6 +126,8 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const port = (name: string): number => ports[name] ?? 0
   // a proxy before a service of ours, for those who want to see it go wrong: {"kafka": 19092}
   const via = JSON.parse(own['FRAMELOOP_VIA'] ?? '{}') as Readonly<Record<string, number>>
+  // further settings of the broker: a listener with TLS, users and rights
+  const brokerExtras = JSON.parse(own['FRAMELOOP_BROKER'] ?? '{}') as BrokerExtras
   const reachedAt = (name: string): number => via[name] ?? port(name)
   const consolePort = await chooseConsolePort(options.consolePort)
   const start = async (program: Program): Promise<void> => say(`  ${program.name.padEnd(10)} ready after ${showMs(await supervisor.start(program))}`)
@@ -162,7 +164,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   })()
   const kafka = own['KAFKA_BROKERS']
     ? undefined
-    : prepareKafka(home, port('kafka'), port('kafkaController'), reachedAt('kafka')).then((program) =>
+    : prepareKafka(home, port('kafka'), port('kafkaController'), reachedAt('kafka'), brokerExtras).then((program) =>
         start({ ...program, afterReady: (signal) => mendTransactions(brokers, log, say, signal) }),
       )
   const objects = (async () => {

@@ -4,10 +4,10 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, redact } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
-import type { EpochMs } from '@frameloop/kit/units'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import { type Epoch, mintEpoch } from '@frameloop/schemas/ids'
 import { newTraceparent } from '@frameloop/schemas/trace'
-import { afterFailure, watched } from './capture/camera-state.ts'
+import { afterFailure, Pace, watched } from './capture/camera-state.ts'
 import { clipFile } from './capture/clip-file.ts'
 import { ClipRing } from './capture/clip-ring.ts'
 import { finishPicture, grayOf } from './capture/finish.ts'
@@ -32,6 +32,8 @@ export interface Camera {
   seq: number
   lastFrameAt: EpochMs
   framesPerSecond: number
+  /** The spool could not take its last frame. */
+  isRefused: boolean
   /** The next picture is kept whatever the gate says. */
   wanted: boolean
   /** The stream itself, where clips are wanted. */
@@ -47,7 +49,7 @@ export function openCamera(settings: CameraSettings): Camera {
     health: new CameraHealth(),
     ring: settings.clips ? new ClipRing(settings.clips) : undefined,
     ...{ marks: [], lookedAt: 0 },
-    ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, wanted: false },
+    ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, isRefused: false, wanted: false },
   }
 }
 
@@ -83,8 +85,16 @@ export function cameraMetrics(registry: Metrics): CameraMetrics {
   }
 }
 
-/** Captures until the signal, or until the material has ended. A broken spool ends the agent. */
+/** At most this long the end of an agent waits for a clip that was being recorded. */
+const lastClip: Ms = 5_000
+
+/** Captures until the signal, or until the material has ended; a clip under way is kept as far as it came. A broken spool ends the agent. */
 export async function runCamera(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
+  await capture(camera, tools, signal)
+  await takeClip(camera, tools, () => {}, AbortSignal.timeout(lastClip), true)
+}
+
+async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
   const { log, metrics } = tools
   const { settings, source } = camera
   const labels = { camera: settings.id }
@@ -100,16 +110,21 @@ export async function runCamera(camera: Camera, tools: CameraTools, signal: Abor
     const connection = new AbortController()
     const either = AbortSignal.any([signal, connection.signal])
     const say = (message: string): void => report('streaming', message)
+    const pace = source.patience ? new Pace(ratesOf(settings).asked) : undefined
     const context = { log, ffmpeg: tools.ffmpeg, ffprobe: tools.ffprobe, wantsGray: camera.gate !== undefined, say, ...(camera.ring ? { ring: camera.ring } : {}) }
     try {
       for await (const picture of watched(source.pictures(context, either), source.patience, () => connection.abort())) {
-        if (camera.state !== 'streaming') report('streaming', '')
+        if (camera.state !== 'streaming' && !camera.isRefused) report('streaming', '')
         failures = 0
+        const slow = pace?.came(Date.now())
+        if (slow !== undefined && slow !== camera.message && !camera.isRefused) {
+          if (slow) log.warn({ cameraId: settings.id, message: slow }, 'camera is slow')
+          report('streaming', slow)
+        }
         await take(camera, picture, tools, report, signal)
         await takeClip(camera, tools, report, signal)
       }
-      if (signal.aborted) return
-      report('ended', 'it was played to its end')
+      if (!signal.aborted) report('ended', 'it was played to its end')
       return
     } catch (thrown) {
       if (signal.aborted) return
@@ -202,10 +217,12 @@ async function keep(
     if (!(thrown instanceof Fault) || thrown.code !== 'SPOOL_FULL') throw thrown
     // never captured: no seq was used, and the report says so
     metrics.refused.inc(labels)
+    camera.isRefused = true
     report('stalled', thrown.message)
     await sleep(1_000, undefined, { signal })
     return false
   }
+  camera.isRefused = false
   camera.seq += 1
   const now = Date.now()
   const gap = now - camera.lastFrameAt

@@ -125,15 +125,16 @@ async function status(flags: { readonly config?: string; readonly json?: boolean
   print(`spool ${report.spoolFrames} frames, ${showBytes(report.spoolBytes)} of ${showBytes(report.spoolCapacityBytes)}`)
   if (Math.abs(report.clockSkewMs) > 5_000) print(`its clock is ${showMs(Math.abs(report.clockSkewMs))} ${report.clockSkewMs > 0 ? 'ahead' : 'behind'}`)
   if (report.desiredVersion) print(`runs the wanted settings ${report.desiredVersion}`)
+  if (report.announceError) print(`frames wait for Kafka: ${report.announceError}`)
   if (report.desiredError) print(`does not run the wanted settings ${report.desiredError}`)
-  const rows = current.map(({ cameraId, state, framesPerSecond, highestSeq, forgottenSeq, lastFrameAt, message, health }) => [
+  const rows = current.map(({ cameraId, state, framesPerSecond, highestSeq, forgottenSeq, lastFrameAt, message, health, uploadError }) => [
     cameraId,
     state,
     `${framesPerSecond.toFixed(1)}/s`,
     lastFrameAt > 0 ? `${showMs(Date.now() - lastFrameAt)} ago` : 'never',
     String(highestSeq),
     String(highestSeq - forgottenSeq),
-    [...health, message].filter(Boolean).join(', '),
+    [...health, message, uploadError].filter(Boolean).join(', '),
   ])
   print(showTable(['camera', 'state', 'kept', 'last', 'captured', 'waiting', ''], rows))
 }

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { bytesOf, parseAgentConfig, writeFirstConfig } from './config.ts'
+import { bytesOf, parseAgentConfig, wantedOf, writeFirstConfig } from './config.ts'
 
 const whole = `agent: agent-1
 spool: { folder: /tmp/spool }
@@ -70,4 +70,14 @@ test('what init writes can be read again', () => {
   const text = writeFirstConfig({ brokers: 'a:1,b:2', registry: 'http://r', s3Endpoint: 'http://s', cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/a?b=c#d' }] })
   const config = parseAgentConfig(text, 'agent.yaml', { S3_ACCESS_KEY_ID: 'a', S3_SECRET_ACCESS_KEY: 'b' })
   expect(config).toMatchObject({ kafka: { brokers: ['a:1', 'b:2'] }, cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/a?b=c#d', framesPerSecond: 5 }] })
+})
+
+test('from elsewhere cameras and uploads can be wanted, references to secrets go along as they are, and nothing else is taken', () => {
+  const cameras = "cameras: [{ id: door, address: 'rtsp://10.0.0.7/x', username: v, password: '${file:/etc/door}' }]\n"
+  expect(wantedOf(`${cameras}uploads: { limit: 2 MB }`, 'wish.yaml')).toEqual({
+    cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/x', username: 'v', password: '${file:/etc/door}' }],
+    uploads: { limit: '2 MB' },
+  })
+  expect(() => wantedOf(`${cameras}uploads: { limit: much }`, 'wish.yaml')).toThrow(/uploads.limit is "much"/)
+  expect(() => wantedOf(`${cameras}kafka: { brokers: [x] }`, 'wish.yaml')).toThrow('wish.yaml holds kafka: only cameras and uploads can be wanted from elsewhere')
 })

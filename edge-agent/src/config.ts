@@ -294,17 +294,23 @@ export function parseAgentConfig(source: string, name: string, env: NodeJS.Proce
   return settings
 }
 
+/** What can be wanted of an agent from elsewhere. How it reaches the cloud is not among it: a mistake there could not be taken back. */
+export type WantedSettings = Pick<AgentSettings, 'cameras'> & Partial<Pick<AgentSettings, 'uploads'>>
+
 /**
- * The cameras in a text of `cameras: […]`, with references to secrets as they are: only the agent knows what they lead to.
- * Throws `CONFIG_INVALID` with every problem.
+ * The `cameras: […]` and `uploads: {…}` of a text, with references to secrets as they are: only the agent knows what they
+ * lead to. Throws `CONFIG_INVALID` with every problem.
  */
-export function camerasOf(source: string, name: string): AgentSettings['cameras'] {
+export function wantedOf(source: string, name: string): WantedSettings {
   const elsewhere = { agent: 'elsewhere', spool: { folder: '/' }, kafka: { brokers: ['-'] }, registry: { url: 'http://-' } }
-  const { cameras } = (parseYaml(source) ?? {}) as { cameras?: unknown }
-  const asText = JSON.stringify({ ...elsewhere, cameras })
+  const { cameras, uploads, ...others } = (parseYaml(source) ?? {}) as WantedSettings
+  const other = Object.keys(others)
+  if (other.length > 0) throw new Fault('CONFIG_INVALID', `${name} holds ${other.join(', ')}: only cameras and uploads can be wanted from elsewhere`)
+  const wanted = { cameras, ...(uploads ? { uploads } : {}) }
+  const asText = JSON.stringify({ ...elsewhere, ...wanted })
   // checked with references as mere text, handed on as it was written
   parseAgentConfig(asText.replace(/\$\{/g, '{'), name)
-  return cameras as AgentSettings['cameras']
+  return wanted
 }
 
 /** Where an installed service has its configuration. */

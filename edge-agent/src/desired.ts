@@ -13,7 +13,7 @@ import type { Codec } from '@frameloop/schemas/codec'
 import type { AgentDesired } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import { parse } from 'yaml'
-import { type AgentSettings, parseAgentConfig } from './config.ts'
+import { type AgentSettings, parseAgentConfig, type WantedSettings } from './config.ts'
 
 export interface DesiredState {
   /** Of the wish that runs; empty: the agent's own file. */
@@ -26,16 +26,17 @@ const brokenPause: Ms = 30_000
 
 const fileOf = (folder: string): string => join(folder, 'desired.json')
 
-/** The settings of the agent's file with the cameras of a wish. Throws `CONFIG_INVALID`. */
+/** The settings of the agent's file with the cameras, and the uploads where they are named, of a wish. Throws `CONFIG_INVALID`. */
 export function settingsWith(ownFile: string, wish: Pick<AgentDesired, 'version' | 'settings'>): AgentSettings {
-  let wanted: { readonly cameras?: unknown }
+  let wanted: Partial<WantedSettings>
   try {
     wanted = JSON.parse(wish.settings) as typeof wanted
   } catch (thrown) {
     throw new Fault('CONFIG_INVALID', `The wanted settings ${wish.version} are no JSON: ${toError(thrown).message}`, {}, thrown)
   }
   const own = parse(readFileSync(ownFile, 'utf8')) as object
-  return parseAgentConfig(JSON.stringify({ ...own, cameras: wanted.cameras }), `the wanted settings ${wish.version}`)
+  const { cameras, uploads } = wanted
+  return parseAgentConfig(JSON.stringify({ ...own, cameras, ...(uploads ? { uploads } : {}) }), `the wanted settings ${wish.version}`)
 }
 
 /** The wish that ran last. */

@@ -10,6 +10,7 @@ import type { Camera } from './camera.ts'
 import type { DesiredState } from './desired.ts'
 import type { EpochCounter } from './spool/contents.ts'
 import type { Spool } from './spool/spool.ts'
+import type { Troubles } from './upload/uploader.ts'
 
 const interval = 2_000
 const earlierEpoch = 'an earlier epoch'
@@ -25,9 +26,10 @@ export interface AboutAgent {
   readonly version: string
   readonly desired: DesiredState
   readonly clock: { readonly skew: Ms }
+  readonly troubles: Troubles
 }
 
-export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, clock, ...about }: AboutAgent, now: EpochMs): AgentReported {
+export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, clock, troubles, ...about }: AboutAgent, now: EpochMs): AgentReported {
   const { frames, bytes, capacity } = spool.size
   const { counters } = spool
   const current = new Set<string>(cameras.map(({ epoch }) => epoch))
@@ -40,6 +42,7 @@ export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, cl
     desiredVersion: desired.version,
     desiredError: desired.error,
     clockSkewMs: Math.round(clock.skew),
+    announceError: troubles.announcements,
     cameras: [
       ...cameras.map((camera) => {
         const counter = counters.find(({ cameraId, epoch }) => cameraId === camera.settings.id && epoch === camera.epoch)
@@ -54,13 +57,14 @@ export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, cl
           lastFrameAt: camera.lastFrameAt,
           sourceKind: camera.source.kind,
           health: [...camera.marks],
+          uploadError: troubles.uploads.get(camera.settings.id) ?? '',
         }
       }),
       ...counters
         .filter(({ epoch }) => !current.has(epoch))
         .map(({ cameraId, epoch, highestSeq, forgottenSeq }) => ({
           ...{ cameraId, epoch, highestSeq, forgottenSeq },
-          ...{ state: 'ended', message: earlierEpoch, framesPerSecond: 0, lastFrameAt: 0, sourceKind: '', health: [] },
+          ...{ state: 'ended', message: earlierEpoch, framesPerSecond: 0, lastFrameAt: 0, sourceKind: '', health: [], uploadError: '' },
         })),
     ],
   }

@@ -20,7 +20,7 @@ import { reportOf, runReporter } from './report.ts'
 import { changeScene } from './simulator-control.ts'
 import { Spool, type SpoolSettings } from './spool/spool.ts'
 import { notifySystemd } from './systemd.ts'
-import { runUploader } from './upload/uploader.ts'
+import { runUploader, type Troubles } from './upload/uploader.ts'
 
 const version = '0.1.0'
 const clockInterval = 300_000
@@ -78,12 +78,12 @@ export class Cameras {
 }
 
 /** Reads the file again when it changes; one that is wrong is told and has no effect. */
-function followConfig(file: string, cameras: Cameras, desired: DesiredState, log: Log): () => void {
+function followConfig(file: string, become: (settings: AgentSettings) => Promise<void>, desired: DesiredState, log: Log): () => void {
   const reread = async (): Promise<void> => {
     try {
       const settings = readAgentConfig(file)
-      if (desired.version) log.warn({ file, version: desired.version }, 'the file has changed; its cameras have no effect while others are wanted')
-      else await cameras.become(settings.cameras)
+      if (desired.version) log.warn({ file, version: desired.version }, 'the file has changed; its cameras and uploads have no effect while others are wanted')
+      else await become(settings)
     } catch (thrown) {
       log.error({ err: thrown, file }, 'the changed configuration is wrong and was not taken over')
     }
@@ -124,14 +124,20 @@ export async function runAgent(file: string): Promise<void> {
       )
       connected.catch(() => {})
       const cameras = new Cameras({ spool, folder: config.spool.folder, log, ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, metrics: cameraMetrics(metrics) }, fail)
+      let uploads = config.uploads
+      const become = async (settings: AgentSettings): Promise<void> => {
+        await cameras.become(settings.cameras)
+        uploads = settings.uploads
+      }
       const desired: DesiredState = { version: '', error: '' }
       const wishes = {
         ...{ agentId: config.agent, folder: config.spool.folder, state: desired, log },
-        fulfil: (wish: AgentDesired) => cameras.become(settingsWith(file, wish).cameras),
+        fulfil: (wish: AgentDesired) => become(settingsWith(file, wish)),
       }
-      const about = { agentId: config.agent, siteId: config.site, version, desired, clock: { skew: 0 } }
-      lifetime.run('uploader', (signal) => runUploader(spool, store, identity, { ...config.uploads, limit: bytesOf(config.uploads.limit ?? '0 B') }, log, signal), fail)
-      lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, log, signal)), fail)
+      const troubles: Troubles = { uploads: new Map(), announcements: '' }
+      const about = { agentId: config.agent, siteId: config.site, version, desired, clock: { skew: 0 }, troubles }
+      lifetime.run('uploader', (signal) => runUploader(spool, store, identity, () => ({ ...uploads, limit: bytesOf(uploads.limit ?? '0 B') }), troubles, log, signal), fail)
+      lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, troubles, log, signal)), fail)
       lifetime.run('reporter', (signal) => connected.then(() => runReporter(() => cameras.all, spool, producer, codec, about, log, signal)), fail)
       lifetime.own('cameras', cameras, (open) => open.close())
       const kept = keptWish(config.spool.folder)
@@ -147,7 +153,7 @@ export async function runAgent(file: string): Promise<void> {
         (signal) => connected.then(() => followDesired(kafka, codec, wishes, signal)),
         (error) => log.error({ err: error }, 'wanted settings cannot be followed'),
       )
-      lifetime.own('configuration', followConfig(file, cameras, desired, log), (stop) => stop())
+      lifetime.own('configuration', followConfig(file, become, desired, log), (stop) => stop())
 
       const routes = (method: string, path: string): Answer | undefined => {
         if (method === 'GET' && path === '/status') return jsonAnswer(200, { ...reportOf(cameras.all, spool, about, Date.now()), pid: process.pid })

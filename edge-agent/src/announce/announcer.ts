@@ -3,6 +3,7 @@
  * broker's acknowledgement and ours repeats a record, and validate knows it by its seq.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { rootMessage } from '@frameloop/kit/fault'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { backoffPause } from '@frameloop/kit/retry'
@@ -15,7 +16,7 @@ import type { Entry } from '../spool/contents.ts'
 import type { Loss } from '../spool/losses.ts'
 import type { Spool } from '../spool/spool.ts'
 import { laneOf } from '../upload/lanes.ts'
-import { type Identity, placeOf, signatureOf } from '../upload/uploader.ts'
+import { type Identity, placeOf, signatureOf, type Troubles } from '../upload/uploader.ts'
 
 const batchLimit = 200
 
@@ -33,7 +34,7 @@ export function announceable(entries: Iterable<Entry>, limit: number, now: Epoch
   return ready
 }
 
-export async function runAnnouncer(spool: Spool, producer: Producer, codec: Codec, identity: Identity, log: Log, signal: AbortSignal): Promise<void> {
+export async function runAnnouncer(spool: Spool, producer: Producer, codec: Codec, identity: Identity, troubles: Troubles, log: Log, signal: AbortSignal): Promise<void> {
   const announce = async (entries: readonly Entry[], now: EpochMs): Promise<void> => {
     const batches = new Map<string, { key: string; value: Buffer; headers: Record<string, string> }[]>()
     for (const entry of entries) {
@@ -92,9 +93,11 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
       if (ready.length > 0) await announce(ready, now)
       if (losses.length > 0) await tell(losses)
       failures = 0
+      troubles.announcements = ''
     } catch (thrown) {
       if (signal.aborted) return
       failures += 1
+      troubles.announcements = rootMessage(thrown)
       if (failures === 1) log.warn({ err: thrown }, 'announcements wait for Kafka')
       await sleep(backoffPause(failures, { first: 200, cap: 5_000 }, Math.random()), undefined, { signal }).catch(() => {})
       continue

@@ -6,12 +6,13 @@
  */
 import { rootMessage } from '@frameloop/kit/fault'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { Ms } from '@frameloop/kit/units'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import { type CameraState, SourceFailure } from './source.ts'
 
 export class Stalled extends Error {}
 
 const refusedPause: Ms = 30_000
+const paceWindow: Ms = 10_000
 const usual = { first: 250, cap: 15_000 }
 
 export interface AfterFailure {
@@ -27,6 +28,32 @@ export function afterFailure(thrown: unknown, failures: number, random: number):
   if (thrown instanceof Stalled) return { state: 'stalled', message: thrown.message, pause }
   if (!(thrown instanceof SourceFailure)) return { state: 'wrong', message: rootMessage(thrown), pause }
   return { state: thrown.state, message: thrown.message, pause: thrown.state === 'backing off' ? pause : refusedPause }
+}
+
+/** Whether a camera gives as many pictures as are asked of it: a link that is too thin delivers later and later without ever falling silent. */
+export class Pace {
+  readonly #asked: number
+  #since: EpochMs | undefined
+  #came = 0
+
+  /** `asked`: pictures a second. */
+  constructor(asked: number) {
+    this.#asked = asked
+  }
+
+  /** For each picture. Every ten seconds a sentence, empty when all is well. */
+  came(now: EpochMs): string | undefined {
+    this.#since ??= now
+    const took = now - this.#since
+    if (took < paceWindow) {
+      this.#came += 1
+      return undefined
+    }
+    const rate = this.#came / (took / 1000)
+    this.#since = now
+    this.#came = 1
+    return rate < 0.7 * this.#asked ? `it gives ${rate.toFixed(1)} of ${this.#asked} pictures a second` : ''
+  }
 }
 
 /** The pictures, or an error when none comes for longer than patience allows; `give up` is called so that the source lets go. */

@@ -6,7 +6,8 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { openLog } from '@frameloop/kit/log'
 import sharp from 'sharp'
 import { afterEach, expect, test } from 'vitest'
-import { afterFailure, Stalled, watched } from './camera-state.ts'
+import { afterFailure, Pace, Stalled, watched } from './camera-state.ts'
+import { isDue } from './file.ts'
 import { finishPicture, grayOf } from './finish.ts'
 import { httpSource } from './http.ts'
 import { answerChallenge, readChallenge } from './http-login.ts'
@@ -169,4 +170,33 @@ test('masks are black and sizes right before anything is written, and the gate s
   expect([gray[45 * motionWidth + 20], gray[45 * motionWidth + 140]].map((value) => (value ?? 0) > 150)).toEqual([true, false])
   expect(gray[45 * motionWidth + 140]).toBeLessThan(10)
   expect(await finishPicture(picture, { id: 'c', address: '' })).toBe(picture)
+})
+
+test('of a video file as many frames a second are kept as it is set to, the same ones in each pass, or all', () => {
+  const offsets = Array.from({ length: 30 }, (_, at) => Math.round((at * 1e6) / 7))
+  const kept = (rate: number | undefined): number[] => offsets.flatMap((offset, at) => (isDue(offset, offsets[at - 1], rate) ? [at] : []))
+  expect(kept(undefined)).toHaveLength(30)
+  // of seven a second the first of each half
+  expect(kept(2)).toEqual([0, 4, 7, 11, 14, 18, 21, 25, 28])
+  expect(kept(25)).toHaveLength(30)
+})
+
+test('a camera that gives fewer pictures than are asked of it is said to, every ten seconds, and no longer when it does not', () => {
+  const pace = new Pace(5)
+  const said: string[] = []
+  let now = 0
+  const play = (seconds: number, rate: number): void => {
+    for (let picture = 0; picture < seconds * rate; picture += 1) {
+      now += 1000 / rate
+      const slow = pace.came(now)
+      if (slow !== undefined) said.push(slow)
+    }
+  }
+  play(21, 5)
+  play(30, 2)
+  play(21, 5)
+  expect(said[0]).toBe('')
+  expect(said).toContain('it gives 2.0 of 5 pictures a second')
+  expect(said.at(-1)).toBe('')
+  expect(said.length).toBeLessThanOrEqual(7)
 })

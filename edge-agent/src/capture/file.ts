@@ -1,5 +1,5 @@
 /**
- * A video file as a camera: every frame, its exact media offset from the container's presentation times, in real time
+ * A video file as a camera: every frame, or as many a second as the camera is set to, its exact media offset from the container's presentation times, in real time
  * or as fast as the spool takes them. Each pass over the file has the same offsets and byte-equal pictures.
  */
 import { existsSync } from 'node:fs'
@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
 import type { Us } from '@frameloop/kit/units'
-import type { CameraSettings } from '../config.ts'
+import { type CameraSettings, ratesOf } from '../config.ts'
 import { finishingFilters } from './ffmpeg-stream.ts'
 import { type Source, SourceFailure } from './source.ts'
 
@@ -16,6 +16,13 @@ export interface FileSettings {
   readonly path: string
   readonly loop: boolean
   readonly realTime: boolean
+}
+
+/** Whether a frame is the first of its share of a second, when `rate` a second are kept: the same ones in each pass. */
+export function isDue(offset: Us, before: Us | undefined, rate: number | undefined): boolean {
+  if (rate === undefined || before === undefined) return true
+  const shareOf = (at: Us): number => Math.floor((at * rate) / 1e6)
+  return shareOf(offset) > shareOf(before)
 }
 
 /** ffprobe's `pts_time` lines → offsets from the first frame, in presentation order. */
@@ -32,6 +39,7 @@ export function offsetsOf(printed: string): Us[] {
 export function fileSource(settings: FileSettings, camera: CameraSettings): Source {
   const filters = finishingFilters(camera).join(',')
   const sourceName = basename(settings.path)
+  const rate = camera.framesPerSecond === undefined ? undefined : ratesOf(camera).asked
   return {
     kind: 'file',
     finishes: true,
@@ -45,6 +53,7 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
       const offsets = offsetsOf(probe.out)
       if (probe.code !== 0 || offsets.length === 0) throw new SourceFailure('wrong', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`)
       const step = offsets.length > 1 ? ((offsets.at(-1) ?? 0) - (offsets[0] ?? 0)) / (offsets.length - 1) : 40_000
+      const offsetAt = (index: number): Us => offsets[index] ?? Math.round(index * step)
       const args = [
         '-protocol_whitelist',
         'file,pipe',
@@ -70,8 +79,10 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
         const passStart = Date.now()
         let index = 0
         for await (const bytes of ffmpeg.jpegs) {
-          const mediaOffsetUs = offsets[index] ?? Math.round(index * step)
+          const mediaOffsetUs = offsetAt(index)
           const due = passStart + mediaOffsetUs / 1000
+          index += 1
+          if (!isDue(mediaOffsetUs, index > 1 ? offsetAt(index - 2) : undefined, rate)) continue
           if (settings.realTime && due > Date.now()) await sleep(due - Date.now(), undefined, { signal })
           yield {
             bytes,
@@ -81,9 +92,8 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
             mediaOffsetUs,
             ...jpegSize(bytes),
             sourceName,
-            newPass: index === 0,
+            newPass: index === 1,
           }
-          index += 1
         }
         await ffmpeg.ended
         if (signal.aborted) return

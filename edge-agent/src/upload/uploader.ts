@@ -2,6 +2,7 @@
 
 import type { KeyObject } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault, rootMessage } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
@@ -46,13 +47,33 @@ export interface UploadLimits {
   readonly outside: 'live' | 'nothing'
 }
 
+/** Why frames do not go on, in sentences, as long as they do not. */
+export interface Troubles {
+  /** Per camera: what the object store last said to a frame of it. */
+  readonly uploads: Map<string, string>
+  /** What Kafka last said. */
+  announcements: string
+}
+
+/** `S3 refused it: AccessDenied: Access Denied.`, or that nobody answered. */
+function storeSaid(thrown: unknown): string {
+  return thrown instanceof Fault ? `S3 does not answer: ${rootMessage(thrown)}` : `S3 refused it: ${(thrown as Error).name}: ${rootMessage(thrown)}`
+}
+
 /** When the uplink is free again after `bytes` more, so that no more than `limit` bytes a second go out; `free` is when it was. */
 export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Bytes): EpochMs {
   return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
 }
 
-export async function runUploader(spool: Spool, store: ObjectStore, identity: Identity, limits: UploadLimits, log: Log, signal: AbortSignal): Promise<void> {
-  const { concurrency, limit, windows, outside } = limits
+export async function runUploader(
+  spool: Spool,
+  store: ObjectStore,
+  identity: Identity,
+  limits: () => UploadLimits,
+  troubles: Troubles,
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
   let failures = 0
   let free = 0
   const queue = new UploadQueue<Entry>()
@@ -93,9 +114,11 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
       )
       await spool.markStored(entry, stored.versionId)
       failures = 0
+      troubles.uploads.delete(entry.cameraId)
     } catch (thrown) {
       entry.busy = false
       if (signal.aborted) return
+      troubles.uploads.set(entry.cameraId, storeSaid(thrown))
       if (!isStoreTransient(thrown)) {
         log.error({ err: thrown, key }, 'frame refused by the object store')
         spool.markUnreadable(entry)
@@ -108,6 +131,8 @@ export async function runUploader(spool: Spool, store: ObjectStore, identity: Id
   }
   const running = new Set<Promise<void>>()
   while (!signal.aborted) {
+    // they may change from afar
+    const { concurrency, limit, windows, outside } = limits()
     queue.add(spool.takeNew(), Date.now())
     while (running.size < concurrency) {
       const now = Date.now()
