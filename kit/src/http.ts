@@ -21,12 +21,15 @@ const statusOf: Partial<Record<FaultCode, number>> = {
   FRAME_UNKNOWN: 404,
   CAMERA_UNKNOWN: 404,
   TASK_UNKNOWN: 404,
+  MODEL_UNKNOWN: 404,
   OBJECT_MISSING: 404,
   MODEL_UNAVAILABLE: 503,
   OBJECT_STORE_UNAVAILABLE: 503,
   KAFKA_UNAVAILABLE: 503,
   DATABASE_UNAVAILABLE: 503,
   REGISTRY_UNAVAILABLE: 503,
+  OVERLOADED: 429,
+  DEADLINE_PASSED: 504,
   TIMED_OUT: 504,
 }
 
@@ -60,6 +63,8 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
   app.setErrorHandler((thrown, request, reply) => {
     const { status, document } = problemOf(thrown)
     if (status >= 500) options.log.error({ err: thrown, method: request.method, route: request.routeOptions.url }, 'request failed')
+    // the rest of a body that is too large is read and dropped: whoever still writes it would never read why
+    if (status === 413) reply.header('connection', 'keep-alive')
     return reply.code(status).type('application/problem+json').send(document)
   })
   app.setNotFoundHandler((request, reply) => {

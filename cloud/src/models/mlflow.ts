@@ -85,13 +85,10 @@ export function openMlflow(baseUrl: string): Mlflow {
   }
 }
 
-/** Names of the files of a model, as stored under `model/` of its run. */
-export const modelFileNames = ['model.json', 'weights.bin', 'references.bin', 'meta.json'] as const
-
 /** Makes MLflow's page show the folder as a model with its signature; `shape` is [height, width, channels]. */
 export function mlmodelFile(runId: string, shape: readonly number[], classes: number): Buffer {
   const tensor = (sides: readonly number[]): string => `'[{"type":"tensor","tensor-spec":{"dtype":"float32","shape":[${sides.join(',')}]}}]'`
   return Buffer.from(
-    `artifact_path: model\nflavors:\n  tfjs:\n    format: layers-model\n    data: model.json\n    tfjs_version: 4.22.0\nmlflow_version: 3.17.2\nrun_id: ${runId}\nsignature:\n  inputs: ${tensor([-1, ...shape])}\n  outputs: ${tensor([-1, classes])}\n`,
+    `artifact_path: model\nflavors:\n  onnx:\n    data: model.onnx\n    onnx_version: 1.16.0\n    onnx_ir_version: 8\n  tfjs:\n    format: layers-model\n    data: model.json\n    tfjs_version: 4.22.0\nmlflow_version: 3.17.2\nrun_id: ${runId}\nsignature:\n  inputs: ${tensor([-1, ...shape])}\n  outputs: ${tensor([-1, classes])}\n`,
   )
 }

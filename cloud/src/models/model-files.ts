@@ -1,10 +1,12 @@
-/** A model as files: what is stored in MLflow, checked by one digest, and read back by serving and by evaluation. */
+/**
+ * A model as files: what is stored in MLflow and checked by one digest. It is there in two forms, TF.js layers and ONNX,
+ * and with it lie a few examples and what they were answered when it was registered: whoever loads it, with whichever
+ * engine, proves that it answers the same.
+ */
 import { createHash } from 'node:crypto'
 import { Fault } from '@frameloop/kit/fault'
-import type { io } from '@tensorflow/tfjs-core'
-import type * as TF from '@tensorflow/tfjs-node'
-import { buildNetwork, type References, writeInput } from './network.ts'
-import { tf } from './tensorflow.ts'
+import type { Preprocessing } from '@frameloop/stream-processors/features/prepare'
+import type { References } from './model-input.ts'
 
 /** `meta.json` of a model. */
 export interface ModelMeta {
@@ -16,6 +18,7 @@ export interface ModelMeta {
   readonly channels: number
   /** Digest of the preprocessing whose pixels it was trained on. */
   readonly preprocessing: string
+  readonly preprocessingParameters: Preprocessing
   /** Per camera: sha256 of the reference picture its pixels were compared with, where they were. */
   readonly referencePictures: Readonly<Record<string, string>>
   readonly seed: number
@@ -24,9 +27,14 @@ export interface ModelMeta {
   readonly references: readonly string[]
   /** No frame captured later is in its dataset, ISO time. */
   readonly cutAt: string
+  /** Held-out examples whose pixels lie in `probes.bin`, and what the network answered: logits per class. */
+  readonly probes: readonly { readonly referenceKey: string; readonly logits: readonly number[] }[]
 }
 
 export type ModelFiles = ReadonlyMap<string, Buffer>
+
+/** Names of the files of a model, as stored under `model/` of its run. */
+export const modelFileNames = ['model.json', 'weights.bin', 'model.onnx', 'references.bin', 'probes.bin', 'meta.json'] as const
 
 /** sha256 over names and contents, in name order. */
 export function digestOf(files: ModelFiles): string {
@@ -35,74 +43,43 @@ export function digestOf(files: ModelFiles): string {
   return hash.digest('hex')
 }
 
-export async function writeModel(model: TF.LayersModel, references: References, meta: Omit<ModelMeta, 'references'>): Promise<ModelFiles> {
-  let artifacts: io.ModelArtifacts | undefined
-  await model.save(
-    tf.io.withSaveHandler(async (saved) => {
-      artifacts = saved
-      return { modelArtifactsInfo: { dateSaved: new Date(0), modelTopologyType: 'JSON' } }
-    }),
-  )
-  if (!artifacts?.weightData || !artifacts.weightSpecs) throw new Fault('RUN_FAILED', 'The model could not be written')
-  const weights = Buffer.from(tf.io.concatenateArrayBuffers(Array.isArray(artifacts.weightData) ? artifacts.weightData : [artifacts.weightData]))
-  const keys = [...references.keys()].sort()
-  const topology = {
-    format: 'layers-model',
-    generatedBy: 'frameloop',
-    convertedBy: null,
-    modelTopology: artifacts.modelTopology,
-    weightsManifest: [{ paths: ['weights.bin'], weights: artifacts.weightSpecs }],
-  }
-  return new Map([
-    ['model.json', Buffer.from(JSON.stringify(topology))],
-    ['weights.bin', weights],
-    ['references.bin', Buffer.concat(keys.map((key) => references.get(key) ?? Buffer.alloc(0)))],
-    ['meta.json', Buffer.from(JSON.stringify({ ...meta, references: keys }, null, 2))],
-  ])
+/** An example to answer: the pixels of a zone, and whose zone it is. */
+export interface Example {
+  readonly referenceKey: string
+  /** Uint8Array [height, width, channels] */
+  readonly pixels: Uint8Array
 }
 
-/** A model ready to answer. `dispose` lets its tensors go. */
-export interface Predictor {
+export interface ModelContent {
   readonly meta: ModelMeta
-  readonly digest: string
-  /** Softmax scores per example, in the order of `meta.classes`. */
-  predict(examples: readonly { readonly referenceKey: string; readonly pixels: Uint8Array }[]): number[][]
-  dispose(): void
+  readonly references: References
+  readonly probes: readonly (Example & { readonly logits: readonly number[] })[]
+  file(name: (typeof modelFileNames)[number]): Buffer
+}
+
+/** Pictures of one size, one behind the other. */
+function picturesIn(bytes: Buffer, count: number, size: number, what: string): Uint8Array[] {
+  if (bytes.length !== count * size) throw new Fault('MODEL_INVALID', `The model's ${what} are ${bytes.length} bytes; ${count} pictures of ${size} bytes were expected`)
+  return Array.from({ length: count }, (_, at) => new Uint8Array(bytes.subarray(at * size, (at + 1) * size)))
 }
 
 /** Throws `MODEL_INVALID` when the files are not those of `digest` or do not fit together. */
-export async function readModel(files: ModelFiles, digest: string): Promise<Predictor> {
+export function openModelFiles(files: ModelFiles, digest: string): ModelContent {
   const found = digestOf(files)
   if (found !== digest) throw new Fault('MODEL_INVALID', `The model's files hash to ${found.slice(0, 12)}…, ${digest.slice(0, 12)}… was promoted`)
-  const need = (name: string): Buffer => {
-    const file = files.get(name)
-    if (!file) throw new Fault('MODEL_INVALID', `The model has no file ${name}`)
-    return file
+  const file = (name: string): Buffer => {
+    const bytes = files.get(name)
+    if (!bytes) throw new Fault('MODEL_INVALID', `The model has no file ${name}`)
+    return bytes
   }
-  // models of before these parameters existed
-  const meta = { channels: 3, referencePictures: {}, ...JSON.parse(need('meta.json').toString('utf8')) } as ModelMeta
-  const topology = JSON.parse(need('model.json').toString('utf8')) as { weightsManifest: { weights: io.WeightsManifestEntry[] }[] }
-  const weights = need('weights.bin')
-  const specs = topology.weightsManifest.flatMap((group) => group.weights)
-  const tensors = tf.io.decodeWeights(weights.buffer.slice(weights.byteOffset, weights.byteOffset + weights.length) as ArrayBuffer, specs)
-  const model = buildNetwork([meta.height, meta.width, meta.channels], meta.classes.length, meta.seed)
-  model.setWeights(specs.map(({ name }) => tensors[name] as TF.Tensor))
-  for (const tensor of Object.values(tensors)) tensor.dispose()
+  const meta = JSON.parse(file('meta.json').toString('utf8')) as ModelMeta
   const size = meta.width * meta.height * meta.channels
-  const pictures = need('references.bin')
-  const references = new Map(meta.references.map((key, at) => [key, new Uint8Array(pictures.subarray(at * size, (at + 1) * size))]))
+  const references = picturesIn(file('references.bin'), meta.references.length, size, 'reference pictures')
+  const probes = picturesIn(file('probes.bin'), meta.probes.length, size, 'probes')
   return {
     meta,
-    digest,
-    predict(examples) {
-      const input = new Float32Array(examples.length * size)
-      for (const [at, { referenceKey, pixels }] of examples.entries()) writeInput(input, at * size, pixels, references.get(referenceKey), meta)
-      const scores = tf.tidy(
-        () => tf.softmax(model.predict(tf.tensor4d(input, [examples.length, meta.height, meta.width, meta.channels])) as TF.Tensor2D).arraySync() as number[][],
-      )
-      if (scores.some((row) => row.some((score) => !Number.isFinite(score)))) throw new Fault('MODEL_INVALID', 'The model answered with something that is no number')
-      return scores
-    },
-    dispose: () => model.dispose(),
+    references: new Map(meta.references.map((key, at) => [key, references[at] as Uint8Array])),
+    probes: meta.probes.map((probe, at) => ({ ...probe, pixels: probes[at] as Uint8Array })),
+    file,
   }
 }

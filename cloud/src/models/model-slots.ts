@@ -1,29 +1,38 @@
 /**
  * Who serves: per task and alias the loaded model. A change is loaded and checked beside the old one, then takes its
- * place between two batches; nothing waits and nothing fails. What cannot be loaded or checked leaves the old one serving.
+ * place between two questions; nothing waits and nothing fails. What cannot be loaded or checked leaves the old one serving.
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Log } from '@frameloop/kit/log'
 import { retry } from '@frameloop/kit/retry'
 import type { ModelChanged } from '@frameloop/schemas/events'
-import { type Mlflow, modelFileNames } from './mlflow.ts'
-import { type ModelFiles, type Predictor, readModel } from './model-files.ts'
+import type { Loaded } from '../serve/engine-thread.ts'
+import type { Mlflow } from './mlflow.ts'
+import { type ModelFiles, modelFileNames } from './model-files.ts'
 
 export interface Slot {
   readonly change: ModelChanged
-  readonly predictor: Predictor
+  readonly model: Loaded
+}
+
+/** What loads models and lets them go when nobody waits for their answers any more. */
+export interface Loader {
+  load(digest: string, files: ModelFiles): Promise<Loaded>
+  unload(digest: string): Promise<void>
 }
 
 export class ModelSlots {
   readonly #slots = new Map<string, Slot>()
   readonly #mlflow: Mlflow
   readonly #cache: string
+  readonly #loader: Loader
   readonly #log: Log
 
-  constructor(mlflow: Mlflow, cacheFolder: string, log: Log) {
+  constructor(mlflow: Mlflow, cacheFolder: string, loader: Loader, log: Log) {
     this.#mlflow = mlflow
     this.#cache = cacheFolder
+    this.#loader = loader
     this.#log = log
   }
 
@@ -42,12 +51,12 @@ export class ModelSlots {
     if (before?.change.version === change.version && before.change.digest === change.digest) return
     try {
       const files = await this.#files(change, signal)
-      const predictor = await readModel(files, change.digest)
-      // the first answer of a network is the slow one; it is not a caller's
-      predictor.predict([{ referenceKey: predictor.meta.references[0] ?? '', pixels: new Uint8Array(predictor.meta.width * predictor.meta.height * predictor.meta.channels) }])
-      this.#slots.set(key, { change, predictor })
-      this.#log.info({ task: change.task, alias: change.alias, version: change.version, was: before?.change.version }, 'model serves')
-      before?.predictor.dispose()
+      const model = await this.#loader.load(change.digest, files)
+      this.#slots.set(key, { change, model })
+      const { engine, why } = model
+      this.#log.info({ task: change.task, alias: change.alias, version: change.version, was: before?.change.version, engine, ...(why ? { why } : {}) }, 'model serves')
+      const isElsewhere = this.all.some((slot) => slot.change.digest === before?.change.digest)
+      if (before && !isElsewhere) await this.#loader.unload(before.change.digest)
     } catch (thrown) {
       if (!signal.aborted) this.#log.error({ err: thrown, task: change.task, version: change.version }, 'model refused, the one before goes on serving')
     }
@@ -70,10 +79,5 @@ export class ModelSlots {
       // another replica was quicker with the same files
     }
     return files
-  }
-
-  close(): void {
-    for (const { predictor } of this.#slots.values()) predictor.dispose()
-    this.#slots.clear()
   }
 }

@@ -1,7 +1,12 @@
 import { medianPicture } from '@frameloop/stream-processors/picture/median'
+import type * as TF from '@tensorflow/tfjs-node'
 import { expect, test } from 'vitest'
-import { digestOf, readModel, writeModel } from './model-files.ts'
-import { buildNetwork, writeInput } from './network.ts'
+import { digestOf, type ModelFiles } from './model-files.ts'
+import { writeInput } from './model-input.ts'
+import { buildNetwork } from './network.ts'
+import { engineNames, openPredictor } from './predictor.ts'
+import { tf } from './tensorflow.ts'
+import { writeModel } from './write-model.ts'
 
 test('the median picture is the median of every value', () => {
   expect([...medianPicture([Uint8Array.of(1, 200), Uint8Array.of(9, 100), Uint8Array.of(5, 0)])]).toEqual([5, 100])
@@ -17,10 +22,27 @@ test('the input is the distance to the reference, mirrored by pixels and not by 
   expect([...out].map((value) => Math.round((value * 255) / 4))).toEqual([0, 0, 0, 10, 20, 30])
 })
 
-test('a model read back from its files answers as before, and one with a flipped bit is refused', async () => {
-  const model = buildNetwork([16, 16, 3], 2, 3)
-  const references = new Map([['c z', new Uint8Array(16 * 16 * 3).fill(90)]])
-  const files = await writeModel(model, references, {
+test('what is served is what was trained: without augmentation the quick way gives what the general one gives', () => {
+  const crop = new Uint8Array(65_536).map((_, at) => at >> 8)
+  const reference = new Uint8Array(65_536).map((_, at) => at)
+  const [quick, general] = [new Float32Array(crop.length), new Float32Array(crop.length)]
+  for (const against of [reference, undefined]) {
+    writeInput(quick, 0, crop, against, { width: 256, channels: 1 })
+    writeInput(general, 0, crop, against, { width: 256, channels: 1 }, { gain: 1, bias: 0, flip: false })
+    expect(
+      Math.max(
+        ...Array.from({ length: 256 }, (_, row) =>
+          Math.max(...quick.subarray(row * 256, row * 256 + 256).map((value, at) => Math.abs(value - (general[row * 256 + at] as number)))),
+        ),
+      ),
+    ).toBeLessThan(1e-6)
+  }
+})
+
+const example = { referenceKey: 'c z', pixels: new Uint8Array(16 * 16 * 3).map((_, at) => (at * 31) % 256) }
+/** `bias`: of the last layer; it tells one model from another. */
+const write = (bias = 0): Promise<ModelFiles> => {
+  const about = {
     task: 't',
     classes: ['a', 'b'],
     width: 16,
@@ -28,19 +50,49 @@ test('a model read back from its files answers as before, and one with a flipped
     channels: 3,
     referencePictures: {},
     preprocessing: 'p',
-    seed: 3,
-    datasetDigest: 'd',
-    cutAt: new Date(0).toISOString(),
-  })
+    preprocessingParameters: { width: 16, height: 16 },
+  }
+  const references = new Map([['c z', new Uint8Array(16 * 16 * 3).fill(90)]])
+  const network = buildNetwork([16, 16, 3], 2, 3)
+  const last = network.layers.at(-1)
+  last?.setWeights([last.getWeights()[0] as TF.Tensor, tf.tensor1d([bias, bias])])
+  return writeModel(network, references, [example], { ...about, seed: 3, datasetDigest: 'd', cutAt: new Date(0).toISOString() })
+}
+const withFile = (files: ModelFiles, name: string, change: (bytes: Buffer) => Buffer): ModelFiles => new Map(files).set(name, change(Buffer.from(files.get(name) ?? '')))
+
+test('a model read back from its files answers the same with either engine, and one with a flipped bit is refused', async () => {
+  const files = await write()
   const digest = digestOf(files)
-  const example = { referenceKey: 'c z', pixels: new Uint8Array(16 * 16 * 3).map((_, at) => (at * 31) % 256) }
-  const first = (await readModel(files, digest)).predict([example])
-  const again = await readModel(new Map([...files].map(([name, bytes]) => [name, Buffer.from(bytes)])), digest)
-  expect(again.predict([example])).toEqual(first)
-  expect((first[0] ?? []).reduce((sum, score) => sum + score, 0)).toBeCloseTo(1)
-  const broken = new Map(files)
-  const weights = Buffer.from(files.get('weights.bin') ?? '')
-  weights[40] = (weights[40] ?? 0) ^ 1
-  broken.set('weights.bin', weights)
-  await expect(readModel(broken, digest)).rejects.toMatchObject({ code: 'MODEL_INVALID' })
+  const answers = await Promise.all(
+    engineNames.map(async (engine) => {
+      const predictor = await openPredictor(files, digest, [engine])
+      expect(predictor).toMatchObject({ engine, why: '' })
+      return (await predictor.predict([example, { ...example, referenceKey: 'unknown' }])).flat()
+    }),
+  )
+  const [first = [], second = []] = answers
+  for (const [at, score] of first.entries()) expect(Math.abs(score - (second[at] ?? 1))).toBeLessThan(1e-4)
+  expect((first[0] ?? 0) + (first[1] ?? 0)).toBeCloseTo(1)
+  const flipped = withFile(files, 'weights.bin', (bytes) => {
+    bytes[40] = (bytes[40] ?? 0) ^ 1
+    return bytes
+  })
+  await expect(openPredictor(flipped, digest)).rejects.toMatchObject({ code: 'MODEL_INVALID' })
+})
+
+test('a form that answers otherwise than when the model was registered is refused, whatever its digest', async () => {
+  const files = await write()
+  const other = await write(5)
+  const mixed = new Map(files).set('model.onnx', other.get('model.onnx') ?? Buffer.alloc(0))
+  await expect(openPredictor(mixed, digestOf(mixed))).rejects.toThrow(/With onnxruntime the model answers its probe 1 otherwise/)
+})
+
+test('where ONNX Runtime cannot run it TF.js does, and says why', async () => {
+  const files = withFile(await write(), 'model.onnx', (bytes) => bytes.subarray(0, 20))
+  expect(await openPredictor(files, digestOf(files))).toMatchObject({ engine: 'tfjs', why: expect.stringMatching(/^onnxruntime does not load: /) as string })
+})
+
+test('a network that answers with something that is no number is refused', async () => {
+  const files = await write(Number.NaN)
+  await expect(openPredictor(files, digestOf(files))).rejects.toThrow('The model answered with something that is no number')
 })

@@ -1,75 +1,227 @@
 /**
  * `GET /v1/feeds`: live answers over a WebSocket.
- *   client → { "cameras": [..], "zones": [..], "tasks": [..] }   what it wants; an absent list means all
- *   server → one message per answer; for a client that cannot keep up the latest per (camera, zone, task), with `skipped`
+ *   client → { "cameras": [..], "zones": [..], "tasks": [..], "pictures": "none" | "jpeg", "credit": 100, "resume": ["3:1042"] }
+ *            what it wants, said again whenever it wants something else; an absent list means all
+ *   client → { "credit": 50 }    so many more messages may come; a client that never named a credit takes all
+ *   server → { "kind": "prediction", …, "resume": "3:1042" }    one per answer; the newest `resume` of each partition (the
+ *            number before the colon), said when it comes back, is where the feed goes on
+ *   server → a binary message for a picture: the length of its JSON as a big-endian uint32, the JSON, the picture's bytes
+ *   server → { "kind": "gap", … }    between what was said to be resumed and what is still known here something is missing
+ * F1  Nobody waits for a reader: what it cannot take yet is kept as the latest per camera, zone and task, and the next
+ *     message says how many were `skipped`.
+ * F2  A reader that takes nothing for `stallLimit`, or answers no ping, is closed (1013): it may come back and resume.
  */
-
-import type { PredictionMade } from '@frameloop/schemas/events'
+import { Fault } from '@frameloop/kit/fault'
+import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
+import type { ObjectRef, PredictionMade } from '@frameloop/schemas/events'
+import Type, { type Static } from 'typebox'
+import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
 
-interface Wish {
-  readonly cameras?: readonly string[]
-  readonly zones?: readonly string[]
-  readonly tasks?: readonly string[]
-}
+const Names = Type.Optional(Type.Array(Type.String({ maxLength: 200 }), { maxItems: 1_000 }))
+const Credit = Type.Integer({ minimum: 0, maximum: 1_000_000 })
+const Wish = Type.Object(
+  {
+    ...{ cameras: Names, zones: Names, tasks: Names },
+    pictures: Type.Optional(Type.Union([Type.Literal('none'), Type.Literal('jpeg')])),
+    credit: Type.Optional(Credit),
+    resume: Type.Optional(Type.Array(Type.String({ pattern: '^\\d+:\\d+$' }), { maxItems: 1_000 })),
+  },
+  { additionalProperties: false },
+)
+type Wish = Static<typeof Wish>
+const example = '{ "cameras": [], "zones": [], "tasks": [], "pictures": "none", "credit": 100 }'
 
 /** Bytes in a socket's buffer above which only the latest answers are kept. */
-const slowLimit = 256 * 1024
+const slowLimit: Bytes = 256 * 1024
+/** Answers that are kept for those who come back. */
+const remembered = 2_000
+const wishLimit: Bytes = 64 * 1024
+const stallLimit: Ms = 20_000
+const pingInterval: Ms = 15_000
+const tooSlow = 1013
 
-function isWanted(wish: Wish, { cameraId, zone, task }: PredictionMade): boolean {
-  const has = (list: readonly string[] | undefined, value: string): boolean => list === undefined || list.length === 0 || list.includes(value)
-  return has(wish.cameras, cameraId) && has(wish.zones, zone) && has(wish.tasks, task)
+/** Where an answer stands on its topic. */
+export interface Place {
+  readonly partition: number
+  readonly offset: number
 }
 
-class Reader {
-  wish: Wish = {}
-  readonly #socket: WebSocket
-  readonly #latest = new Map<string, string>()
+export interface FeedNumbers {
+  sent: number
+  skipped: number
+  /** Closed because they took nothing. */
+  stalled: number
+}
+
+interface Published extends Place {
+  readonly prediction: PredictionMade
+  readonly text: string
+}
+
+/** What a socket must be able to do, which is what a test can do without one. */
+export type FeedSocket = Pick<WebSocket, 'send' | 'close' | 'terminate' | 'ping' | 'bufferedAmount'>
+
+function isWanted({ cameras, zones, tasks }: Wish, { cameraId, zone, task }: PredictionMade): boolean {
+  const has = (list: readonly string[] | undefined, value: string): boolean => list === undefined || list.length === 0 || list.includes(value)
+  return has(cameras, cameraId) && has(zones, zone) && has(tasks, task)
+}
+
+export class Reader {
+  wish: Wish | undefined
+  readonly #socket: FeedSocket
+  readonly #numbers: FeedNumbers
+  /** F1, by what each of them is about, the oldest first. */
+  readonly #latest = new Map<string, string | Buffer>()
+  #credit = Number.POSITIVE_INFINITY
   #skipped = 0
+  #blockedSince: EpochMs | undefined
+  /** The frame of each camera whose picture was sent last. */
+  readonly pictured = new Map<string, string>()
 
-  constructor(socket: WebSocket) {
+  constructor(socket: FeedSocket, numbers: FeedNumbers) {
     this.#socket = socket
+    this.#numbers = numbers
   }
 
-  offer(prediction: PredictionMade, text: string): void {
-    if (!isWanted(this.wish, prediction)) return
-    if (this.#socket.bufferedAmount > slowLimit) {
-      const key = `${prediction.cameraId} ${prediction.zone} ${prediction.task}`
-      if (this.#latest.has(key)) this.#skipped += 1
-      this.#latest.set(key, text)
-      return
-    }
-    for (const waiting of this.#latest.values()) this.#socket.send(waiting)
+  subscribe(wish: Wish): void {
+    this.wish = wish
+    this.#credit = wish.credit ?? Number.POSITIVE_INFINITY
     this.#latest.clear()
-    this.#socket.send(this.#skipped === 0 ? text : `${text.slice(0, -1)},"skipped":${this.#skipped}}`)
-    this.#skipped = 0
+    this.#socket.send(JSON.stringify({ kind: 'subscribed', ...wish }))
   }
+
+  grant(credit: number): void {
+    this.#credit += credit
+    this.flush()
+  }
+
+  offer(about: string, message: string | Buffer): void {
+    if (this.#latest.delete(about)) {
+      this.#skipped += 1
+      this.#numbers.skipped += 1
+    }
+    this.#latest.set(about, message)
+    this.flush()
+  }
+
+  /** As much of what is kept as it takes now. */
+  readonly flush = (): void => {
+    for (const [about, message] of this.#latest) {
+      if (this.#credit < 1 || this.#socket.bufferedAmount > slowLimit) return
+      this.#latest.delete(about)
+      this.#credit -= 1
+      this.#numbers.sent += 1
+      const isTold = this.#skipped > 0 && typeof message === 'string'
+      const told = isTold ? `${message.slice(0, -1)},"skipped":${this.#skipped}}` : message
+      if (isTold) this.#skipped = 0
+      // called when it has left for the network: there may be room for more then
+      this.#socket.send(told, this.flush)
+    }
+  }
+
+  /** F2: whether it has had too much in its buffer for too long. */
+  isStalled(now: EpochMs): boolean {
+    if (this.#socket.bufferedAmount <= slowLimit) this.#blockedSince = undefined
+    else this.#blockedSince ??= now
+    return this.#blockedSince !== undefined && now - this.#blockedSince > stallLimit
+  }
+
+  close(why: string): void {
+    this.#latest.clear()
+    this.#socket.close(tooSlow, why)
+    // whoever takes nothing takes no closing words either
+    this.#socket.terminate()
+  }
+
+  ping(): void {
+    this.#socket.ping()
+  }
+
+  refuse(fault: Fault): void {
+    this.#socket.send(JSON.stringify({ kind: 'error', code: fault.code, detail: fault.message, hint: fault.hint }))
+  }
+}
+
+/** What a client says. Throws `REQUEST_INVALID`. */
+function readWish(data: Buffer): Wish {
+  if (data.length > wishLimit) throw new Fault('REQUEST_INVALID', `A subscription has at most ${wishLimit} bytes`)
+  let said: unknown
+  try {
+    said = JSON.parse(data.toString('utf8'))
+  } catch {
+    throw new Fault('REQUEST_INVALID', `A subscription is JSON: ${example}`)
+  }
+  const [problem] = Value.Errors(Wish, said)
+  if (problem) throw new Fault('REQUEST_INVALID', `${problem.instancePath.slice(1) || 'A subscription'} ${problem.message}; a subscription is like ${example}`)
+  return said as Wish
+}
+
+/** JSON and bytes in one message. */
+export function binaryMessage(about: object, bytes: Uint8Array): Buffer {
+  const json = Buffer.from(JSON.stringify(about))
+  const head = Buffer.alloc(4)
+  head.writeUInt32BE(json.length)
+  return Buffer.concat([head, json, bytes])
 }
 
 export class Feeds {
+  readonly numbers: FeedNumbers = { sent: 0, skipped: 0, stalled: 0 }
   readonly #readers = new Set<Reader>()
+  /** Of those who have not answered the last ping. */
+  readonly #silent = new Set<Reader>()
+  #published: Published[] = []
+  readonly #fetch: (object: ObjectRef) => Promise<Uint8Array>
+
+  /** `fetch`: how a frame's picture is read, for those who want it. */
+  constructor(fetch: (object: ObjectRef) => Promise<Uint8Array>) {
+    this.#fetch = fetch
+  }
 
   get size(): number {
     return this.#readers.size
   }
 
-  add(socket: WebSocket): void {
-    const reader = new Reader(socket)
+  add(socket: FeedSocket & Pick<WebSocket, 'on'>): void {
+    const reader = new Reader(socket, this.numbers)
+    const gone = (): void => {
+      this.#readers.delete(reader)
+      this.#silent.delete(reader)
+    }
     this.#readers.add(reader)
-    socket.on('close', () => this.#readers.delete(reader))
-    socket.on('error', () => this.#readers.delete(reader))
+    socket.on('close', gone)
+    socket.on('error', gone)
+    socket.on('pong', () => this.#silent.delete(reader))
     socket.on('message', (data: Buffer) => {
       try {
-        reader.wish = JSON.parse(data.toString('utf8')) as Wish
-        socket.send(JSON.stringify({ kind: 'subscribed', ...reader.wish }))
-      } catch {
-        socket.send(JSON.stringify({ kind: 'error', code: 'REQUEST_INVALID', detail: 'A subscription is JSON: { "cameras": [], "zones": [], "tasks": [] }' }))
+        this.hear(reader, data)
+      } catch (thrown) {
+        reader.refuse(thrown as Fault)
       }
     })
   }
 
-  publish(prediction: PredictionMade, traceId: string, position: { readonly partition: number; readonly offset: number }): void {
-    if (this.#readers.size === 0) return
+  /** Throws `REQUEST_INVALID`. */
+  hear(reader: Reader, data: Buffer): void {
+    const wish = readWish(data)
+    if (reader.wish && Object.keys(wish).join() === 'credit') {
+      reader.grant(wish.credit ?? 0)
+      return
+    }
+    reader.subscribe(wish)
+    for (const place of wish.resume ?? []) this.#resume(reader, place)
+  }
+
+  #resume(reader: Reader, place: string): void {
+    const [partition = 0, offset = 0] = place.split(':').map(Number)
+    const known = this.#published.filter((one) => one.partition === partition)
+    // between two answers lie transaction markers, so the next one need not be the next number
+    if (known.length === 0 || (known[0]?.offset ?? 0) > offset + 2)
+      reader.offer(`gap ${partition}`, JSON.stringify({ kind: 'gap', partition, after: offset, next: known[0]?.offset ?? null }))
+    for (const one of known) if (one.offset > offset) this.#offer(reader, one)
+  }
+
+  publish(prediction: PredictionMade, traceId: string, { partition, offset }: Place): void {
     const { picture, classes, scores, ...rest } = prediction
     const text = JSON.stringify({
       kind: 'prediction',
@@ -77,8 +229,73 @@ export class Feeds {
       scores: classes.map((name, at) => ({ class: name, score: scores[at] })),
       pictureKey: picture?.key ?? '',
       traceId,
-      resume: `${position.partition}:${position.offset}`,
+      resume: `${partition}:${offset}`,
     })
-    for (const reader of this.#readers) reader.offer(prediction, text)
+    const one: Published = { prediction, text, partition, offset }
+    this.#published.push(one)
+    // cut seldom: cutting moves all of them
+    if (this.#published.length > 2 * remembered) this.#published = this.#published.slice(-remembered)
+    for (const reader of this.#readers) this.#offer(reader, one)
+  }
+
+  #offer(reader: Reader, { prediction, text }: Published): void {
+    const { wish } = reader
+    if (!wish || !isWanted(wish, prediction)) return
+    const { cameraId, zone, task, frameId, picture } = prediction
+    reader.offer(`${cameraId} ${zone} ${task}`, text)
+    if (wish.pictures !== 'jpeg' || !picture || reader.pictured.get(cameraId) === frameId) return
+    reader.pictured.set(cameraId, frameId)
+    this.#picture(picture).then(
+      (bytes) => reader.offer(`picture ${cameraId}`, binaryMessage({ kind: 'picture', cameraId, frameId, contentType: picture.contentType }, bytes)),
+      // erased meanwhile, or the store is away: the answers go on
+      () => {},
+    )
+  }
+
+  readonly #pictures = new Map<string, Promise<Uint8Array>>()
+
+  /** Fetched once for all who look at it. */
+  #picture(object: ObjectRef): Promise<Uint8Array> {
+    const key = `${object.bucket}/${object.key}`
+    const found = this.#pictures.get(key) ?? this.#fetch(object)
+    this.#pictures.delete(key)
+    this.#pictures.set(key, found)
+    const [oldest] = this.#pictures.keys()
+    if (this.#pictures.size > 64 && oldest) this.#pictures.delete(oldest)
+    found.catch(() => this.#pictures.delete(key))
+    return found
+  }
+
+  /** F2; to be called often. */
+  look(now: EpochMs): void {
+    for (const reader of this.#readers) {
+      if (!reader.isStalled(now)) continue
+      this.numbers.stalled += 1
+      reader.close(`nothing was taken for ${stallLimit / 1000} s`)
+    }
+  }
+
+  /** F2; to be called every `pingInterval`. */
+  ping(): void {
+    for (const reader of this.#silent) reader.close('no answer to a ping')
+    for (const reader of this.#readers) {
+      this.#silent.add(reader)
+      reader.ping()
+    }
+  }
+
+  /** Until the signal. */
+  run(signal: AbortSignal): Promise<void> {
+    const timers = [setInterval(() => this.look(Date.now()), 1_000), setInterval(() => this.ping(), pingInterval)]
+    return new Promise((resolve) =>
+      signal.addEventListener(
+        'abort',
+        () => {
+          for (const timer of timers) clearInterval(timer)
+          resolve()
+        },
+        { once: true },
+      ),
+    )
   }
 }

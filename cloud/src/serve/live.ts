@@ -2,18 +2,18 @@
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
+import { referenceKey } from '../models/model-input.ts'
 import type { ModelSlots, Slot } from '../models/model-slots.ts'
-import { referenceKey } from '../models/network.ts'
-import type { Batcher } from './batcher.ts'
+import type { Engine } from './engine.ts'
 
 const version = '1'
 
 /** Whether pixels are what the model was trained on: the same preprocessing and, where it compares with one, the same reference picture. */
 export function isPreparedFor(slot: Slot, preprocessing: string, cameraId: string, referenceSha256: string | undefined): boolean {
-  return slot.change.preprocessing === preprocessing && slot.predictor.meta.referencePictures[cameraId] === referenceSha256
+  return slot.change.preprocessing === preprocessing && slot.model.meta.referencePictures[cameraId] === referenceSha256
 }
 
-async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batcher, context: StageContext): Promise<Outcome> {
+async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
   const asked = event.zones.flatMap((zone) =>
     zone.tasks.flatMap((task) => {
@@ -26,8 +26,10 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batch
     asked.map(async ({ zone, task, slot }): Promise<Output> => {
       const size = zone.shape.reduce((product, side) => product * side, 1)
       const pixels = packed.subarray(zone.offset, zone.offset + size)
-      const { scores, predictMs } = await batcher.ask(slot.predictor, { referenceKey: referenceKey(event.cameraId, zone.zone), pixels })
-      const { classes } = slot.predictor.meta
+      const { digest } = slot.change
+      const { scored, predictMs } = await engine.ask({ kind: 'pixels', digest, referenceKey: referenceKey(event.cameraId, zone.zone), bytes: pixels })
+      const scores = scored[0]?.scores ?? []
+      const { classes } = slot.model.meta
       const confidence = Math.max(...scores)
       const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = event
       const made: PredictionMade = {
@@ -61,6 +63,6 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, batcher: Batch
   return { kind: 'emit', outputs }
 }
 
-export function liveStage(slots: ModelSlots, batcher: Batcher): Stage<'FeaturesPrepared'> {
-  return { name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade], work: ({ event }, context) => answer(event, slots, batcher, context) }
+export function liveStage(slots: ModelSlots, engine: Engine): Stage<'FeaturesPrepared'> {
+  return { name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade], work: ({ event }, context) => answer(event, slots, engine, context) }
 }

@@ -6,9 +6,12 @@ import { randomOf } from '@frameloop/kit/random'
 import { channelsOf, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import type * as TF from '@tensorflow/tfjs-node'
-import { digestOf, type ModelFiles, readModel, writeModel } from '../models/model-files.ts'
-import { buildNetwork, referenceKey, writeInput } from '../models/network.ts'
+import { digestOf, type ModelFiles } from '../models/model-files.ts'
+import { referenceKey, writeInput } from '../models/model-input.ts'
+import { buildNetwork } from '../models/network.ts'
+import { engineNames, openPredictor } from '../models/predictor.ts'
 import { device, tf } from '../models/tensorflow.ts'
+import { writeModel } from '../models/write-model.ts'
 import type { Example } from './dataset.ts'
 import { type Evaluation, evaluate, type Judged } from './evaluate.ts'
 
@@ -39,6 +42,7 @@ export type FitMessage =
       readonly championEvaluation?: Evaluation
     }
 
+const probeCount = 8
 export const hyperparameters = { batch: 32, rate: 0.003, epochs: 20, gain: 0.1, bias: 0.06 } as const
 
 async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<void> {
@@ -99,34 +103,47 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
     }
     tell({ kind: 'epoch', epoch, loss: loss / steps })
   }
-  const files = await writeModel(model, references, {
+  const files = await writeModel(model, references, probesOf(job), {
     task: job.task,
     classes: job.classes,
     width,
     height,
     channels,
     preprocessing: preprocessingDigest(job.preprocessing),
+    preprocessingParameters: job.preprocessing,
     referencePictures: job.referencePictures,
     seed: job.seed,
     datasetDigest: job.datasetDigest,
     cutAt: job.cutAt,
   })
   const digest = digestOf(files)
+  // whatever engine will serve it answers the same, or it is not registered
+  for (const engine of engineNames) await (await openPredictor(files, digest, [engine])).dispose()
   // judged as it will be served: read back from its files
   const evaluation = await judge(files, digest, job)
   const championEvaluation = job.champion ? await judge(job.champion.files, job.champion.digest, job).catch(() => undefined) : undefined
   tell({ kind: 'done', files, digest, device, evaluation, ...(championEvaluation ? { championEvaluation } : {}) })
 }
 
+/** Some held-out examples, of all parts of the list; of the training ones where none is held out. */
+function probesOf({ examples, train, heldOut }: FitJob): { readonly referenceKey: string; readonly pixels: Uint8Array }[] {
+  const from = heldOut.length > 0 ? heldOut : train
+  const count = Math.min(probeCount, from.length)
+  return Array.from({ length: count }, (_, at) => {
+    const { cameraId, zone, pixels } = examples[from[Math.floor((at * from.length) / count)] as number] as Example
+    return { referenceKey: referenceKey(cameraId, zone), pixels }
+  })
+}
+
 async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Evaluation> {
-  const predictor = await readModel(new Map([...files].map(([name, bytes]) => [name, Buffer.from(bytes)])), digest)
+  const predictor = await openPredictor(new Map([...files].map(([name, bytes]) => [name, Buffer.from(bytes)])), digest)
   try {
     if (predictor.meta.preprocessing !== preprocessingDigest(job.preprocessing))
       throw new Fault('MODEL_INVALID', 'The model was trained on another preprocessing and cannot be judged on these pixels')
     const judged: Judged[] = []
     for (let from = 0; from < job.heldOut.length; from += 64) {
       const part = job.heldOut.slice(from, from + 64).map((index) => job.examples[index] as Example)
-      const scores = predictor.predict(part.map(({ cameraId, zone, pixels }) => ({ referenceKey: referenceKey(cameraId, zone), pixels })))
+      const scores = await predictor.predict(part.map(({ cameraId, zone, pixels }) => ({ referenceKey: referenceKey(cameraId, zone), pixels })))
       part.forEach(({ cameraId, zone, label }, at) => {
         const row = scores[at] ?? []
         judged.push({ zone: `${cameraId} ${zone}`, truth: label, answer: predictor.meta.classes[row.indexOf(Math.max(...row))] ?? '' })
@@ -134,7 +151,7 @@ async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Ev
     }
     return evaluate(judged)
   } finally {
-    predictor.dispose()
+    await predictor.dispose()
   }
 }
 

@@ -1,0 +1,140 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
+import type * as TF from '@tensorflow/tfjs-node'
+import sharp from 'sharp'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { bundle } from '../../../deploy/setup/build.mjs'
+import { digestOf, type ModelFiles } from '../models/model-files.ts'
+import { referenceKey } from '../models/model-input.ts'
+import { buildNetwork } from '../models/network.ts'
+import { openPredictor } from '../models/predictor.ts'
+import { tf } from '../models/tensorflow.ts'
+import { writeModel } from '../models/write-model.ts'
+import { Engine, nextBatch } from './engine.ts'
+
+const home = fileURLToPath(new URL('../../../.frameloop', import.meta.url))
+mkdirSync(home, { recursive: true })
+const folder = mkdtempSync(join(home, 'test-'))
+let engine: Engine
+
+beforeAll(async () => {
+  await bundle({ 'engine-thread': 'cloud/src/serve/engine-thread.ts' }, folder)
+  engine = new Engine(2, undefined, pathToFileURL(join(folder, 'engine-thread.mjs')))
+})
+afterAll(async () => {
+  await engine.close()
+  rmSync(folder, { recursive: true })
+})
+
+const size = 32 * 32 * 3
+const pixelsOf = (seed: number): Uint8Array => new Uint8Array(size).map((_, at) => (at * seed + (at >> 5)) % 256)
+const preprocessing = { width: 32, height: 32 }
+
+async function aModel(seed: number, bias = 0): Promise<{ readonly digest: string; readonly files: ModelFiles }> {
+  const network = buildNetwork([32, 32, 3], 2, seed)
+  const last = network.layers.at(-1)
+  last?.setWeights([last.getWeights()[0] as TF.Tensor, tf.tensor1d([bias, 0])])
+  const about = {
+    task: 't',
+    classes: ['a', 'b'],
+    ...preprocessing,
+    channels: 3,
+    preprocessing: preprocessingDigest(preprocessing),
+    preprocessingParameters: preprocessing,
+    referencePictures: {},
+  }
+  const files = await writeModel(network, new Map([['c z', pixelsOf(9)]]), [{ referenceKey: 'c z', pixels: pixelsOf(3) }], { ...about, seed, datasetDigest: 'd', cutAt: '' })
+  network.dispose()
+  return { files, digest: digestOf(files) }
+}
+
+test('hundreds of questions at once get the answers that each gets alone, whichever thread gives them', async () => {
+  const { digest, files } = await aModel(1)
+  expect(await engine.load(digest, files)).toMatchObject({ engine: 'onnxruntime', why: '', meta: { classes: ['a', 'b'] } })
+  const alone = await openPredictor(files, digest)
+  const inputs = Array.from({ length: 300 }, (_, at) => ({ referenceKey: at % 3 ? 'c z' : 'other', pixels: pixelsOf(at + 2) }))
+  const replies = await Promise.all(inputs.map(({ pixels, referenceKey: key }) => engine.ask({ kind: 'pixels', digest, referenceKey: key, bytes: pixels })))
+  for (const [at, input] of inputs.entries()) {
+    const [wanted = []] = await alone.predict([input])
+    for (const [index, score] of (replies[at]?.scored[0]?.scores ?? []).entries()) expect(score).toBeCloseTo(wanted[index] ?? -1, 4)
+  }
+  await alone.dispose()
+  await engine.unload(digest)
+})
+
+test('a picture of what is asked about, and zones of a whole one, are prepared as in training; a wrong one fails alone', async () => {
+  const { digest, files } = await aModel(2)
+  await engine.load(digest, files)
+  const picture = (width: number, height: number): Promise<Buffer> =>
+    sharp({ create: { width, height, channels: 3, background: { r: 90, g: 120, b: 30 } } })
+      .jpeg({ quality: 95 })
+      .toBuffer()
+  const [crop, whole] = await Promise.all([picture(32, 32), picture(640, 480)])
+  const shape = { zone: 'z', x: 100, y: 100, width: 64, height: 64, pictureWidth: 640, pictureHeight: 480 }
+  const asked = await Promise.allSettled([
+    engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: crop }),
+    engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: Buffer.from('no picture') }),
+    engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: whole }),
+    engine.ask({ kind: 'zones', cameraId: 'c', bytes: whole, zones: [{ shape, task: 't', preprocessing }], references: new Map(), models: new Map([['t', digest]]) }),
+  ])
+  expect(asked[1]).toMatchObject({ status: 'rejected', reason: { code: 'PICTURE_UNREADABLE' } })
+  const [fromCrop, , fromWhole, fromZone] = asked.map((one) => (one.status === 'fulfilled' ? one.value.scored : []))
+  expect(fromZone?.[0]).toMatchObject({ zone: 'z', task: 't', rectangle: { x: 100, y: 100, width: 64, height: 64 } })
+  // one colour is one colour at any size
+  for (const scored of [fromWhole, fromZone]) expect(scored?.[0]?.scores[0]).toBeCloseTo(fromCrop?.[0]?.scores[0] ?? -1, 3)
+  expect(referenceKey('c', 'z')).toBe('c z')
+  await engine.unload(digest)
+})
+
+test('two hundred models take the place of each other while questions come: none fails, and each is answered by the model it asked', async () => {
+  const models = [await aModel(3, -8), await aModel(3, 8)]
+  let current = models[0] as (typeof models)[number]
+  await engine.load(current.digest, current.files)
+  let isOver = false
+  let answered = 0
+  const ask = async (): Promise<void> => {
+    while (!isOver) {
+      const { digest } = current
+      const { scored } = await engine.ask({ kind: 'pixels', digest, referenceKey: 'c z', bytes: pixelsOf(7) })
+      // the biases tell the two from each other
+      expect((scored[0]?.scores[0] ?? 0.5) > 0.5).toBe(digest === models[1]?.digest)
+      answered += 1
+    }
+  }
+  const asking = Array.from({ length: 8 }, ask)
+  for (let swap = 0; swap < 200; swap += 1) {
+    const next = models[(swap + 1) % 2] as typeof current
+    await engine.load(next.digest, next.files)
+    const before = current
+    current = next
+    await engine.unload(before.digest)
+  }
+  isOver = true
+  await Promise.all(asking)
+  expect(answered).toBeGreaterThan(200)
+  await engine.unload(current.digest)
+}, 120_000)
+
+test('what nobody could answer in time is refused, and too much of it at once', async () => {
+  const { digest, files } = await aModel(4)
+  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '', bytes: pixelsOf(1) })).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' })
+  await engine.load(digest, files)
+  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '', bytes: pixelsOf(1) }, Date.now() - 1)).rejects.toMatchObject({ code: 'DEADLINE_PASSED' })
+  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '', bytes: new Uint8Array(5) })).rejects.toMatchObject({ code: 'REQUEST_INVALID' })
+  const much = new Uint8Array(5_000_000)
+  const all = await Promise.allSettled(Array.from({ length: 20 }, () => engine.ask({ kind: 'picture', digest, referenceKey: '', bytes: much })))
+  expect(all.filter((one) => one.status === 'rejected' && (one.reason as { code: string }).code === 'OVERLOADED').length).toBe(8)
+  expect(engine.waiting).toEqual({ questions: 0, bytes: 0 })
+  await engine.unload(digest)
+})
+
+test('as many are taken together as are done in ten milliseconds: hundreds of small ones, one of those that take long', () => {
+  const learned = (perQuestion: number, rounds: number): number => Array.from({ length: rounds }).reduce<number>((limit) => nextBatch(limit, limit, limit * perQuestion), 4)
+  expect(learned(0.1, 10)).toBe(100)
+  expect(learned(0.01, 10)).toBe(256)
+  expect(learned(30, 10)).toBe(1)
+  // few came, and quickly: nothing is learned from that
+  expect(nextBatch(64, 3, 1)).toBe(64)
+})

@@ -1,0 +1,275 @@
+/**
+ * Predictions for everybody who asks, in threads that hold the models.
+ * E1  Questions that wait are answered together, and nothing is waited for: a thread that is free takes what is there.
+ * E2  How many it takes is learned, for each kind of question: as many as are done in `batchTime`, at most twice as many as
+ *     the time before. A large model takes one at a time that way, a small one hundreds.
+ * E3  What waits is bounded in bytes and in time: beyond that it is refused at once, with a code that says why.
+ * E4  A model that is let go answers first whoever has asked it.
+ * E5  A thread that dies fails the questions it had in hand only; another takes its place, with the same models.
+ */
+import { availableParallelism } from 'node:os'
+import { Worker } from 'node:worker_threads'
+import { Fault, toError } from '@frameloop/kit/fault'
+import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
+import type { ModelFiles } from '../models/model-files.ts'
+import { type EngineName, engineNames } from '../models/predictor.ts'
+import type { Answer, Loaded, Order, Question, Refusal, Report, Scored } from './engine-thread.ts'
+
+/** Long enough that what each batch costs is little, short enough that nobody notices. */
+const batchTime: Ms = 10
+const firstBatch = 4
+const mostBatch = 256
+/** With each thread: one it works on and one it finds when that is done. */
+const ordersAhead = 2
+const restartPause: Ms = 200
+const waitingLimit: Bytes = 64_000_000
+
+export interface Reply {
+  readonly scored: readonly Scored[]
+  /** Of the batch it was answered in. */
+  readonly predictMs: Ms
+}
+
+interface Waiting {
+  readonly question: Question
+  readonly deadline: EpochMs
+  readonly resolve: (reply: Reply) => void
+  readonly reject: (error: Error) => void
+}
+
+/** Questions of one kind to one model. */
+interface Queue {
+  waiting: Waiting[]
+  /** E2 */
+  limit: number
+}
+
+interface Thread {
+  readonly worker: Worker
+  /** Orders in hand, by id: what happens with their reports, or when there will be none. */
+  readonly orders: Map<number, { readonly done: (report: Report) => void; readonly failed: (error: Error) => void }>
+  /** Of them those that answer. */
+  batches: number
+  isDead: boolean
+}
+
+type WithoutId<One> = One extends Order ? Omit<One, 'id'> : never
+
+const kindOf = (question: Question): string => `${question.kind} ${question.kind === 'zones' ? question.cameraId : question.digest}`
+const digestsOf = (question: Question): Iterable<string> => (question.kind === 'zones' ? question.models.values() : [question.digest])
+
+/** E2: how many to take next, after `taken` of a `limit` took `took`. */
+export function nextBatch(limit: number, taken: number, took: Ms): number {
+  const ranDry = taken < limit && took < batchTime
+  const inTime = ranDry ? limit : Math.round((taken * batchTime) / Math.max(0.01, took))
+  return Math.max(1, Math.min(mostBatch, Math.max(limit >> 1, Math.min(inTime, limit * 2))))
+}
+
+export class Engine {
+  readonly #queues = new Map<string, Queue>()
+  readonly #threads: Thread[] = []
+  readonly #program: URL
+  readonly #engines: readonly EngineName[]
+  readonly #models = new Map<string, ModelFiles>()
+  /** Of each model: questions that are not answered yet, and holds. */
+  readonly #open = new Map<string, number>()
+  /** Called when a question is answered: somebody waits for the last one. */
+  readonly #watchers = new Set<() => void>()
+  #waitingBytes: Bytes = 0
+  #ids = 0
+  #isPumping = false
+  #isClosed = false
+
+  /** `program`: where the built thread lies. */
+  constructor(count = availableParallelism(), engines: readonly EngineName[] = engineNames, program = new URL('./engine-thread.mjs', import.meta.url)) {
+    this.#program = program
+    this.#engines = engines
+    for (let at = 0; at < count; at += 1) this.#threads.push(this.#startThread())
+  }
+
+  /** Questions that wait, and their bytes. */
+  get waiting(): { readonly questions: number; readonly bytes: Bytes } {
+    return { questions: [...this.#queues.values()].reduce((sum, { waiting }) => sum + waiting.length, 0), bytes: this.#waitingBytes }
+  }
+
+  /** Loads a model into every thread, where it proves itself. Throws `MODEL_INVALID`. */
+  async load(digest: string, files: ModelFiles): Promise<Loaded> {
+    const reports = await Promise.all(this.#threads.map((thread) => this.#order(thread, { kind: 'load', digest, files, engines: this.#engines })))
+    const [loaded] = reports.map((report) => (report as Extract<Report, { kind: 'loaded' }>).loaded).sort((a, b) => Number('code' in b) - Number('code' in a))
+    if (!loaded || 'code' in loaded) {
+      await this.#letGo(digest)
+      throw new Fault(loaded?.code ?? 'INTERNAL', loaded?.message ?? 'There is no thread')
+    }
+    this.#models.set(digest, files)
+    return loaded
+  }
+
+  /** E4 */
+  async unload(digest: string): Promise<void> {
+    while ((this.#open.get(digest) ?? 0) > 0) await new Promise<void>((resolve) => this.#watchers.add(resolve))
+    this.#models.delete(digest)
+    await this.#letGo(digest)
+  }
+
+  async #letGo(digest: string): Promise<void> {
+    await Promise.all(this.#threads.map((thread) => this.#order(thread, { kind: 'unload', digest })))
+  }
+
+  /** Throws `OVERLOADED`, `DEADLINE_PASSED`, `MODEL_UNAVAILABLE` and what the question itself deserves. */
+  ask(question: Question, deadline: EpochMs = Number.POSITIVE_INFINITY): Promise<Reply> {
+    for (const digest of digestsOf(question))
+      if (!this.#models.has(digest)) return Promise.reject(new Fault('MODEL_UNAVAILABLE', `The model ${digest.slice(0, 12)}… is not loaded`))
+    if (this.#waitingBytes + question.bytes.length > waitingLimit)
+      return Promise.reject(new Fault('OVERLOADED', `${this.waiting.questions} questions of ${this.#waitingBytes} bytes wait already`))
+    return new Promise((resolve, reject) => {
+      this.#count(digestsOf(question), 1)
+      this.#waitingBytes += question.bytes.length
+      const settled =
+        <Value>(act: (value: Value) => void) =>
+        (value: Value): void => {
+          this.#count(digestsOf(question), -1)
+          act(value)
+        }
+      const kind = kindOf(question)
+      const queue = this.#queues.get(kind) ?? { waiting: [], limit: firstBatch }
+      this.#queues.set(kind, queue)
+      queue.waiting.push({ question, deadline, resolve: settled(resolve), reject: settled(reject) })
+      this.#pumpSoon()
+    })
+  }
+
+  /** Keeps models from being let go until it is disposed of: for whoever chose them and cannot ask yet. */
+  hold(digests: Iterable<string>): Disposable {
+    const held = [...digests]
+    this.#count(held, 1)
+    return { [Symbol.dispose]: () => this.#count(held, -1) }
+  }
+
+  #count(digests: Iterable<string>, by: 1 | -1): void {
+    for (const digest of digests) this.#open.set(digest, (this.#open.get(digest) ?? 0) + by)
+    if (by < 0) {
+      for (const wake of this.#watchers) wake()
+      this.#watchers.clear()
+    }
+  }
+
+  /** After all that came over the sockets in this turn. */
+  #pumpSoon(): void {
+    if (this.#isPumping) return
+    this.#isPumping = true
+    setImmediate(() => {
+      this.#isPumping = false
+      this.#pump()
+    })
+  }
+
+  /** E1 */
+  #pump(): void {
+    for (let ahead = 0; ahead < ordersAhead; ahead += 1)
+      for (const thread of this.#threads) {
+        if (thread.isDead || thread.batches > ahead) continue
+        const free = this.#threads.filter(({ isDead, batches }) => !isDead && batches <= ahead).length
+        const batch = this.#take(free)
+        if (batch.length === 0) return
+        void this.#answer(thread, batch)
+      }
+  }
+
+  /** The next batch: of the question that has waited longest and its like, shared with `free` threads. */
+  #take(free: number): Waiting[] {
+    const now = Date.now()
+    for (const [kind, queue] of this.#queues) {
+      const late = queue.waiting.filter(({ deadline }) => deadline < now)
+      if (late.length > 0) {
+        queue.waiting = queue.waiting.filter(({ deadline }) => deadline >= now)
+        for (const { question, reject } of late) {
+          this.#waitingBytes -= question.bytes.length
+          reject(new Fault('DEADLINE_PASSED', 'It was not answered before its deadline'))
+        }
+      }
+      if (queue.waiting.length === 0) continue
+      const count = Math.min(queue.limit, Math.ceil(queue.waiting.length / free))
+      const batch = queue.waiting.splice(0, count)
+      // whoever was served goes to the end of the line
+      this.#queues.delete(kind)
+      this.#queues.set(kind, queue)
+      for (const { question } of batch) this.#waitingBytes -= question.bytes.length
+      return batch
+    }
+    return []
+  }
+
+  async #answer(thread: Thread, batch: readonly Waiting[]): Promise<void> {
+    const [first] = batch
+    if (!first) return
+    thread.batches += 1
+    try {
+      const packed = new Uint8Array(batch.reduce((sum, { question }) => sum + question.bytes.length, 0))
+      let end = 0
+      const questions = batch.map(({ question }) => {
+        packed.set(question.bytes, end)
+        end += question.bytes.length
+        return { ...question, bytes: packed.subarray(end - question.bytes.length, end) }
+      })
+      // one piece that changes hands: a view of a larger buffer would take all of it along, once for each
+      const report = await this.#order(thread, { kind: 'answer', questions }, [packed.buffer])
+      const { answers, ms } = report as Extract<Report, { kind: 'answered' }>
+      const queue = this.#queues.get(kindOf(first.question))
+      if (queue) queue.limit = nextBatch(queue.limit, batch.length, ms)
+      for (const [at, { resolve, reject }] of batch.entries()) {
+        const answer = answers[at] as Answer
+        if ('code' in answer) reject(new Fault((answer as Refusal).code, (answer as Refusal).message))
+        else resolve({ scored: answer as readonly Scored[], predictMs: ms })
+      }
+    } catch (thrown) {
+      for (const { reject } of batch) reject(toError(thrown))
+    } finally {
+      thread.batches -= 1
+      this.#pump()
+    }
+  }
+
+  #order(thread: Thread, order: WithoutId<Order>, transferred: readonly ArrayBuffer[] = []): Promise<Report> {
+    const id = ++this.#ids
+    return new Promise((resolve, reject) => {
+      if (thread.isDead) return reject(new Fault('INTERNAL', 'A thread that answers has ended; another one is started'))
+      thread.orders.set(id, { done: resolve, failed: reject })
+      thread.worker.postMessage({ ...order, id }, [...transferred])
+    })
+  }
+
+  #startThread(): Thread {
+    const worker = new Worker(this.#program)
+    const thread: Thread = { worker, orders: new Map(), batches: 0, isDead: false }
+    worker.on('message', (report: Report) => {
+      thread.orders.get(report.id)?.done(report)
+      thread.orders.delete(report.id)
+    })
+    let died: Error | undefined
+    worker.on('error', (error) => {
+      died = error
+    })
+    worker.once('exit', (code) => {
+      thread.isDead = true
+      const error = new Fault('INTERNAL', `A thread that answers has ended with code ${code}`, {}, died)
+      for (const { failed } of thread.orders.values()) failed(error)
+      // one that cannot start at all is tried again, and takes no core meanwhile
+      if (!this.#isClosed) setTimeout(() => void this.#replace(thread), restartPause)
+    })
+    return thread
+  }
+
+  /** E5 */
+  async #replace(dead: Thread): Promise<void> {
+    if (this.#isClosed) return
+    const thread = this.#startThread()
+    for (const [digest, files] of this.#models) await this.#order(thread, { kind: 'load', digest, files, engines: this.#engines }).catch(() => {})
+    this.#threads.splice(this.#threads.indexOf(dead), 1, thread)
+    this.#pump()
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * `GET /v1/stream`: predictions over one WebSocket, pictures in, answers out, in order.
+ *   client → { "task": "occupancy", "deadlineMs": 500 }    first, and again for another task
+ *   server → { "kind": "ready", "task", "modelVersion", …, "credit": 64 }
+ *   client → a binary message per picture: the length of its JSON as a big-endian uint32, the JSON, the picture's bytes. The
+ *            JSON may be left out (length 0); in it: { "id", "camera", "zone", "deadlineMs", "pixels": true }
+ *   server → { "kind": "answer", "id", … } or { "kind": "error", "id", "code", … } for each, in the order they came
+ * G1  Whoever has `credit` pictures unanswered is not read from until one is answered: nothing is lost, and what one client
+ *     sends never piles up here.
+ */
+import { Fault } from '@frameloop/kit/fault'
+import type { Ms } from '@frameloop/kit/units'
+import { namePattern } from '@frameloop/schemas/ids'
+import Type, { type Static } from 'typebox'
+import Value from 'typebox/value'
+import type { WebSocket } from 'ws'
+import { referenceKey } from '../models/model-input.ts'
+import type { Slot } from '../models/model-slots.ts'
+import type { Engine } from './engine.ts'
+
+const Name = Type.String({ pattern: namePattern })
+const Deadline = Type.Integer({ minimum: 1, maximum: 60_000 })
+const Opening = Type.Object({ task: Name, deadlineMs: Type.Optional(Deadline) }, { additionalProperties: false })
+const About = Type.Object(
+  {
+    id: Type.Optional(Type.Union([Type.String({ maxLength: 200 }), Type.Integer()])),
+    ...{ camera: Type.Optional(Name), zone: Type.Optional(Name), deadlineMs: Type.Optional(Deadline) },
+    pixels: Type.Optional(Type.Boolean({ description: 'the bytes are the pixels that the model takes' })),
+  },
+  { additionalProperties: false },
+)
+type About = Static<typeof About>
+
+const usualDeadline: Ms = 5_000
+const credit = 64
+
+export interface StreamTools {
+  readonly engine: Pick<Engine, 'ask'>
+  /** Throws `MODEL_UNAVAILABLE`. */
+  readonly championOf: (task: string) => Slot
+  readonly answerOf: (slot: Slot, scores: readonly number[]) => object
+}
+
+export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume'>
+
+/** Throws `REQUEST_INVALID`. */
+function checked<Schema extends Type.TSchema>(schema: Schema, said: unknown, what: string): Static<Schema> {
+  const [problem] = Value.Errors(schema, said)
+  if (problem) throw new Fault('REQUEST_INVALID', `${what}: ${problem.instancePath.slice(1)} ${problem.message}`)
+  return said as Static<Schema>
+}
+
+function parsed(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new Fault('REQUEST_INVALID', `${what} is no JSON`)
+  }
+}
+
+/** The two parts of a binary message. Throws `REQUEST_INVALID`. */
+export function readBinary(message: Buffer): { readonly about: About; readonly bytes: Buffer } {
+  const length = message.length < 4 ? Number.POSITIVE_INFINITY : message.readUInt32BE(0)
+  if (length > message.length - 4) throw new Fault('REQUEST_INVALID', 'A picture begins with the length of its JSON as a big-endian uint32, which may be 0')
+  const about = length === 0 ? {} : checked(About, parsed(message.toString('utf8', 4, 4 + length), 'What stands before a picture'), 'What stands before a picture')
+  return { about, bytes: message.subarray(4 + length) }
+}
+
+/** Serves one client until it goes. */
+export function serveStream(socket: StreamSocket, { engine, championOf, answerOf }: StreamTools): void {
+  let opened: Static<typeof Opening> | undefined
+  /** Answers in the order of the questions; each is sent when those before it are. */
+  let last: Promise<void> = Promise.resolve()
+  let unanswered = 0
+  const say = (message: object): void => socket.send(JSON.stringify(message))
+  const problem = (thrown: unknown, more: object = {}): object => {
+    const { code, message, hint } = thrown instanceof Fault ? thrown : new Fault('INTERNAL', 'Something went wrong inside; the log has the details')
+    return { kind: 'error', ...more, code, detail: message, hint }
+  }
+  const open = (text: string): void => {
+    const wish = checked(Opening, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
+    const { change, model } = championOf(wish.task)
+    opened = wish
+    say({ kind: 'ready', task: wish.task, modelName: change.modelName, modelVersion: change.version, engine: model.engine, classes: model.meta.classes, credit })
+  }
+  const answer = async (message: Buffer): Promise<object> => {
+    let id: About['id']
+    try {
+      const { about, bytes } = readBinary(message)
+      id = about.id
+      if (!opened) throw new Fault('REQUEST_INVALID', 'Say first which task is asked about: { "task": "occupancy" }')
+      const slot = championOf(opened.task)
+      const { camera, zone, deadlineMs = opened.deadlineMs ?? usualDeadline, pixels } = about
+      const key = camera && zone ? referenceKey(camera, zone) : ''
+      const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key, bytes }, Date.now() + deadlineMs)
+      return { kind: 'answer', id, task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
+    } catch (thrown) {
+      return problem(thrown, { id })
+    }
+  }
+  socket.on('message', (data: Buffer, isBinary: boolean) => {
+    if (!isBinary) {
+      try {
+        open(data.toString('utf8'))
+      } catch (thrown) {
+        say(problem(thrown))
+      }
+      return
+    }
+    unanswered += 1
+    // G1
+    if (unanswered >= credit) socket.pause()
+    const answering = answer(data)
+    last = last.then(async () => {
+      say(await answering)
+      unanswered -= 1
+      if (unanswered < credit) socket.resume()
+    })
+  })
+  // it goes with its questions: their answers reach nobody
+  socket.on('error', () => {})
+}
