@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { buildNetwork } from './network.ts'
 import { exportOnnx } from './onnx.ts'
 import { onnxNames } from './onnx-names.ts'
+import { differenceOf } from './predictor.ts'
 import { tf } from './tensorflow.ts'
 
 const { layers } = tf
@@ -23,7 +24,7 @@ function randomize(model: TF.LayersModel): TF.LayersModel {
 }
 
 /** The largest difference between what TF.js and ONNX Runtime answer to the same random input of two examples. */
-async function differenceOf(model: TF.LayersModel): Promise<number> {
+async function enginesDiffer(model: TF.LayersModel): Promise<number> {
   const shape = [2, ...((model.inputs[0]?.shape ?? []) as number[]).slice(1)]
   const input = tf.randomNormal(shape, 0, 1, 'float32', 7)
   const wanted = (model.predict(input) as TF.Tensor).dataSync()
@@ -31,8 +32,7 @@ async function differenceOf(model: TF.LayersModel): Promise<number> {
   const got = (await session.run({ [onnxNames.input]: new Tensor('float32', input.dataSync() as Float32Array, shape) }))[onnxNames.output]
   await session.release()
   expect(got?.dims).toEqual([2, model.outputs[0]?.shape[1]])
-  const answered = [...((got?.data ?? []) as Float32Array)]
-  return Math.max(...answered.map((value, at) => Math.abs(value - (wanted[at] as number))))
+  return differenceOf(wanted, (got?.data ?? []) as Float32Array)
 }
 
 const pictures = (build: Build): TF.LayersModel => {
@@ -117,11 +117,11 @@ const cases: Readonly<Record<string, Build>> = {
 }
 
 test.each(Object.entries(cases))('%s: ONNX Runtime answers what TF.js answers', async (_, build) => {
-  expect(await differenceOf(pictures(build))).toBeLessThan(1e-4)
+  expect(await enginesDiffer(pictures(build))).toBeLessThan(1e-4)
 })
 
 test('the network that is trained here, in colour and in gray', async () => {
-  for (const channels of [3, 1]) expect(await differenceOf(randomize(buildNetwork([64, 48, channels], 3, 5)))).toBeLessThan(1e-4)
+  for (const channels of [3, 1]) expect(await enginesDiffer(randomize(buildNetwork([64, 48, channels], 3, 5)))).toBeLessThan(1e-4)
 })
 
 test.each<[string, () => TF.layers.Layer, RegExp]>([

@@ -29,8 +29,13 @@ export interface Predictor {
   dispose(): Promise<void>
 }
 
-/** How far an engine's logits may lie from those of another. */
-export const parityLimit = 1e-4
+/** How far an engine's logits may lie from those of another, of which a large one is known to fewer places. */
+const parityLimit = 1e-4
+
+/** The largest difference, as a share of what is large. */
+export function differenceOf(wanted: ArrayLike<number>, found: ArrayLike<number>): number {
+  return Math.max(...Array.from(wanted, (value, at) => Math.abs(value - (found[at] ?? Number.NaN)) / Math.max(1, Math.abs(value))))
+}
 
 type Opened = { readonly network: Network; readonly engine: EngineName; readonly why: string }
 
@@ -78,7 +83,7 @@ export async function openPredictor(files: ModelFiles, digest: string, wanted: r
   // also its first run, which is the slow one and not a caller's
   const answered = probes.length > 0 ? await logitsOf(probes) : []
   for (const [at, { logits }] of probes.entries()) {
-    const difference = Math.max(...logits.map((value, index) => Math.abs(value - (answered[at]?.[index] ?? Number.NaN))))
+    const difference = differenceOf(logits, answered[at] ?? [])
     if (!(difference <= parityLimit)) {
       await network.dispose()
       throw new Fault('MODEL_INVALID', `With ${engine} the model answers its probe ${at + 1} otherwise than when it was registered, by ${difference}`, { engine })
