@@ -49,14 +49,15 @@ export interface Way {
 
 export function aWay(seq: number): Way {
   const validated = aValidated(seq)
-  const { siteId, cameraId, mediaId, epoch, lane, source, kind, agentId, capturedAt, mediaOffsetUs, object, width, height, motion, sourceName } = validated
+  const { siteId, cameraId, mediaId, epoch, lane, source, kind, agentId, capturedAt, mediaOffsetUs, object, width, height, motion, sourceName, arrivedAt, validatedAt } = validated
   const frameId = `0b7f1c52-8f0e-5d53-9a6e-${String(seq).padStart(12, '0')}`
   const of = { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt: capturedAt, mediaOffsetUs }
+  const times = { arrivedAt, validatedAt, extractedAt: capturedAt + 1_100 }
   const zone = { tasks: ['occupancy'], width: 96, height: 96, shape: [64, 64, 3], brightness: 97.41, sharpness: 388.07, phash: 'f0e1d2c3b4a59687' }
   return {
     MediaCaptured: { siteId, cameraId, mediaId, epoch, seq, lane, source, kind, agentId, capturedAt, mediaOffsetUs, object, width, height, motion, sourceName },
     MediaValidated: validated,
-    FrameExtracted: { ...of, index: 0, frameCount: 1, ptsUs: 0, object, width, height, motion, extractedAt: capturedAt + 1_100, stageVersion: '2' },
+    FrameExtracted: { ...of, ...times, index: 0, frameCount: 1, ptsUs: 0, object, width, height, motion, stageVersion: '2' },
     FeaturesPrepared: {
       ...of,
       preprocessing: 'e6647aa23c578cf2',
@@ -67,6 +68,7 @@ export function aWay(seq: number): Way {
       pictureHeight: height,
       zones: ['slot-1', 'slot-2', 'slot-3'].map((name, at) => ({ ...zone, zone: name, x: 40 + 110 * at, y: 120, offset: at * 12_288 })),
       pixels: null,
+      ...times,
       preparedAt: capturedAt + 1_200,
       stageVersion: '2',
     },

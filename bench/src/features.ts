@@ -117,7 +117,7 @@ export async function benchFeatures(say: (text: string) => void): Promise<object
           width: 1920,
           height: 1080,
           motion: null,
-          extractedAt: 0,
+          ...{ arrivedAt: 0, validatedAt: 0, extractedAt: 0 },
           stageVersion: '',
         }
       }),

@@ -114,7 +114,7 @@ export async function benchReplay(say: (text: string) => void): Promise<object> 
         const frameId = frameIdOf(mediaId, 0)
         const event: FrameExtracted = {
           ...{ siteId: 'bench', cameraId, mediaId, epoch, seq: at + 1, lane: 'live', source: 'camera', frameId, frameAt, mediaOffsetUs: null },
-          ...{ index: 0, frameCount: 1, ptsUs: 0, object, width: 1920, height: 1080, motion: null, extractedAt: 0, stageVersion: '' },
+          ...{ index: 0, frameCount: 1, ptsUs: 0, object, width: 1920, height: 1080, motion: null, arrivedAt: 0, validatedAt: 0, extractedAt: 0, stageVersion: '' },
         }
         return recordOf(codec, topics.framesExtracted, event, { key: cameraId, id: frameId, time: frameAt, source: 'bench', traceparent: newTraceparent() })
       },

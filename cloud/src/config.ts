@@ -4,6 +4,13 @@ import { databaseSettings, kafkaSettings, objectStoreSettings, processSettings }
 import { namePattern } from '@frameloop/schemas/ids'
 import Type from 'typebox'
 
+const loopback = ['127.0.0.1', '::1', 'localhost']
+
+/** Whether callers of inference must have a key: unless it is said otherwise, everywhere but on loopback. */
+export function needsKeys({ apiKeys, host }: { readonly apiKeys: string; readonly host: string }): boolean {
+  return apiKeys === 'required' || (apiKeys === 'elsewhere' && !loopback.includes(host))
+}
+
 export const CloudSettings = Type.Object({
   ...processSettings,
   ...kafkaSettings,
@@ -12,4 +19,12 @@ export const CloudSettings = Type.Object({
   instance: Type.String({ pattern: namePattern, default: '1', description: 'stable name of this instance among those of its kind' }),
   mlflowTrackingUri: Type.String({ pattern: '^https?://', description: 'MLflow server', examples: ['http://127.0.0.1:5000'] }),
   modelCacheFolder: Type.String({ default: '.frameloop/models', description: 'where loaded model files are kept, by digest' }),
+})
+
+export const ServeSettings = Type.Object({
+  ...CloudSettings.properties,
+  apiKeys: Type.Union(
+    (['required', 'elsewhere', 'off'] as const).map((name) => Type.Literal(name)),
+    { default: 'elsewhere', description: 'whether callers need a key: always, everywhere but on loopback, or never', examples: ['required'] },
+  ),
 })

@@ -1,10 +1,14 @@
 /** What other programs ask of inference: pictures, tensors by a client that was written for Triton, and rubbish. */
 import { spawn } from 'node:child_process'
+import { connect } from 'node:net'
 import { join } from 'node:path'
+import { binaryMessage } from '@frameloop/cloud/serve/feeds'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
-import { root, tools } from '../src/home.ts'
-import { one, pool, soon, state } from './session.ts'
+import { WebSocket } from 'ws'
+import { build, root, tools } from '../src/home.ts'
+import { freePort } from './network-camera.ts'
+import { frameloop, home, one, pool, soon, state } from './session.ts'
 
 afterAll(() => pool.end())
 
@@ -108,4 +112,159 @@ test.each<[string, (task: string) => string, string | Uint8Array, string, number
     status,
     { status, code, hint: expect.any(String) as unknown, detail: expect.any(String) as unknown },
   ])
+})
+
+test('a frame of the catalog is answered by its id, and several pictures at once, each with its own outcome', async () => {
+  const { task } = await served()
+  const frame = await soon(async () =>
+    one<{ frame_id: string }>("select frame_id from predictions where task = $1 and frame_id in (select frame_id from frames where object_key <> '') limit 1", [task]),
+  )
+  const unknown = '00000000-0000-4000-8000-000000000000'
+  const [status, found] = await post('/v1/predict', JSON.stringify({ frameIds: [frame.frame_id, unknown], task }), { 'content-type': 'application/json' })
+  expect([status, found]).toMatchObject([200, { answers: [{ frameId: frame.frame_id, answers: [{ task, answer: expect.any(String) as unknown }] }, { code: 'FRAME_UNKNOWN' }] }])
+  expect(await post('/v1/predict', JSON.stringify({ frameIds: ['x'] }), { 'content-type': 'application/json' })).toMatchObject([400, { code: 'REQUEST_INVALID' }])
+  const { width, height, pixels } = await aCrop(task)
+  const png = await sharp(pixels, { raw: { width, height, channels: 3 } })
+    .png()
+    .toBuffer()
+  const form = new FormData()
+  for (const [name, bytes] of [
+    ['good.png', png],
+    ['bad.jpg', Buffer.from('no picture')],
+  ] as const)
+    form.append('pictures', new Blob([new Uint8Array(bytes)]), name)
+  const several = await fetch(`${serve}/v1/models/${task}/predict`, { method: 'POST', body: form })
+  expect(await several.json()).toMatchObject({ answers: [{ task, answer: expect.any(String) as unknown }, { code: 'PICTURE_UNREADABLE' }] })
+})
+
+test("SageMaker's contract: a ping, and invocations of the model that is named", async () => {
+  const { task } = await served()
+  expect((await fetch(`${serve}/ping`)).status).toBe(200)
+  const { width, height, pixels } = await aCrop(task)
+  const png = await sharp(pixels, { raw: { width, height, channels: 3 } })
+    .png()
+    .toBuffer()
+  expect(await post('/invocations', png, { 'content-type': 'image/png', 'x-amzn-sagemaker-target-model': task })).toMatchObject([
+    200,
+    { task, answer: expect.any(String) as unknown },
+  ])
+})
+
+/** What a client hears over a WebSocket, in its order. */
+async function talk(
+  path: string,
+  say: (socket: WebSocket, heard: Record<string, unknown>[]) => void,
+  isDone: (heard: readonly Record<string, unknown>[]) => boolean,
+): Promise<Record<string, unknown>[]> {
+  const socket = new WebSocket(`${serve.replace('http', 'ws')}${path}`)
+  const heard: Record<string, unknown>[] = []
+  socket.on('message', (data: Buffer, isBinary: boolean) => {
+    heard.push(isBinary ? { kind: 'binary', bytes: data } : (JSON.parse(data.toString('utf8')) as Record<string, unknown>))
+    say(socket, heard)
+  })
+  socket.on('open', () => say(socket, heard))
+  await soon(async () => isDone(heard) || undefined)
+  socket.close()
+  return heard
+}
+
+test('a stream of pictures is answered in order, rubbish in its place', async () => {
+  const { task, version } = await served()
+  const { width, height, pixels } = await aCrop(task)
+  const jpeg = await sharp(pixels, { raw: { width, height, channels: 3 } })
+    .jpeg()
+    .toBuffer()
+  const count = 40
+  const heard = await talk(
+    '/v1/stream',
+    (socket, so) => {
+      if (so.length === 0) socket.send(JSON.stringify({ task }))
+      else if (so.length === 1) for (let id = 0; id < count; id += 1) socket.send(binaryMessage({ id }, id === 7 ? Buffer.from('rubbish') : jpeg))
+    },
+    (so) => so.length > count,
+  )
+  expect(heard[0]).toMatchObject({ kind: 'ready', task, modelVersion: version, credit: 64 })
+  expect(heard.slice(1).map(({ id }) => id)).toEqual(Array.from({ length: count }, (_, id) => id))
+  expect(heard.slice(1).map(({ kind }) => kind)).toEqual(Array.from({ length: count }, (_, id) => (id === 7 ? 'error' : 'answer')))
+})
+
+test('a feed sends pictures on wish, tells each hop its time, and goes on after a reconnect where it was', async () => {
+  const { task } = await served()
+  const subscribe = (more: object) => (socket: WebSocket, heard: readonly object[]) => {
+    if (heard.length === 0) socket.send(JSON.stringify({ tasks: [task], ...more }))
+  }
+  const predictions = (heard: readonly Record<string, unknown>[]) => heard.filter(({ kind }) => kind === 'prediction')
+  const first = await talk('/v1/feeds', subscribe({ pictures: 'jpeg' }), (heard) => predictions(heard).length > 3 && heard.some(({ kind }) => kind === 'binary'))
+  const picture = first.find(({ kind }) => kind === 'binary')?.['bytes'] as Buffer
+  const end = 4 + picture.readUInt32BE(0)
+  expect(JSON.parse(picture.toString('utf8', 4, end))).toMatchObject({ kind: 'picture', contentType: 'image/jpeg' })
+  expect(picture.subarray(end, end + 3).toString('hex')).toBe('ffd8ff')
+  const [one_] = predictions(first)
+  const times = ['capturedAt', 'arrivedAt', 'validatedAt', 'extractedAt', 'preparedAt', 'answeredAt'].map((name) => Number(one_?.[name]))
+  for (const [at, time] of times.entries()) expect(time).toBeGreaterThanOrEqual((times[at - 1] ?? 1) - 50)
+  const metrics = await (await fetch(`${serve}/metrics`)).text()
+  expect(Number(/frameloop_glass_to_answer_seconds_count\{[^}]*hop="all"[^}]*\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0)
+  // from the first answer on: what came after it comes again
+  const resume = String(one_?.['resume'])
+  const again = await talk('/v1/feeds', subscribe({ resume: [resume] }), (heard) => predictions(heard).length > 2)
+  const wanted = predictions(first).filter((other) => String(other['resume']).split(':')[0] === resume.split(':')[0])[1]
+  if (wanted) expect(predictions(again).map((other) => other['resume'])).toContain(wanted['resume'])
+})
+
+test('who sends a request letter by letter is closed within ten seconds', async () => {
+  const { hostname, port } = new URL(serve)
+  const socket = connect(Number(port), hostname)
+  socket.on('error', () => {})
+  const began = Date.now()
+  socket.write('POST /v1/predict HTTP/1.1\r\nhost: x\r\n')
+  const drip = setInterval(() => socket.writable && socket.write('x-a: b\r\n'), 500)
+  await new Promise((resolve) => socket.once('close', resolve))
+  clearInterval(drip)
+  expect(Date.now() - began).toBeLessThan(10_500)
+})
+
+test('where keys are asked for nobody gets in without one, a key reaches what it names, and a ticket holds once', async () => {
+  const { task } = await served()
+  const [, key = ''] = /(fl_\S+)/.exec(await frameloop('keys', 'add', 'test', '--verbs', 'feeds,models', '--tasks', task)) ?? []
+  expect(await frameloop('keys', 'list')).toContain(`all cameras; tasks ${task}`)
+  const port = await freePort()
+  const guarded = `http://127.0.0.1:${port}`
+  // another replica of the same server, opened to others
+  const child = spawn(process.execPath, [join(build, 'serve.mjs')], {
+    env: { ...process.env, ...state.environment, API_KEYS: 'required', INSTANCE: 'guarded', PORT: String(port), MODEL_CACHE_FOLDER: join(home, 'models') },
+    stdio: 'ignore',
+  })
+  try {
+    await soon(
+      async () =>
+        (await fetch(`${guarded}/readyz`).then(
+          ({ ok }) => ok,
+          () => false,
+        )) || undefined,
+      120_000,
+    )
+    const ask = (path: string, method = 'GET', headers: Record<string, string> = { authorization: `Bearer ${key}` }) =>
+      fetch(`${guarded}${path}`, { method, headers }).then(async (response) => [response.status, (await response.json()) as Record<string, unknown>] as const)
+    expect(await ask('/v1/models', 'GET', {})).toMatchObject([401, { code: 'UNAUTHORIZED' }])
+    expect(await ask('/v1/models', 'GET', { authorization: `Bearer ${key.slice(0, -2)}xx` })).toMatchObject([401, { code: 'UNAUTHORIZED' }])
+    expect(await ask('/v1/models')).toMatchObject([200, { models: [{ task }] }])
+    expect(await ask('/v1/predict?camera=any', 'POST', { authorization: `Bearer ${key}`, 'content-type': 'image/jpeg' })).toMatchObject([403, { code: 'NOT_ALLOWED' }])
+    const [, { ticket }] = await ask('/v1/tickets', 'POST')
+    const open = (query: string): Promise<boolean> =>
+      new Promise((resolve) => {
+        const socket = new WebSocket(`ws://127.0.0.1:${port}/v1/feeds${query}`)
+        socket.on('open', () => {
+          socket.close()
+          resolve(true)
+        })
+        socket.on('error', () => resolve(false))
+      })
+    expect([await open(''), await open(`?ticket=${String(ticket)}`), await open(`?ticket=${String(ticket)}`)]).toEqual([false, true, false])
+    await frameloop('keys', 'revoke', key.split('_')[1] ?? '')
+    await soon(async () => ((await ask('/v1/models'))[0] === 401 ? true : undefined))
+  } finally {
+    const ended = new Promise((resolve) => child.once('exit', resolve))
+    child.kill('SIGTERM')
+    await ended
+  }
 })

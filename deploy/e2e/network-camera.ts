@@ -26,7 +26,7 @@ export interface NetworkCamera {
 export async function openNetworkCamera(folder: string): Promise<NetworkCamera> {
   const footage = join(folder, 'vtest.h264')
   const stream = ['-an', '-c:v', 'libx264', '-preset', 'veryfast', '-g', '20', '-bf', '0', '-pix_fmt', 'yuv420p', '-bsf:v', 'h264_metadata=aud=insert', '-f', 'h264', footage]
-  await promisify(execFile)('ffmpeg', ['-v', 'error', '-i', join(root, '.frameloop/tools/footage/vtest.avi'), ...stream])
+  await promisify(execFile)('ffmpeg', ['-v', 'error', '-y', '-i', join(root, '.frameloop/tools/footage/vtest.avi'), ...stream])
   const port = await freePort()
   let camera: ChildProcess | undefined
   return {

@@ -14,6 +14,7 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { type Comparison, compareRebuilt, type Rebuilt, rebuildInPlace } from '@frameloop/stream-processors/catalog/rebuild'
 import { Command } from 'commander'
 import { addAgentKey, listAgents, showAgents, wantCameras } from './agents.ts'
+import { type KeyFlags, listKeys, makeKey, revokeKey, showKeys } from './api-keys.ts'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, showWay } from './follow.ts'
@@ -347,7 +348,9 @@ export async function main(argv: readonly string[]): Promise<void> {
     })
   agents
     .command('set <AGENT> <FILE>')
-    .description('makes an agent run the cameras of a file (`cameras: […]`, as in its own); secrets only as references to files or variables beside the agent')
+    .description(
+      'makes an agent run the cameras of a file (`cameras: […]` and, if wanted, `uploads: {…}`, as in its own); secrets only as references to files or variables beside the agent',
+    )
     .requiredOption('--name <NAME>', 'what these settings are called')
     .action(async (agent: string, file: string, { name }: { name: string }) => {
       const count = await wantCameras(agent, file, name, setting('KAFKA_BROKERS'), openCodec(openRegistry(setting('SCHEMA_REGISTRY_URL'))))
@@ -359,6 +362,29 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async (agent: string, file: string) => {
       await withDatabase((pool) => addAgentKey(pool, agent, readFileSync(file === '-' ? 0 : file, 'utf8')))
       print(`what ${agent} announces must be signed from now on`)
+    })
+  const keys = program.command('keys').description('who may ask inference')
+  keys
+    .command('add <NAME>')
+    .description('makes a key and shows it, this once; what is not said it may all reach')
+    .option('--verbs <LIST>', 'predict, feeds, models')
+    .option('--cameras <LIST>', 'only these, with commas')
+    .option('--tasks <LIST>', 'only these, with commas')
+    .option('--rate <N>', 'requests and frames a second, at most')
+    .action(async (name: string, flags: KeyFlags) => {
+      const { keyId, key } = await withDatabase((pool) => makeKey(pool, name, flags))
+      print(`${key}\nkept as ${keyId} by its SHA-256: it cannot be shown again. Send it as "Authorization: Bearer ${key.slice(0, 16)}…"`)
+    })
+  keys
+    .command('list', { isDefault: true })
+    .description('each key and what it reaches')
+    .action(async () => print(showKeys(await withDatabase(listKeys))))
+  keys
+    .command('revoke <ID>')
+    .description('from two seconds later on the key is refused')
+    .action(async (keyId: string) => {
+      await withDatabase((pool) => revokeKey(pool, keyId))
+      print(`${keyId} is refused from now on`)
     })
   const replays = program
     .command('replay')

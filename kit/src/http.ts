@@ -28,6 +28,9 @@ const statusOf: Partial<Record<FaultCode, number>> = {
   KAFKA_UNAVAILABLE: 503,
   DATABASE_UNAVAILABLE: 503,
   REGISTRY_UNAVAILABLE: 503,
+  UNAUTHORIZED: 401,
+  NOT_ALLOWED: 403,
+  RATE_LIMITED: 429,
   OVERLOADED: 429,
   DEADLINE_PASSED: 504,
   TIMED_OUT: 504,
@@ -58,13 +61,20 @@ export interface ApiOptions {
 
 /** A fastify server with health, OpenAPI at `/openapi.json` and problem documents. Add routes, then `listen`. */
 export async function openApi(health: Health, options: ApiOptions): Promise<FastifyInstance> {
-  const app = Fastify({ bodyLimit: options.bodyLimit, logger: false, requestTimeout: 30_000, forceCloseConnections: true, http: { headersTimeout: 10_000 } })
+  const app = Fastify({
+    bodyLimit: options.bodyLimit,
+    logger: false,
+    requestTimeout: 30_000,
+    forceCloseConnections: true,
+    http: { headersTimeout: 8_000, connectionsCheckingInterval: 1_000 },
+  })
   await app.register(swagger, { openapi: { openapi: '3.1.0', info: { title: options.title, version: '0.1.0' } } })
   app.setErrorHandler((thrown, request, reply) => {
     const { status, document } = problemOf(thrown)
     if (status >= 500) options.log.error({ err: thrown, method: request.method, route: request.routeOptions.url }, 'request failed')
     // the rest of a body that is too large is read and dropped: whoever still writes it would never read why
     if (status === 413) reply.header('connection', 'keep-alive')
+    if (status === 429) reply.header('retry-after', '1')
     return reply.code(status).type('application/problem+json').send(document)
   })
   app.setNotFoundHandler((request, reply) => {

@@ -16,6 +16,7 @@ import { type Overview, readOverview } from './overview.ts'
 const Settings = Type.Object({
   ...CloudSettings.properties,
   serveUrl: Type.String({ pattern: '^https?://', description: 'inference server' }),
+  serveApiKey: Type.String({ default: '', description: 'key that the page asks inference with; empty where inference wants none' }),
   healthUrls: Type.String({ default: '{}', description: 'JSON object: process name → its address, for rates and lag' }),
 })
 
@@ -48,7 +49,13 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
     const type = key.endsWith('.png') ? 'image/png' : key.endsWith('.webp') ? 'image/webp' : 'image/jpeg'
     return reply.type(type).header('cache-control', 'private, max-age=3600, immutable').header('x-content-type-options', 'nosniff').send(bytes)
   })
-  await app.register(httpProxy, { upstream: config.serveUrl, prefix: '/v1', rewritePrefix: '/v1', websocket: true })
+  const login = config.serveApiKey ? { authorization: `Bearer ${config.serveApiKey}` } : {}
+  await app.register(httpProxy, {
+    ...{ upstream: config.serveUrl, prefix: '/v1', rewritePrefix: '/v1', websocket: true },
+    // whoever brings a key of their own keeps it
+    replyOptions: { rewriteRequestHeaders: (_, headers) => ({ ...login, ...headers }) },
+    wsClientOptions: { headers: login },
+  })
   const page = fileURLToPath(new URL('./page', import.meta.url))
   if (!existsSync(page)) throw new Fault('TOOL_MISSING', 'The page has not been built; `npm start` builds it', { page })
   await app.register(fastifyStatic, { root: page })

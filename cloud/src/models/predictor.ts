@@ -23,7 +23,7 @@ export interface Predictor {
   readonly why: string
   /**
    * Softmax scores per input, in the order of `meta.classes`. An input is the pixels of a zone, or what goes into the network
-   * itself, float32 [height, width, channels]. Throws `MODEL_INVALID` when a score is no number.
+   * itself, float32 [height, width, channels]. One call after the other. Throws `MODEL_INVALID` when a score is no number.
    */
   predict(inputs: readonly (Example | Float32Array)[]): Promise<number[][]>
   dispose(): Promise<void>
@@ -70,8 +70,11 @@ export async function openPredictor(files: ModelFiles, digest: string, wanted: r
   const { meta, references, probes } = content
   const size = meta.width * meta.height * meta.channels
   const { network, engine, why } = await openNetwork(content, wanted)
+  /** Where inputs are put together; as large as the largest batch so far. */
+  let room = new Float32Array(size)
   const logitsOf = async (inputs: readonly (Example | Float32Array)[]): Promise<Float32Array[]> => {
-    const all = new Float32Array(inputs.length * size)
+    if (room.length < inputs.length * size) room = new Float32Array(inputs.length * size)
+    const all = room.subarray(0, inputs.length * size)
     for (const [at, input] of inputs.entries()) {
       if (input instanceof Float32Array) all.set(input, at * size)
       else writeInput(all, at * size, input.pixels, references.get(input.referenceKey), meta)

@@ -17,6 +17,7 @@ import type { ObjectRef, PredictionMade } from '@frameloop/schemas/events'
 import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
+import { everything, type Scope } from './access.ts'
 
 const Names = Type.Optional(Type.Array(Type.String({ maxLength: 200 }), { maxItems: 1_000 }))
 const Credit = Type.Integer({ minimum: 0, maximum: 1_000_000 })
@@ -62,13 +63,15 @@ interface Published extends Place {
 /** What a socket must be able to do, which is what a test can do without one. */
 export type FeedSocket = Pick<WebSocket, 'send' | 'close' | 'terminate' | 'ping' | 'bufferedAmount'>
 
-function isWanted({ cameras, zones, tasks }: Wish, { cameraId, zone, task }: PredictionMade): boolean {
+/** Both what it wants and what it may see. */
+function isFor({ wish, scope }: Reader, { cameraId, zone, task }: PredictionMade): boolean {
   const has = (list: readonly string[] | undefined, value: string): boolean => list === undefined || list.length === 0 || list.includes(value)
-  return has(cameras, cameraId) && has(zones, zone) && has(tasks, task)
+  return wish !== undefined && has(wish.cameras, cameraId) && has(wish.zones, zone) && has(wish.tasks, task) && has(scope.cameras, cameraId) && has(scope.tasks, task)
 }
 
 export class Reader {
   wish: Wish | undefined
+  readonly scope: Scope
   readonly #socket: FeedSocket
   readonly #numbers: FeedNumbers
   /** F1, by what each of them is about, the oldest first. */
@@ -79,7 +82,8 @@ export class Reader {
   /** The frame of each camera whose picture was sent last. */
   readonly pictured = new Map<string, string>()
 
-  constructor(socket: FeedSocket, numbers: FeedNumbers) {
+  constructor(socket: FeedSocket, numbers: FeedNumbers, scope: Scope = everything) {
+    this.scope = scope
     this.#socket = socket
     this.#numbers = numbers
   }
@@ -182,8 +186,8 @@ export class Feeds {
     return this.#readers.size
   }
 
-  add(socket: FeedSocket & Pick<WebSocket, 'on'>): void {
-    const reader = new Reader(socket, this.numbers)
+  add(socket: FeedSocket & Pick<WebSocket, 'on'>, scope: Scope = everything): void {
+    const reader = new Reader(socket, this.numbers, scope)
     const gone = (): void => {
       this.#readers.delete(reader)
       this.#silent.delete(reader)
@@ -239,11 +243,10 @@ export class Feeds {
   }
 
   #offer(reader: Reader, { prediction, text }: Published): void {
-    const { wish } = reader
-    if (!wish || !isWanted(wish, prediction)) return
+    if (!isFor(reader, prediction)) return
     const { cameraId, zone, task, frameId, picture } = prediction
     reader.offer(`${cameraId} ${zone} ${task}`, text)
-    if (wish.pictures !== 'jpeg' || !picture || reader.pictured.get(cameraId) === frameId) return
+    if (reader.wish?.pictures !== 'jpeg' || !picture || reader.pictured.get(cameraId) === frameId) return
     reader.pictured.set(cameraId, frameId)
     this.#picture(picture).then(
       (bytes) => reader.offer(`picture ${cameraId}`, binaryMessage({ kind: 'picture', cameraId, frameId, contentType: picture.contentType }, bytes)),

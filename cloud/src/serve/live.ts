@@ -13,7 +13,7 @@ export function isPreparedFor(slot: Slot, preprocessing: string, cameraId: strin
   return slot.change.preprocessing === preprocessing && slot.model.meta.referencePictures[cameraId] === referenceSha256
 }
 
-async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine, context: StageContext): Promise<Outcome> {
+async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine, observe: (made: PredictionMade) => void, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
   const asked = event.zones.flatMap((zone) =>
     zone.tasks.flatMap((task) => {
@@ -31,7 +31,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine
       const scores = scored[0]?.scores ?? []
       const { classes } = slot.model.meta
       const confidence = Math.max(...scores)
-      const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = event
+      const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs, arrivedAt, validatedAt, extractedAt, preparedAt } = event
       const made: PredictionMade = {
         ...{ siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs },
         zone: zone.zone,
@@ -47,8 +47,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine
         answer: classes[scores.indexOf(confidence)] ?? '',
         confidence,
         capturedAt: frameAt,
-        preparedAt: event.preparedAt,
-        answeredAt: context.now(),
+        ...{ arrivedAt, validatedAt, extractedAt, preparedAt, answeredAt: context.now() },
         predictMs,
         x: zone.x,
         y: zone.y,
@@ -57,12 +56,17 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine
         pictureWidth: event.pictureWidth,
         pictureHeight: event.pictureHeight,
       }
+      observe(made)
       return { topic: topics.predictionsMade, key: cameraId, id: frameId, time: frameAt, event: made }
     }),
   )
   return { kind: 'emit', outputs }
 }
 
-export function liveStage(slots: ModelSlots, engine: Engine): Stage<'FeaturesPrepared'> {
-  return { name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade], work: ({ event }, context) => answer(event, slots, engine, context) }
+/** `observe` is told of every answer. */
+export function liveStage(slots: ModelSlots, engine: Engine, observe: (made: PredictionMade) => void): Stage<'FeaturesPrepared'> {
+  return {
+    ...{ name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade] },
+    work: ({ event }, context) => answer(event, slots, engine, observe, context),
+  }
 }

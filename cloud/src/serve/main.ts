@@ -12,22 +12,28 @@ import { traceIdOf } from '@frameloop/schemas/trace'
 import { kafkaBus, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
 import { openZoneDirectory } from '@frameloop/stream-processors/features/zones'
-import { CloudSettings } from '../config.ts'
+import { needsKeys, ServeSettings } from '../config.ts'
 import { openMlflow } from '../models/mlflow.ts'
 import { ModelSlots } from '../models/model-slots.ts'
+import { allow, KeyAccess, openAccess, requireCaller } from './access.ts'
 import { Engine } from './engine.ts'
 import { Feeds } from './feeds.ts'
+import { hopObserver } from './hop-times.ts'
 import { liveStage } from './live.ts'
-import { addPredictions, answerOf, championOf } from './predictions.ts'
+import { addPredictions, answerOf, championOf, isOpenPath } from './predictions.ts'
 import { serveStream } from './stream.ts'
 
 /** Of a picture, however it comes. */
 const bodyLimit = 20_000_000
 
-await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
+await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'serve'), (open) => open.end())
   const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
   const codec = openCodec(openRegistry(config.schemaRegistryUrl))
+  const keys = needsKeys(config) ? new KeyAccess(pool, log) : undefined
+  if (keys) lifetime.run('keys', (signal) => keys.run(signal), fail)
+  else log.warn({ host: config.host }, 'whoever reaches this address may ask everything: API_KEYS is off')
+  const access = keys ?? openAccess
   const engine = lifetime.own('engine', new Engine(), (open) => open.close())
   const slots = new ModelSlots(openMlflow(config.mlflowTrackingUri), config.modelCacheFolder, engine, log)
   const feeds = new Feeds(({ bucket, key }) => store.get(bucket, key))
@@ -54,7 +60,7 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
     },
     fail,
   )
-  const live = startStage(liveStage(slots, engine), {
+  const live = startStage(liveStage(slots, engine, hopObserver(metrics)), {
     bus: kafkaBus(config.kafkaBrokers),
     instance: config.instance,
     codec,
@@ -69,9 +75,14 @@ await runProcess('serve', CloudSettings, async ({ config, log, metrics, lifetime
   }
   const app = await openApi({ name: 'serve', metrics, notReady }, { title: 'frameloop inference', bodyLimit, log })
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
-  app.get('/v1/feeds', { websocket: true, schema: { hide: true } }, (socket) => feeds.add(socket))
-  app.get('/v1/stream', { websocket: true, schema: { hide: true } }, (socket) => serveStream(socket, { engine, championOf: (task) => championOf(slots, task), answerOf }))
-  await addPredictions(app, { engine, slots, zones, store }, () => Object.keys(notReady()).length === 0)
+  requireCaller(app, access, isOpenPath)
+  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, preValidation: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller }) =>
+    feeds.add(socket, caller.scope),
+  )
+  app.get('/v1/stream', { websocket: true, schema: { hide: true } }, (socket, { caller }) =>
+    serveStream(socket, { engine, championOf: (task) => championOf(slots, task), answerOf, caller }),
+  )
+  await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
   lifetime.run('live', (signal) => live.run(signal), fail)
   await listen(app, config, lifetime)
 })

@@ -1,16 +1,21 @@
-/** Predictions over HTTP: a camera's whole picture, a picture of what is asked about, and tensors by the Open Inference Protocol. */
+/** Predictions over HTTP: a camera's whole picture or one of the catalog, a picture of what is asked about, tensors by the Open Inference Protocol. */
+
+import multipart from '@fastify/multipart'
 import { Fault } from '@frameloop/kit/fault'
 import { problemOf } from '@frameloop/kit/http'
 import type { ObjectStore } from '@frameloop/kit/object-store'
+import type { Pool } from '@frameloop/kit/postgres'
 import { namePattern } from '@frameloop/schemas/ids'
 import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
 import { referencesOf } from '@frameloop/stream-processors/features/features'
 import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import type { ZoneDirectory } from '@frameloop/stream-processors/features/zones'
-import type { FastifyInstance, FastifyReply } from 'fastify'
-import Type from 'typebox'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import Type, { type Static } from 'typebox'
+import Value from 'typebox/value'
 import { referenceKey } from '../models/model-input.ts'
 import type { ModelSlots, Slot } from '../models/model-slots.ts'
+import { allow, type Caller, within } from './access.ts'
 import type { Engine } from './engine.ts'
 import { isPreparedFor } from './live.ts'
 import { inputName, jsonLengthHeader, modelMetadata, outputName, readInferRequest, serverMetadata, writeInferAnswer } from './open-inference.ts'
@@ -20,6 +25,7 @@ export interface PredictionTools {
   readonly slots: ModelSlots
   readonly zones: ZoneDirectory
   readonly store: ObjectStore
+  readonly pool: Pick<Pool, 'query'>
 }
 
 /** The champion of a task. Throws `MODEL_UNAVAILABLE`. */
@@ -39,52 +45,128 @@ export function answerOf({ change, model }: Slot, scores: readonly number[]): ob
   }
 }
 
-function pictureOf(body: unknown): Buffer {
-  if (!Buffer.isBuffer(body) || body.length === 0)
-    throw new Fault('REQUEST_INVALID', 'Send the picture itself as the body, with its content type (image/jpeg, image/png, image/webp)')
-  return body
+const Name = Type.String({ pattern: namePattern })
+const Frames = Type.Object(
+  { frameIds: Type.Array(Type.String({ format: 'uuid' }), { minItems: 1, maxItems: 64 }), task: Type.Optional(Name) },
+  { additionalProperties: false, description: 'frames that are in the catalog' },
+)
+
+/** What one of several pictures came to. */
+const orProblem = (answering: Promise<object>): Promise<object> =>
+  answering.catch((thrown: unknown) => {
+    const { document } = problemOf(thrown)
+    return document
+  })
+
+/** Answers the picture in the body, or each of those in a multipart body. */
+async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => Promise<object>): Promise<object> {
+  if (!request.isMultipart()) {
+    const { body } = request
+    if (!Buffer.isBuffer(body) || body.length === 0)
+      throw new Fault('REQUEST_INVALID', 'Send the picture itself as the body, with its content type (image/jpeg, image/png, image/webp), or several as multipart/form-data')
+    return answer(body)
+  }
+  const answering: Promise<object>[] = []
+  for await (const part of request.files()) answering.push(orProblem(answer(await part.toBuffer())))
+  if (answering.length === 0) throw new Fault('REQUEST_INVALID', 'There is no picture among the parts')
+  return { answers: await Promise.all(answering) }
 }
 
-const Name = Type.String({ pattern: namePattern })
+/** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE`, `MODEL_INVALID` and what the picture deserves. */
+async function judge({ engine, slots, zones, store }: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Uint8Array): Promise<object> {
+  allow(caller, 'predict', { camera, task })
+  const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
+  const asked = zones.of(camera).filter((zone) => zone.task !== '' && (tasks.length === 0 || tasks.includes(zone.task)))
+  if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${camera} has no zones${task ? ` for task ${task}` : ''}`, { cameraId: camera })
+  const slotOf = new Map(asked.map((zone) => [zone.task, championOf(slots, zone.task)] as const))
+  const fitting = asked.filter((zone) => {
+    const slot = slotOf.get(zone.task)
+    return slot && isPreparedFor(slot, preprocessingDigest(zone.preprocessing), camera, zone.reference?.sha256)
+  })
+  for (const [name, { change }] of slotOf) {
+    if (!fitting.some((zone) => zone.task === name))
+      throw new Fault('MODEL_INVALID', `The model of task ${name} was trained on preprocessing ${change.preprocessing}, which no zone of ${camera} is prepared by`)
+  }
+  const models = new Map([...slotOf].map(([name, { change }]) => [name, change.digest]))
+  using _ = engine.hold(models.values())
+  const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
+  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, bytes, zones: fitting, references, models })
+  const answers = scored.map(({ zone, task: name = '', rectangle, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
+  return { camera, traceId: traceIdOf(newTraceparent()), answers }
+}
 
-function addPictures(app: FastifyInstance, { engine, slots, zones, store }: PredictionTools): void {
-  const Query = Type.Object({ camera: Type.String({ pattern: namePattern, description: 'whose zones are judged' }), task: Type.Optional(Name) })
-  app.post<{ Body: Buffer; Querystring: { camera: string; task?: string } }>(
+async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined): Promise<object> {
+  const { rows } = await tools.pool.query<{ camera_id: string; bucket: string; object_key: string }>('select camera_id, bucket, object_key from frames where frame_id = $1', [
+    frameId,
+  ])
+  const [frame] = rows
+  if (!frame) throw new Fault('FRAME_UNKNOWN', `The catalog knows no frame ${frameId}`, { frameId })
+  return { frameId, ...(await judge(tools, caller, frame.camera_id, task, await tools.store.get(frame.bucket, frame.object_key))) }
+}
+
+async function judgePicture(
+  { engine, slots }: PredictionTools,
+  caller: Caller,
+  task: string,
+  { camera, zone }: { readonly camera?: string; readonly zone?: string },
+  bytes: Uint8Array,
+): Promise<object> {
+  allow(caller, 'predict', { camera, task })
+  const slot = championOf(slots, task)
+  const key = camera && zone ? referenceKey(camera, zone) : ''
+  const { scored } = await engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key, bytes })
+  return { task, traceId: traceIdOf(newTraceparent()), ...answerOf(slot, scored[0]?.scores ?? []) }
+}
+
+function addPictures(app: FastifyInstance, tools: PredictionTools): void {
+  const Query = Type.Object({
+    camera: Type.Optional(Type.String({ pattern: namePattern, description: 'whose zones are judged; not needed for frames of the catalog' })),
+    task: Type.Optional(Name),
+  })
+  app.post<{ Querystring: { camera?: string; task?: string } }>(
     '/v1/predict',
-    { schema: { summary: "Answers about the zones of a camera's picture", querystring: Query } },
-    async ({ body, query: { camera, task } }) => {
-      const bytes = pictureOf(body)
-      const asked = zones.of(camera).filter((zone) => zone.task !== '' && (task === undefined || zone.task === task))
-      if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${camera} has no zones${task ? ` for task ${task}` : ''}`, { cameraId: camera })
-      const slotOf = new Map(asked.map((zone) => [zone.task, championOf(slots, zone.task)] as const))
-      const fitting = asked.filter((zone) => {
-        const slot = slotOf.get(zone.task)
-        return slot && isPreparedFor(slot, preprocessingDigest(zone.preprocessing), camera, zone.reference?.sha256)
-      })
-      for (const [name, { change }] of slotOf) {
-        if (!fitting.some((zone) => zone.task === name))
-          throw new Fault('MODEL_INVALID', `The model of task ${name} was trained on preprocessing ${change.preprocessing}, which no zone of ${camera} is prepared by`)
+    { schema: { summary: "Answers about the zones of a camera's picture, sent along or in the catalog", querystring: Query } },
+    (request) => {
+      const { camera, task } = request.query
+      if (request.headers['content-type']?.startsWith('application/json')) {
+        const [problem] = Value.Errors(Frames, request.body)
+        if (problem)
+          throw new Fault(
+            'REQUEST_INVALID',
+            `${problem.instancePath.slice(1) || 'The body'} ${problem.message}; it is like { "frameIds": ["7c0b9d7e-3f0e-5f7a-9a53-0f6f1f3d2b1a"] }`,
+          )
+        const asked = request.body as Static<typeof Frames>
+        return Promise.all(asked.frameIds.map((frameId) => orProblem(judgeFrame(tools, request.caller, frameId, asked.task ?? task)))).then((answers) => ({ answers }))
       }
-      const models = new Map([...slotOf].map(([name, { change }]) => [name, change.digest]))
-      using _ = engine.hold(models.values())
-      const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
-      const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, bytes, zones: fitting, references, models })
-      const answers = scored.map(({ zone, task: name = '', rectangle, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
-      return { camera, traceId: traceIdOf(newTraceparent()), answers }
+      if (camera === undefined) throw new Fault('REQUEST_INVALID', 'Say whose zones are judged: /v1/predict?camera=NAME')
+      return eachPicture(request, (bytes) => judge(tools, request.caller, camera, task, bytes))
     },
   )
   const Of = Type.Object({
     camera: Type.Optional(Type.String({ pattern: namePattern, description: 'with zone: what it usually looks like there is what the picture is compared with' })),
     zone: Type.Optional(Name),
   })
-  app.post<{ Body: Buffer; Params: { task: string }; Querystring: { camera?: string; zone?: string } }>(
+  app.post<{ Params: { task: string }; Querystring: { camera?: string; zone?: string } }>(
     '/v1/models/:task/predict',
-    { schema: { summary: 'The answer about a picture that shows nothing but what is asked about', params: Type.Object({ task: Name }), querystring: Of } },
-    async ({ body, params, query: { camera, zone } }) => {
-      const slot = championOf(slots, params.task)
-      const key = camera && zone ? referenceKey(camera, zone) : ''
-      const { scored } = await engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key, bytes: pictureOf(body) })
-      return { task: params.task, traceId: traceIdOf(newTraceparent()), ...answerOf(slot, scored[0]?.scores ?? []) }
+    {
+      schema: { summary: 'The answer about a picture that shows nothing but what is asked about, or about each of several', params: Type.Object({ task: Name }), querystring: Of },
+    },
+    (request) => eachPicture(request, (bytes) => judgePicture(tools, request.caller, request.params.task, request.query, bytes)),
+  )
+}
+
+/** The contract of a SageMaker container: it serves the one model there is, or the one that the header names. */
+function addSageMaker(app: FastifyInstance, tools: PredictionTools, isReady: () => boolean): void {
+  app.get('/ping', { schema: { hide: true } }, (_, reply) => reply.code(isReady() ? 200 : 503).send())
+  app.post(
+    '/invocations',
+    { schema: { summary: 'SageMaker: as /v1/models/{task}/predict, for the one model that serves or the one that X-Amzn-SageMaker-Target-Model names' } },
+    (request) => {
+      const named = request.headers['x-amzn-sagemaker-target-model']
+      const tasks = [...new Set(tools.slots.all.map(({ change }) => change.task))]
+      if (named === undefined && tasks.length !== 1)
+        throw new Fault('MODEL_UNAVAILABLE', tasks.length === 0 ? 'No model serves yet' : `Several models serve: name one of ${tasks.join(', ')} in X-Amzn-SageMaker-Target-Model`)
+      return eachPicture(request, (bytes) => judgePicture(tools, request.caller, typeof named === 'string' ? named : (tasks[0] ?? ''), {}, bytes))
     },
   )
 }
@@ -102,11 +184,13 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
   app.get('/v2/health/live', hidden, (_, reply) => ready(true, reply))
   app.get('/v2/health/ready', hidden, (_, reply) => ready(isReady(), reply))
   for (const path of ['/v2/models/:task', '/v2/models/:task/versions/:version']) {
-    app.get<{ Params: { task: string; version?: string } }>(path, hidden, ({ params }) => {
+    app.get<{ Params: { task: string; version?: string } }>(path, hidden, ({ params, caller }) => {
+      allow(caller, 'models', { task: params.task })
       const { change, model } = modelOf(params)
       return modelMetadata(change.task, [change.version], model.engine, model.meta)
     })
-    app.get<{ Params: { task: string; version?: string } }>(`${path}/ready`, hidden, ({ params }, reply) => {
+    app.get<{ Params: { task: string; version?: string } }>(`${path}/ready`, hidden, ({ params, caller }, reply) => {
+      allow(caller, 'models', { task: params.task })
       modelOf(params)
       return ready(true, reply)
     })
@@ -116,7 +200,8 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
         params: Type.Object({ task: Name, ...(path.includes(':version') ? { version: Type.String() } : {}) }),
       },
     }
-    app.post<{ Params: { task: string; version?: string }; Body: Buffer }>(`${path}/infer`, about, async ({ params, headers, body }, reply) => {
+    app.post<{ Params: { task: string; version?: string }; Body: Buffer }>(`${path}/infer`, about, async ({ params, headers, body, caller }, reply) => {
+      allow(caller, 'predict', { task: params.task })
       const { change, model } = modelOf(params)
       const header = headers[jsonLengthHeader]
       const asked = readInferRequest(body ?? Buffer.alloc(0), header === undefined ? undefined : Number(header), model.meta)
@@ -137,10 +222,14 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
 export async function addPredictions(app: FastifyInstance, tools: PredictionTools, isReady: () => boolean): Promise<void> {
   const { slots } = tools
   app.addContentTypeParser(['image/jpeg', 'image/png', 'image/webp', 'application/octet-stream'], { parseAs: 'buffer' }, (_, body, done) => done(null, body))
-  app.get('/v1/models', { schema: { summary: 'Which models serve' } }, () => ({
-    models: slots.all.map(({ change, model }) => ({ ...change, engine: model.engine, ...(model.why ? { why: model.why } : {}), classes: model.meta.classes })),
-  }))
+  app.get('/v1/models', { schema: { summary: 'Which models serve' } }, ({ caller }) => {
+    allow(caller, 'models')
+    const seen = slots.all.filter(({ change }) => caller.scope.tasks.length === 0 || caller.scope.tasks.includes(change.task))
+    return { models: seen.map(({ change, model }) => ({ ...change, engine: model.engine, ...(model.why ? { why: model.why } : {}), classes: model.meta.classes })) }
+  })
+  await app.register(multipart, { limits: { files: 64, fileSize: 20_000_000 } })
   addPictures(app, tools)
+  addSageMaker(app, tools, isReady)
   // tensors come as they are: parsed here, and only once the model is known
   await app.register((scope, __, done) => {
     scope.removeAllContentTypeParsers()
@@ -148,6 +237,7 @@ export async function addPredictions(app: FastifyInstance, tools: PredictionTool
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_, body, parsed) => parsed(null, body))
     scope.setErrorHandler((thrown, _, reply) => {
       const { status, document } = problemOf(thrown)
+      if (status === 429) reply.header('retry-after', '1')
       // clients of the protocol look for this one
       return reply
         .code(status)
@@ -157,4 +247,9 @@ export async function addPredictions(app: FastifyInstance, tools: PredictionTool
     addOpenInference(scope, tools, isReady)
     done()
   })
+}
+
+/** Paths that need no key: what a probe and a first look ask for. */
+export function isOpenPath(path: string): boolean {
+  return /^\/(healthz|readyz|metrics|ping|openapi\.json|docs(\/.*)?|v2|v2\/health\/(live|ready))$/.test(path)
 }

@@ -16,6 +16,7 @@ import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
 import { referenceKey } from '../models/model-input.ts'
 import type { Slot } from '../models/model-slots.ts'
+import { allow, type Caller } from './access.ts'
 import type { Engine } from './engine.ts'
 
 const Name = Type.String({ pattern: namePattern })
@@ -39,6 +40,8 @@ export interface StreamTools {
   /** Throws `MODEL_UNAVAILABLE`. */
   readonly championOf: (task: string) => Slot
   readonly answerOf: (slot: Slot, scores: readonly number[]) => object
+  /** Who asks; without one everything is allowed. */
+  readonly caller?: Caller
 }
 
 export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume'>
@@ -67,7 +70,7 @@ export function readBinary(message: Buffer): { readonly about: About; readonly b
 }
 
 /** Serves one client until it goes. */
-export function serveStream(socket: StreamSocket, { engine, championOf, answerOf }: StreamTools): void {
+export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, caller }: StreamTools): void {
   let opened: Static<typeof Opening> | undefined
   /** Answers in the order of the questions; each is sent when those before it are. */
   let last: Promise<void> = Promise.resolve()
@@ -79,6 +82,7 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
   }
   const open = (text: string): void => {
     const wish = checked(Opening, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
+    if (caller) allow(caller, 'predict', { task: wish.task })
     const { change, model } = championOf(wish.task)
     opened = wish
     say({ kind: 'ready', task: wish.task, modelName: change.modelName, modelVersion: change.version, engine: model.engine, classes: model.meta.classes, credit })
@@ -91,6 +95,8 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       if (!opened) throw new Fault('REQUEST_INVALID', 'Say first which task is asked about: { "task": "occupancy" }')
       const slot = championOf(opened.task)
       const { camera, zone, deadlineMs = opened.deadlineMs ?? usualDeadline, pixels } = about
+      if (caller) allow(caller, 'predict', { camera })
+      caller?.take()
       const key = camera && zone ? referenceKey(camera, zone) : ''
       const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key, bytes }, Date.now() + deadlineMs)
       return { kind: 'answer', id, task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }

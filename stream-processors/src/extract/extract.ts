@@ -26,8 +26,8 @@ function choiceOf({ clipFrames, clipFramesPerSecond, clipSceneChange }: ExtractS
 }
 
 const originOf = (event: MediaValidated) => {
-  const { siteId, cameraId, mediaId, epoch, seq, lane, source } = event
-  return { siteId, cameraId, mediaId, epoch, seq, lane, source }
+  const { siteId, cameraId, mediaId, epoch, seq, lane, source, arrivedAt, validatedAt } = event
+  return { siteId, cameraId, mediaId, epoch, seq, lane, source, arrivedAt, validatedAt }
 }
 
 async function extract(event: MediaValidated, settings: ExtractSettings, context: StageContext): Promise<Outcome> {

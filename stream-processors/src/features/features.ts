@@ -55,7 +55,7 @@ export async function prepareFrame(
     const isInline = packed.length <= inlineLimit
     const key = isInline && place.prefix ? '' : place.prefix + processedKey(digest, frame.cameraId, frame.frameAt, frame.frameId, sha256)
     const contentType = 'application/octet-stream'
-    const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs } = frame
+    const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs, arrivedAt, validatedAt, extractedAt } = frame
     return {
       put: key ? { role: 'processed' as const, key, body: packed, sha256, contentType, metadata: { 'frame-id': frameId, preprocessing: digest } } : undefined,
       event: {
@@ -68,7 +68,7 @@ export async function prepareFrame(
         pictureHeight: fullHeight,
         zones: prepared.map(({ rectangle, quality, shape, tasks, ...zone }) => ({ ...zone, ...rectangle, ...quality, tasks: [...tasks], shape: [...shape] })),
         pixels: isInline ? Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength) : null,
-        preparedAt: place.now(),
+        ...{ arrivedAt, validatedAt, extractedAt, preparedAt: place.now() },
         stageVersion: version,
       },
     }

@@ -1,0 +1,77 @@
+/** Inference alone in a process of its own: our routes and our engine, with one model from a folder. Asked by `predict.ts`. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import websocket from '@fastify/websocket'
+import { digestOf, type ModelFiles, modelFileNames } from '@frameloop/cloud/models/model-files'
+import type { ModelSlots, Slot } from '@frameloop/cloud/models/model-slots'
+import { openAccess, requireCaller } from '@frameloop/cloud/serve/access'
+import { Engine } from '@frameloop/cloud/serve/engine'
+import { addPredictions, answerOf, championOf } from '@frameloop/cloud/serve/predictions'
+import { serveStream } from '@frameloop/cloud/serve/stream'
+import { openApi } from '@frameloop/kit/http'
+import { openLog } from '@frameloop/kit/log'
+import { openMetrics } from '@frameloop/kit/metrics'
+import type { ObjectStore } from '@frameloop/kit/object-store'
+import type { Pool } from '@frameloop/kit/postgres'
+
+export interface PredictJob {
+  readonly folder: string
+  /** Writes a model into the folder and ends. */
+  readonly write?: boolean
+  readonly port?: number
+}
+
+export const task = 'bench'
+const job = JSON.parse(process.argv[2] ?? '{}') as PredictJob
+
+async function writeBenchModel(): Promise<void> {
+  const { buildNetwork } = await import('@frameloop/cloud/models/network')
+  const { writeModel } = await import('@frameloop/cloud/models/write-model')
+  const preprocessing = { width: 64, height: 64 }
+  const pixels = new Uint8Array(64 * 64 * 3).map((_, at) => (at * 7) % 256)
+  const about = { task, classes: ['free', 'taken'], ...preprocessing, channels: 3, preprocessing: '', preprocessingParameters: preprocessing, referencePictures: {} }
+  const files = await writeModel(buildNetwork([64, 64, 3], 2, 1), new Map([['c z', pixels]]), [{ referenceKey: 'c z', pixels }], {
+    ...about,
+    seed: 1,
+    datasetDigest: '',
+    cutAt: '',
+  })
+  mkdirSync(job.folder, { recursive: true })
+  for (const [name, bytes] of files) writeFileSync(join(job.folder, name), bytes)
+}
+
+async function serve(port: number): Promise<void> {
+  const files: ModelFiles = new Map(modelFileNames.map((name) => [name, readFileSync(join(job.folder, name))]))
+  const digest = digestOf(files)
+  const engine = new Engine(undefined, undefined, new URL('engine-thread.mjs', import.meta.url))
+  const model = await engine.load(digest, files)
+  const slot = { change: { task, modelName: 'bench', version: '1', digest, preprocessing: '' }, model } as unknown as Slot
+  const slots = { of: () => slot, all: [slot] } as unknown as ModelSlots
+  const log = openLog('bench', 'error')
+  const app = await openApi({ name: 'bench', metrics: openMetrics('bench'), notReady: () => ({}) }, { title: 'bench', bodyLimit: 20_000_000, log })
+  await app.register(websocket, { options: { maxPayload: 20_000_000, perMessageDeflate: false } })
+  requireCaller(app, openAccess, () => false)
+  app.get('/v1/stream', { websocket: true }, (socket) => serveStream(socket, { engine, championOf: (name) => championOf(slots, name), answerOf }))
+  await addPredictions(app, { engine, slots, zones: { of: () => [], loaded: true }, store: undefined as unknown as ObjectStore, pool: undefined as unknown as Pool }, () => true)
+  await app.listen({ host: '127.0.0.1', port })
+  process.send?.('ready')
+  process.on('message', (message: { readonly kind: 'inProcess'; readonly pictures: readonly string[]; readonly ahead: number; readonly seconds: number }) => {
+    void (async () => {
+      const bytes = message.pictures.map((picture) => Buffer.from(picture, 'base64'))
+      const until = performance.now() + message.seconds * 1000
+      let answered = 0
+      const ask = async (): Promise<void> => {
+        while (performance.now() < until) {
+          await engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: bytes[answered % bytes.length] as Buffer })
+          answered += 1
+        }
+      }
+      await Promise.all(Array.from({ length: message.ahead }, ask))
+      process.send?.({ perSecond: answered / message.seconds })
+    })()
+  })
+}
+
+process.once('SIGTERM', () => process.exit())
+await (job.write ? writeBenchModel() : serve(job.port ?? 0))
+if (job.write) process.exit(0)

@@ -1,0 +1,251 @@
+/**
+ * Predictions over HTTP, WebSocket and binary tensors: our routes and engine against FastAPI with ONNX Runtime and with
+ * TensorFlow, and LitServe, all with the same weights, on the same cores as the client. Answers are compared first.
+ */
+import { type ChildProcess, execFileSync, fork, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { until } from '@frameloop/kit/retry'
+import sharp from 'sharp'
+import { WebSocket } from 'ws'
+import { freePort } from '../../deploy/e2e/network-camera.ts'
+import { bundle } from '../../deploy/setup/build.mjs'
+import { build, tools } from '../../deploy/src/home.ts'
+import { closedLoop, requestBytes } from './load.ts'
+import { cpuMs, median } from './measure.ts'
+import { enlargedFrames } from './pictures.ts'
+import type { PredictJob } from './predict-runner.ts'
+
+const rounds = 5
+const seconds = 4
+const connections = 16
+const sizes = [
+  { name: '2 kB', width: 64, height: 64, quality: 80 },
+  { name: '34 kB', width: 640, height: 480, quality: 70 },
+  { name: '199 kB', width: 1920, height: 1080, quality: 70 },
+] as const
+const ways = ['frameloop', 'FastAPI onnxruntime', 'FastAPI tensorflow', 'LitServe'] as const
+type Way = (typeof ways)[number]
+const path = '/v1/models/bench/predict?camera=c&zone=z'
+
+interface Server {
+  readonly port: number
+  readonly process: ChildProcess
+}
+
+/** The Python that has the rivals' servers. */
+function serverPython(say: (text: string) => void): string {
+  const folder = join(tools, 'rivals-predict')
+  const requirements = fileURLToPath(new URL('../rivals/requirements-predict.txt', import.meta.url))
+  const stamp = join(folder, 'requirements.txt')
+  if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== readFileSync(requirements, 'utf8')) {
+    say('fetching the rivals (Python packages, 400 MB) …')
+    execFileSync('python3', ['-m', 'venv', folder])
+    execFileSync(join(folder, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
+    writeFileSync(stamp, readFileSync(requirements))
+  }
+  return join(folder, 'bin/python')
+}
+
+async function end({ process: child }: Server): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const ended = once(child, 'exit')
+  // its workers too
+  if (child.pid) process.kill(-child.pid, 'SIGTERM')
+  const timer = setTimeout(() => child.pid && process.kill(-child.pid, 'SIGKILL'), 5_000)
+  await ended
+  clearTimeout(timer)
+}
+
+/** CPU ms of a process, its children and theirs. */
+function treeCpu(pid: number): number {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number)
+  return cpuMs(pid) + children.reduce((sum, child) => sum + treeCpu(child) - cpuMs(child), 0)
+}
+
+export async function benchPredict(say: (text: string) => void): Promise<object> {
+  const python = serverPython(say)
+  await bundle({ 'predict-runner': 'bench/src/predict-runner.ts', 'engine-thread': 'cloud/src/serve/engine-thread.ts' }, join(build, 'bench'))
+  const runner = join(build, 'bench/predict-runner.mjs')
+  const folder = mkdtempSync(join(tmpdir(), 'frameloop-predict-'))
+  const model = join(folder, 'model')
+  const job = (more: Partial<PredictJob>): string => JSON.stringify({ folder: model, ...more } satisfies PredictJob)
+  execFileSync(process.execPath, [runner, job({ write: true })], { stdio: ['ignore', 'ignore', 'ignore'] })
+  const { jpegs } = enlargedFrames(mkdtempSync(join(folder, 'frames-')), 20, 32)
+  const picturesOf = new Map<string, Buffer[]>()
+  for (const { name, width, height, quality } of sizes) {
+    const made = jpegs.map((jpeg, at) => {
+      const picture = sharp(jpeg)
+      // a zone of its own of each frame
+      const cut = width === 64 ? picture.extract({ left: 100 + 37 * at, top: 300, width: 256, height: 256 }) : picture
+      return cut.resize(width, height, { fit: 'fill' }).jpeg({ quality }).toBuffer()
+    })
+    picturesOf.set(name, await Promise.all(made))
+  }
+  const openOurs = async (): Promise<Server> => {
+    const port = await freePort()
+    const child = fork(runner, [job({ port })], { detached: true })
+    await once(child, 'message')
+    return { port, process: child }
+  }
+  const openRival = async (engine: string): Promise<Server> => {
+    const port = await freePort()
+    const child = spawn(python, [fileURLToPath(new URL('../rivals/predict.py', import.meta.url)), engine, String(port), '2', model], {
+      detached: true,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    })
+    const [picture = Buffer.alloc(0)] = picturesOf.get('2 kB') ?? []
+    const answers = await until(
+      () =>
+        fetch(`http://127.0.0.1:${port}${path}`, { method: 'POST', body: new Uint8Array(picture) }).then(
+          ({ ok }) => ok || undefined,
+          () => undefined,
+        ),
+      120_000,
+      200,
+    )
+    if (!answers) throw new Error(`${engine} did not answer within two minutes`)
+    return { port, process: child }
+  }
+  const openers: Readonly<Record<Way, () => Promise<Server>>> = {
+    frameloop: openOurs,
+    'FastAPI onnxruntime': () => openRival('onnxruntime'),
+    'FastAPI tensorflow': () => openRival('tensorflow'),
+    LitServe: () => openRival('litserve'),
+  }
+  const found: Record<string, Record<Way, { readonly perSecond: number; readonly cpuMs: number; readonly p99: number }[]>> = {}
+  const servers = new Map<Way, Server>()
+  try {
+    for (const way of ways) servers.set(way, await openers[way]())
+    const requestsTo = (way: Way, size: string): Buffer[] =>
+      (picturesOf.get(size) ?? []).map((picture) => requestBytes(servers.get(way)?.port ?? 0, path, { 'content-type': 'image/jpeg' }, picture))
+    for (const { name } of sizes) {
+      const bytes = (picturesOf.get(name) ?? []).reduce((sum, { length }) => sum + length, 0) / jpegs.length
+      const classes = new Map<Way, string[]>()
+      for (const way of ways) {
+        const answers: string[] = []
+        await closedLoop(servers.get(way)?.port ?? 0, requestsTo(way, name), 4, 1, (request, body) => {
+          answers[request] = (JSON.parse(body.toString('utf8')) as { answer: string }).answer
+        })
+        classes.set(way, answers)
+      }
+      const ours = classes.get('frameloop') ?? []
+      for (const way of ways.slice(1)) {
+        const same = ours.filter((answer, at) => answer === classes.get(way)?.[at]).length / ours.length
+        if (same < 0.99) throw new Error(`${way} gives the same class for ${Math.round(same * 100)} % of ${name} pictures: the comparison is void`)
+      }
+      say(`${name}: ${jpegs.length} pictures of ${Math.round(bytes / 100) / 10} kB, the same class from all (${new Set(ours).size} classes)`)
+      found[name] = { frameloop: [], 'FastAPI onnxruntime': [], 'FastAPI tensorflow': [], LitServe: [] }
+      for (let round = 0; round <= rounds; round += 1) {
+        for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
+          const { port = 0, process: child } = servers.get(way) as Server
+          const before = treeCpu(child.pid ?? 0)
+          const { perSecond, p99, answered } = await closedLoop(port, requestsTo(way, name), connections, seconds)
+          // the first round warms up
+          if (round > 0) found[name]?.[way].push({ perSecond, p99, cpuMs: (treeCpu(child.pid ?? 0) - before) / answered })
+        }
+      }
+      say(
+        ways
+          .map((way) => {
+            const list = found[name]?.[way] ?? []
+            const of = (pick: (one: (typeof list)[number]) => number): number => median(list.map(pick))
+            return `${way} ${Math.round(of(({ perSecond }) => perSecond))}/s, ${of(({ cpuMs: cpu }) => cpu).toFixed(2)} CPU ms, p99 ${of(({ p99 }) => p99).toFixed(1)} ms`
+          })
+          .join('; '),
+      )
+    }
+    const ratio = (size: string, to: Way): number[] =>
+      (found[size]?.frameloop ?? []).map(({ perSecond }, at) => perSecond / (found[size]?.[to][at]?.perSecond ?? 1)).sort((a, b) => a - b)
+    for (const { name } of sizes)
+      for (const way of ways.slice(1)) {
+        const list = ratio(name, way)
+        say(`${name}: ${median(list).toFixed(2)} x ${way} (${list[0]?.toFixed(2)} to ${list.at(-1)?.toFixed(2)})`)
+      }
+    for (const way of ways.slice(1)) {
+      await end(servers.get(way) as Server)
+      servers.delete(way)
+    }
+    const { port, process: ours } = servers.get('frameloop') as Server
+    const crops = picturesOf.get('2 kB') ?? []
+
+    // a WebSocket with 64 pictures ahead, against the engine asked from inside its own process
+    const streams: number[] = []
+    const inside: number[] = []
+    for (let round = 0; round < rounds; round += 1) {
+      streams.push(await streamOf(port, crops, seconds))
+      const told = once(ours, 'message')
+      ours.send({ kind: 'inProcess', pictures: crops.map((crop) => crop.toString('base64')), ahead: 64, seconds })
+      inside.push(((await told)[0] as { perSecond: number }).perSecond)
+    }
+    const streamRatio = streams.map((speed, at) => speed / (inside[at] ?? 1)).sort((a, b) => a - b)
+    say(`a WebSocket: ${Math.round(median(streams))}/s, the engine from inside ${Math.round(median(inside))}/s: ${median(streamRatio).toFixed(2)} x`)
+
+    const pixels = await Promise.all(crops.map((crop) => sharp(crop).removeAlpha().raw().toBuffer()))
+    const tensors = pixels.map((bytes) => {
+      const head = Buffer.from(
+        JSON.stringify({
+          inputs: [{ name: 'pixels', shape: [1, 64, 64, 3], datatype: 'UINT8', parameters: { binary_data_size: bytes.length } }],
+          outputs: [{ name: 'scores', parameters: { binary_data: true } }],
+          parameters: { reference: 'c z' },
+        }),
+      )
+      return requestBytes(
+        port,
+        '/v2/models/bench/infer',
+        { 'inference-header-content-length': String(head.length), 'content-type': 'application/octet-stream' },
+        Buffer.concat([head, bytes]),
+      )
+    })
+    const tensorRuns: { readonly perSecond: number; readonly p99: number; readonly cpuMs: number }[] = []
+    for (let round = 0; round <= rounds; round += 1) {
+      const before = treeCpu(ours.pid ?? 0)
+      const { perSecond, p99, answered } = await closedLoop(port, tensors, connections, seconds)
+      if (round > 0) tensorRuns.push({ perSecond, p99, cpuMs: (treeCpu(ours.pid ?? 0) - before) / answered })
+    }
+    say(
+      `tensors of 64x64x3 by v2 binary: ${Math.round(median(tensorRuns.map(({ perSecond }) => perSecond)))}/s, ${median(tensorRuns.map(({ cpuMs: cpu }) => cpu)).toFixed(2)} CPU ms`,
+    )
+    return { connections, seconds, found, stream: { streams, inside, ratio: streamRatio }, tensors: tensorRuns }
+  } finally {
+    for (const server of servers.values()) await end(server)
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** Answers a second over one WebSocket that always has as many pictures under way as it may. */
+async function streamOf(port: number, pictures: readonly Buffer[], forSeconds: number): Promise<number> {
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/v1/stream`, { perMessageDeflate: false })
+  await once(socket, 'open')
+  const json = Buffer.from('{"camera":"c","zone":"z"}')
+  const head = Buffer.alloc(4)
+  head.writeUInt32BE(json.length)
+  const messages = pictures.map((picture) => Buffer.concat([head, json, picture]))
+  let [sent, answered, until] = [0, 0, 0]
+  const next = (): void => {
+    socket.send(messages[sent % messages.length] as Buffer)
+    sent += 1
+  }
+  return new Promise((resolve, reject) => {
+    socket.on('error', reject)
+    socket.on('message', (data: Buffer) => {
+      const { kind, credit = 0, detail } = JSON.parse(data.toString('utf8')) as { kind: string; credit?: number; detail?: string }
+      if (kind === 'error') reject(new Error(detail))
+      if (kind === 'ready') {
+        until = performance.now() + forSeconds * 1000
+        for (let at = 0; at < credit; at += 1) next()
+        return
+      }
+      answered += 1
+      if (performance.now() < until) next()
+      else if (answered === sent) {
+        socket.close()
+        resolve(answered / forSeconds)
+      }
+    })
+    socket.send('{"task":"bench"}')
+  })
+}
