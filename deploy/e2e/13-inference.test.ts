@@ -121,7 +121,15 @@ test('a frame of the catalog is answered by its id, and several pictures at once
   )
   const unknown = '00000000-0000-4000-8000-000000000000'
   const [status, found] = await post('/v1/predict', JSON.stringify({ frameIds: [frame.frame_id, unknown], task }), { 'content-type': 'application/json' })
-  expect([status, found]).toMatchObject([200, { answers: [{ frameId: frame.frame_id, answers: [{ task, answer: expect.any(String) as unknown }] }, { code: 'FRAME_UNKNOWN' }] }])
+  expect([status, found]).toMatchObject([
+    200,
+    {
+      answers: [
+        { frameId: frame.frame_id, answers: expect.arrayContaining([expect.objectContaining({ task, answer: expect.any(String) as unknown })]) as unknown },
+        { code: 'FRAME_UNKNOWN' },
+      ],
+    },
+  ])
   expect(await post('/v1/predict', JSON.stringify({ frameIds: ['x'] }), { 'content-type': 'application/json' })).toMatchObject([400, { code: 'REQUEST_INVALID' }])
   const { width, height, pixels } = await aCrop(task)
   const png = await sharp(pixels, { raw: { width, height, channels: 3 } })

@@ -76,10 +76,10 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   const app = await openApi({ name: 'serve', metrics, notReady }, { title: 'frameloop inference', bodyLimit, log })
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
   requireCaller(app, access, isOpenPath)
-  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, preValidation: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller }) =>
+  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller }) =>
     feeds.add(socket, caller.scope),
   )
-  app.get('/v1/stream', { websocket: true, schema: { hide: true } }, (socket, { caller }) =>
+  app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller }) =>
     serveStream(socket, { engine, championOf: (task) => championOf(slots, task), answerOf, caller }),
   )
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)

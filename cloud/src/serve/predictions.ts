@@ -46,6 +46,9 @@ export function answerOf({ change, model }: Slot, scores: readonly number[]): ob
 }
 
 const Name = Type.String({ pattern: namePattern })
+
+/** Before a body is read from somebody who may not ask at all. */
+const mayPredict = { onRequest: async ({ caller }: FastifyRequest) => allow(caller, 'predict') }
 const Frames = Type.Object(
   { frameIds: Type.Array(Type.String({ format: 'uuid' }), { minItems: 1, maxItems: 64 }), task: Type.Optional(Name) },
   { additionalProperties: false, description: 'frames that are in the catalog' },
@@ -125,7 +128,7 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
   })
   app.post<{ Querystring: { camera?: string; task?: string } }>(
     '/v1/predict',
-    { schema: { summary: "Answers about the zones of a camera's picture, sent along or in the catalog", querystring: Query } },
+    { ...mayPredict, schema: { summary: "Answers about the zones of a camera's picture, sent along or in the catalog", querystring: Query } },
     (request) => {
       const { camera, task } = request.query
       if (request.headers['content-type']?.startsWith('application/json')) {
@@ -149,6 +152,7 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
   app.post<{ Params: { task: string }; Querystring: { camera?: string; zone?: string } }>(
     '/v1/models/:task/predict',
     {
+      ...mayPredict,
       schema: { summary: 'The answer about a picture that shows nothing but what is asked about, or about each of several', params: Type.Object({ task: Name }), querystring: Of },
     },
     (request) => eachPicture(request, (bytes) => judgePicture(tools, request.caller, request.params.task, request.query, bytes)),
@@ -160,7 +164,7 @@ function addSageMaker(app: FastifyInstance, tools: PredictionTools, isReady: () 
   app.get('/ping', { schema: { hide: true } }, (_, reply) => reply.code(isReady() ? 200 : 503).send())
   app.post(
     '/invocations',
-    { schema: { summary: 'SageMaker: as /v1/models/{task}/predict, for the one model that serves or the one that X-Amzn-SageMaker-Target-Model names' } },
+    { ...mayPredict, schema: { summary: 'SageMaker: as /v1/models/{task}/predict, for the one model that serves or the one that X-Amzn-SageMaker-Target-Model names' } },
     (request) => {
       const named = request.headers['x-amzn-sagemaker-target-model']
       const tasks = [...new Set(tools.slots.all.map(({ change }) => change.task))]
@@ -195,6 +199,7 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
       return ready(true, reply)
     })
     const about = {
+      ...mayPredict,
       schema: {
         summary: `Open Inference Protocol v2: ${inputName} in, ${outputName} out, as JSON or as binary tensors`,
         params: Type.Object({ task: Name, ...(path.includes(':version') ? { version: Type.String() } : {}) }),
