@@ -189,7 +189,7 @@ test('a link too thin for its stream is said with what it gives, and well again 
   const child = agent.start()
   try {
     expect(await says(/^$/)).toBe(true)
-    link.trouble = { kind: 'thin', bytesPerSecond: 20_000 }
+    link.trouble = { kind: 'thin', bytesPerSecond: 40_000 }
     expect(await says(/^it gives [\d.]+ of 10 pictures a second$/)).toBe(true)
     link.trouble = { kind: 'none' }
     expect(await says(/^$/)).toBe(true)
