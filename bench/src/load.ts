@@ -20,7 +20,7 @@ function nextAnswer(bytes: Buffer): { readonly status: number; readonly body: Bu
   const end = bytes.indexOf('\r\n\r\n')
   if (end < 0) return undefined
   const head = bytes.toString('latin1', 0, end)
-  const length = Number(/content-length: (\d+)/i.exec(head)?.[1] ?? Number.NaN)
+  const length = Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? Number.NaN)
   if (Number.isNaN(length)) throw new Error(`an answer without a length: ${head}`)
   const whole = end + 4 + length
   return bytes.length < whole ? undefined : { status: Number(head.slice(9, 12)), body: bytes.subarray(end + 4, whole), rest: bytes.subarray(whole) }

@@ -73,7 +73,6 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-predict-'))
   const model = join(folder, 'model')
   const job = (more: Partial<PredictJob>): string => JSON.stringify({ folder: model, ...more } satisfies PredictJob)
-  execFileSync(process.execPath, [runner, job({ write: true })], { stdio: ['ignore', 'ignore', 'ignore'] })
   const { jpegs } = enlargedFrames(mkdtempSync(join(folder, 'frames-')), 20, 32)
   const picturesOf = new Map<string, Buffer[]>()
   for (const { name, width, height, quality } of sizes) {
@@ -85,6 +84,10 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
     })
     picturesOf.set(name, await Promise.all(made))
   }
+  const raw = await Promise.all((picturesOf.get('2 kB') ?? []).map((crop) => sharp(crop).removeAlpha().raw().toBuffer()))
+  const writing = spawn(process.execPath, [runner, '-'], { stdio: ['pipe', 'ignore', 'inherit'] })
+  writing.stdin.end(job({ write: raw.map((pixels) => pixels.toString('base64')) }))
+  await once(writing, 'exit')
   const openOurs = async (): Promise<Server> => {
     const port = await freePort()
     const child = fork(runner, [job({ port })], { detached: true })
@@ -184,8 +187,7 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
     const streamRatio = streams.map((speed, at) => speed / (inside[at] ?? 1)).sort((a, b) => a - b)
     say(`a WebSocket: ${Math.round(median(streams))}/s, the engine from inside ${Math.round(median(inside))}/s: ${median(streamRatio).toFixed(2)} x`)
 
-    const pixels = await Promise.all(crops.map((crop) => sharp(crop).removeAlpha().raw().toBuffer()))
-    const tensors = pixels.map((bytes) => {
+    const tensors = raw.map((bytes) => {
       const head = Buffer.from(
         JSON.stringify({
           inputs: [{ name: 'pixels', shape: [1, 64, 64, 3], datatype: 'UINT8', parameters: { binary_data_size: bytes.length } }],

@@ -4,7 +4,7 @@
  */
 import { parentPort } from 'node:worker_threads'
 import { Fault, type FaultCode } from '@frameloop/kit/fault'
-import { needsReference, prepareZone } from '@frameloop/stream-processors/features/prepare'
+import { needsReference, preparePixels } from '@frameloop/stream-processors/features/prepare'
 import type { TaskZone } from '@frameloop/stream-processors/features/zones'
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
 import type { Rectangle } from '@frameloop/stream-processors/picture/resize'
@@ -101,7 +101,7 @@ async function examplesOf(question: Question): Promise<Asked[]> {
     if (needsReference(preprocessing))
       throw new Fault('REQUEST_INVALID', 'The model compares with the reference picture of a camera: send the whole picture of one to /v1/predict?camera=…')
     const picture = await decodePicture(question.bytes, { atLeast: preprocessing })
-    return [{ model, input: { referenceKey: question.referenceKey, pixels: prepareZone(picture, whole, preprocessing).pixels } }]
+    return [{ model, input: { referenceKey: question.referenceKey, pixels: preparePixels(picture, whole, preprocessing) } }]
   }
   const { groups } = await pixelWork.prepare(question.bytes, question.zones, question.references)
   return groups.flatMap(({ packed, zones }) =>

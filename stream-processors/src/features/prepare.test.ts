@@ -66,6 +66,17 @@ test('area is the weighted mean of what each pixel covers, for any crop and size
   )
 })
 
+test.each(kernels)('what has the right size already is cut out, and that is what the kernel %s gives of it', (kernel) => {
+  const rgb = new Uint8Array(40 * 30 * 3).map((_, at) => (at * 97 + (at >> 4)) % 256)
+  for (const crop of [
+    { x: 3, y: 2, width: 20, height: 10 },
+    { x: 0, y: 4, width: 40, height: 20 },
+  ]) {
+    const cut = resize(rgb, 40, crop, crop.width, crop.height, kernel)
+    expect(cut).toEqual(resize(rgb, 40, { ...crop, width: crop.width + 1e-9 }, crop.width, crop.height, kernel))
+  }
+})
+
 test('a flat picture stays flat under every kernel, enlarged or shrunk', () => {
   const flat = new Uint8Array(width * height * 3).fill(117)
   for (const kernel of kernels)

@@ -79,18 +79,28 @@ export interface PreparedZone {
   readonly quality: Quality
 }
 
-/** `reference` is the camera's whole reference picture; throws when the preprocessing needs one and there is none. */
-export function prepareZone(picture: Picture, zone: ZoneShape, preprocessing: Preprocessing, reference?: Picture): PreparedZone {
-  const { width, height, kernel, filters: asked = [] } = preprocessing
+/** The zone at the model's size, before colour and filters. */
+function cropZone(picture: Picture, zone: ZoneShape, { width, height, kernel }: Preprocessing): { readonly rectangle: Rectangle; readonly rgb: Uint8Array } {
   const rectangle = fitZone(zone, picture.fullWidth, picture.fullHeight)
   // the same place at every scale: its edges may lie inside the pixels of a picture that was shrunk while decoding
   const crop = { x: rectangle.x / picture.scale, y: rectangle.y / picture.scale, width: rectangle.width / picture.scale, height: rectangle.height / picture.scale }
-  const rgb = resize(picture.rgb, picture.width, crop, width, height, kernel)
-  return {
-    rectangle,
-    pixels: asked.reduce((pixels, _, step) => applyFilter(pixels, step, zone, preprocessing, reference), colouredAs(rgb, preprocessing)),
-    quality: measureQuality(rgb, width, height),
-  }
+  return { rectangle, rgb: resize(picture.rgb, picture.width, crop, width, height, kernel) }
+}
+
+function filtered(rgb: Uint8Array, zone: ZoneShape, preprocessing: Preprocessing, reference: Picture | undefined): Uint8Array {
+  const { filters: asked = [] } = preprocessing
+  return asked.reduce((pixels, _, step) => applyFilter(pixels, step, zone, preprocessing, reference), colouredAs(rgb, preprocessing))
+}
+
+/** `reference` is the camera's whole reference picture; throws when the preprocessing needs one and there is none. */
+export function prepareZone(picture: Picture, zone: ZoneShape, preprocessing: Preprocessing, reference?: Picture): PreparedZone {
+  const { rectangle, rgb } = cropZone(picture, zone, preprocessing)
+  return { rectangle, pixels: filtered(rgb, zone, preprocessing, reference), quality: measureQuality(rgb, preprocessing.width, preprocessing.height) }
+}
+
+/** The pixels alone, of a preprocessing that needs no reference picture. */
+export function preparePixels(picture: Picture, zone: ZoneShape, preprocessing: Preprocessing): Uint8Array {
+  return filtered(cropZone(picture, zone, preprocessing).rgb, zone, preprocessing, undefined)
 }
 
 const colouredAs = (rgb: Uint8Array, { colour }: Preprocessing): Uint8Array => (colour === 'gray' ? toGray(rgb) : rgb)

@@ -127,12 +127,21 @@ function openKernels(bytes: number): Kernels {
   return opened
 }
 
+function cut(rgb: Uint8Array, stride: number, { x, y, width, height }: Rectangle): Uint8Array {
+  if (x === 0 && stride === width * 3) return rgb.slice(y * stride, (y + height) * stride)
+  const out = new Uint8Array(width * height * 3)
+  for (let row = 0; row < height; row += 1) out.set(rgb.subarray((y + row) * stride + x * 3, (y + row) * stride + (x + width) * 3), row * width * 3)
+  return out
+}
+
 /**
  * Uint8Array [*, pictureWidth, 3] → Uint8Array [height, width, 3] of the rectangle `crop`, whose edges may lie inside pixels.
  * 0.1 ms for 192x192 → 64x64, 0.5 ms for 480x270 → 224x224 on the 2-core reference machine.
  */
 export function resize(rgb: Uint8Array, pictureWidth: number, crop: Rectangle, width: number, height: number, kernel: Kernel = 'area'): Uint8Array {
   const stride = pictureWidth * 3
+  // what has the right size already is what every kernel gives of it
+  if (crop.width === width && crop.height === height && Number.isInteger(crop.x) && Number.isInteger(crop.y)) return cut(rgb, stride, crop)
   const [left, top] = [Math.floor(crop.x + epsilon), Math.floor(crop.y + epsilon)]
   const right = Math.min(pictureWidth, Math.ceil(crop.x + crop.width - epsilon))
   const bottom = Math.min(rgb.length / stride, Math.ceil(crop.y + crop.height - epsilon))
