@@ -42,7 +42,7 @@ interface Waiting {
 
 /** Questions of one kind to one model. */
 interface Queue {
-  waiting: Waiting[]
+  readonly waiting: Waiting[]
   /** E2 */
   limit: number
 }
@@ -111,6 +111,8 @@ export class Engine {
   async unload(digest: string): Promise<void> {
     while ((this.#open.get(digest) ?? 0) > 0) await new Promise<void>((resolve) => this.#watchers.add(resolve))
     this.#models.delete(digest)
+    this.#open.delete(digest)
+    for (const kind of this.#queues.keys()) if (kind.endsWith(digest)) this.#queues.delete(kind)
     await this.#letGo(digest)
   }
 
@@ -182,21 +184,21 @@ export class Engine {
   #take(free: number): Waiting[] {
     const now = Date.now()
     for (const [kind, queue] of this.#queues) {
-      const late = queue.waiting.filter(({ deadline }) => deadline < now)
-      if (late.length > 0) {
-        queue.waiting = queue.waiting.filter(({ deadline }) => deadline >= now)
-        for (const { question, reject } of late) {
-          this.#waitingBytes -= question.bytes.length
-          reject(new Fault('DEADLINE_PASSED', 'It was not answered before its deadline'))
-        }
-      }
-      if (queue.waiting.length === 0) continue
       const count = Math.min(queue.limit, Math.ceil(queue.waiting.length / free))
-      const batch = queue.waiting.splice(0, count)
+      const batch: Waiting[] = []
+      let seen = 0
+      for (const one of queue.waiting) {
+        if (batch.length === count) break
+        seen += 1
+        this.#waitingBytes -= one.question.bytes.length
+        if (one.deadline >= now) batch.push(one)
+        else one.reject(new Fault('DEADLINE_PASSED', 'It was not answered before its deadline'))
+      }
+      queue.waiting.splice(0, seen)
+      if (batch.length === 0) continue
       // whoever was served goes to the end of the line
       this.#queues.delete(kind)
       this.#queues.set(kind, queue)
-      for (const { question } of batch) this.#waitingBytes -= question.bytes.length
       return batch
     }
     return []

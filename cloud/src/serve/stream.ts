@@ -12,7 +12,7 @@ import { Fault } from '@frameloop/kit/fault'
 import type { Ms } from '@frameloop/kit/units'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type, { type Static } from 'typebox'
-import Value from 'typebox/value'
+import { Compile, type Validator } from 'typebox/compile'
 import type { WebSocket } from 'ws'
 import { referenceKey } from '../models/model-input.ts'
 import type { Slot } from '../models/model-slots.ts'
@@ -46,11 +46,14 @@ export interface StreamTools {
 
 export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume'>
 
+// asked for every picture
+const [openings, abouts] = [Compile(Opening), Compile(About)]
+
 /** Throws `REQUEST_INVALID`. */
-function checked<Schema extends Type.TSchema>(schema: Schema, said: unknown, what: string): Static<Schema> {
-  const [problem] = Value.Errors(schema, said)
-  if (problem) throw new Fault('REQUEST_INVALID', `${what}: ${problem.instancePath.slice(1)} ${problem.message}`)
-  return said as Static<Schema>
+function checked<Value>(validator: Pick<Validator, 'Check' | 'Errors'>, said: unknown, what: string): Value {
+  if (validator.Check(said)) return said as Value
+  const [problem] = validator.Errors(said)
+  throw new Fault('REQUEST_INVALID', `${what}: ${problem?.instancePath.slice(1)} ${problem?.message}`)
 }
 
 function parsed(text: string, what: string): unknown {
@@ -65,7 +68,7 @@ function parsed(text: string, what: string): unknown {
 export function readBinary(message: Buffer): { readonly about: About; readonly bytes: Buffer } {
   const length = message.length < 4 ? Number.POSITIVE_INFINITY : message.readUInt32BE(0)
   if (length > message.length - 4) throw new Fault('REQUEST_INVALID', 'A picture begins with the length of its JSON as a big-endian uint32, which may be 0')
-  const about = length === 0 ? {} : checked(About, parsed(message.toString('utf8', 4, 4 + length), 'What stands before a picture'), 'What stands before a picture')
+  const about = length === 0 ? {} : checked<About>(abouts, parsed(message.toString('utf8', 4, 4 + length), 'What stands before a picture'), 'What stands before a picture')
   return { about, bytes: message.subarray(4 + length) }
 }
 
@@ -81,7 +84,7 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
     return { kind: 'error', ...more, code, detail: message, hint }
   }
   const open = (text: string): void => {
-    const wish = checked(Opening, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
+    const wish = checked<Static<typeof Opening>>(openings, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
     if (caller) allow(caller, 'predict', { task: wish.task })
     const { change, model } = championOf(wish.task)
     opened = wish
