@@ -70,7 +70,11 @@ async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => P
     return answer(body)
   }
   const answering: Promise<object>[] = []
-  for await (const part of request.files()) answering.push(orProblem(answer(await part.toBuffer())))
+  for await (const part of request.files()) {
+    // the first one is the request itself
+    if (answering.length > 0) request.caller.take()
+    answering.push(orProblem(answer(await part.toBuffer())))
+  }
   if (answering.length === 0) throw new Fault('REQUEST_INVALID', 'There is no picture among the parts')
   return { answers: await Promise.all(answering) }
 }
@@ -139,6 +143,7 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
             `${problem.instancePath.slice(1) || 'The body'} ${problem.message}; it is like { "frameIds": ["7c0b9d7e-3f0e-5f7a-9a53-0f6f1f3d2b1a"] }`,
           )
         const asked = request.body as Static<typeof Frames>
+        request.caller.take(asked.frameIds.length - 1)
         return Promise.all(asked.frameIds.map((frameId) => orProblem(judgeFrame(tools, request.caller, frameId, asked.task ?? task)))).then((answers) => ({ answers }))
       }
       if (camera === undefined) throw new Fault('REQUEST_INVALID', 'Say whose zones are judged: /v1/predict?camera=NAME')
