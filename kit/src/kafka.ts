@@ -1,5 +1,6 @@
 /** kafkajs behind one file: the pure-JavaScript client that needs no compiler, for the edge and for administration. */
 import { type Admin, type Consumer, type ITopicConfig, Kafka, type Producer as KafkaProducer, logLevel, type SASLOptions } from 'kafkajs'
+import Connection from 'kafkajs/src/network/connection.js'
 import RequestQueue from 'kafkajs/src/network/requestQueue/index.js'
 import { Fault } from './fault.ts'
 import type { Log } from './log.ts'
@@ -13,6 +14,18 @@ export type Producer = Pick<KafkaProducer, 'connect' | 'send' | 'sendBatch' | 'd
 const schedule = RequestQueue.prototype.scheduleCheckPendingRequests
 RequestQueue.prototype.scheduleCheckPendingRequests = function (): void {
   if (this.pending.length > 0) schedule.call(this)
+}
+
+// kafkajs 2.2.4 keeps the beginning of an answer that a broken connection cut off, and puts the first answer of the next
+// connection behind it: what comes of that is read beyond its end, which nobody catches
+const connect = Connection.prototype.connect
+Connection.prototype.connect = function (): Promise<boolean> {
+  if (!this.isConnected()) {
+    this.chunks = []
+    this.bytesBuffered = 0
+    this.bytesNeeded = 4
+  }
+  return connect.call(this)
 }
 
 /** How a cluster is reached that wants to know who is there. */
