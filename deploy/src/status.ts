@@ -52,7 +52,7 @@ export async function status(home: Home): Promise<Status> {
             ? 'ready'
             : 'starting'
           : await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
-              (answer) => (answer.ok ? 'ready' : 'not ready'),
+              async (answer) => (answer.ok ? (((await answer.json()) as { degraded?: object }).degraded ? 'degraded' : 'ready') : 'not ready'),
               () => 'not answering',
             )
       return { name, pid, state, rssBytes: children ? residentBytes(pid, children) : 0 }
@@ -63,7 +63,7 @@ export async function status(home: Home): Promise<Status> {
     const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
       'select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc',
     )
-    const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready')
+    const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready' || state === 'degraded')
     return { ready, console: stack.console, endpoints: stack.endpoints, processes, models: rows }
   } finally {
     await pool.end()

@@ -11,6 +11,8 @@ export interface Health {
   readonly name: string
   readonly metrics: Metrics
   readonly notReady: () => NotReady | Promise<NotReady>
+  /** What it does without for now, by part: it goes on with what it has, and `/readyz` says so. */
+  readonly degraded?: () => NotReady | Promise<NotReady>
   /** Further routes of a process without an API. */
   readonly routes?: (method: string, path: string) => Answer | Promise<Answer> | undefined
 }
@@ -30,9 +32,9 @@ export async function healthAnswer(path: string, health: Health): Promise<Answer
       return jsonAnswer(200, { status: 'ok', process: health.name, pid: process.pid })
     case '/readyz': {
       const waiting = await health.notReady()
-      return Object.keys(waiting).length === 0
-        ? jsonAnswer(200, { status: 'ready', process: health.name })
-        : jsonAnswer(503, { status: 'not ready', process: health.name, waiting })
+      if (Object.keys(waiting).length > 0) return jsonAnswer(503, { status: 'not ready', process: health.name, waiting })
+      const degraded = (await health.degraded?.()) ?? {}
+      return jsonAnswer(200, { status: 'ready', process: health.name, ...(Object.keys(degraded).length > 0 ? { degraded } : {}) })
     }
     case '/metrics':
       return { status: 200, type: health.metrics.contentType, body: await health.metrics.metrics() }

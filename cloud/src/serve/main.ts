@@ -3,7 +3,7 @@
 import websocket from '@fastify/websocket'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
-import { openPool } from '@frameloop/kit/postgres'
+import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -69,11 +69,18 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     log,
     metrics,
   })
+  // once it has answered anything it can answer HTTP and WebSockets for good, whatever is away
+  let wasReady = false
   const notReady = () => {
     const why = live.notReady() ?? (modelsLoaded ? undefined : 'loading the models that serve')
-    return why ? { serve: why } : {}
+    wasReady ||= why === undefined
+    return wasReady ? {} : { serve: why ?? '' }
   }
-  const app = await openApi({ name: 'serve', metrics, notReady }, { title: 'frameloop inference', bodyLimit, log })
+  const degraded = async () => {
+    const why = live.notReady()
+    return { ...(why ? { 'live frames': why } : {}), ...(await databaseNotReady(pool)) }
+  }
+  const app = await openApi({ name: 'serve', metrics, notReady, degraded }, { title: 'frameloop inference', bodyLimit, log })
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
   requireCaller(app, access, isOpenPath)
   app.get('/v1/feeds', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller }) =>
