@@ -2,6 +2,7 @@
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Alias } from '@frameloop/cloud/models/promote'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
@@ -12,7 +13,7 @@ import { openCodec } from '@frameloop/schemas/codec'
 import { isName } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { type Comparison, compareRebuilt, type Rebuilt, rebuildInPlace } from '@frameloop/stream-processors/catalog/rebuild'
-import { Command } from 'commander'
+import { Argument, Command } from 'commander'
 import { addAgentKey, listAgents, showAgents, wantCameras } from './agents.ts'
 import { type KeyFlags, listKeys, makeKey, revokeKey, showKeys } from './api-keys.ts'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
@@ -22,7 +23,7 @@ import { type Home, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
-import { listModels, promote, rollback, showModel, showModels } from './models.ts'
+import { listModels, promote, retire, rollback, showModel, showModels } from './models.ts'
 import { progressOf } from './progress.ts'
 import { provision } from './provision.ts'
 import { repair } from './repair.ts'
@@ -519,6 +520,37 @@ export async function main(argv: readonly string[]): Promise<void> {
     .action(async (task: string, version: string, { reason }: { reason: string }) => {
       const { before } = await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason))
       print(`version ${version} of ${task} is champion now${before ? `, version ${before} was` : ''}`)
+    })
+  models
+    .command('challenge')
+    .description('let a version answer a share of the live frames in place of the champion')
+    .argument('<TASK>', 'the task')
+    .argument('<VERSION>', 'as `models list` prints it')
+    .requiredOption('--share <N>', 'of the frames, between 0 and 1')
+    .option('--reason <TEXT>', 'stands in the record', 'challenges by hand')
+    .action(async (task: string, version: string, { share, reason }: { share: string; reason: string }) => {
+      if (!(Number(share) > 0 && Number(share) <= 1)) throw new Fault('REQUEST_INVALID', `A share lies between 0 and 1, ${share} does not`)
+      await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason, { alias: 'challenger', share: Number(share) }))
+      print(`version ${version} of ${task} answers ${Number(share) * 100} % of the live frames`)
+    })
+  models
+    .command('shadow')
+    .description('let a version answer the live frames too, on record only: nobody is sent its answers')
+    .argument('<TASK>', 'the task')
+    .argument('<VERSION>', 'as `models list` prints it')
+    .option('--reason <TEXT>', 'stands in the record', 'watched by hand')
+    .action(async (task: string, version: string, { reason }: { reason: string }) => {
+      await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason, { alias: 'shadow' }))
+      print(`version ${version} of ${task} answers in the shadow of the champion`)
+    })
+  models
+    .command('retire')
+    .description('end the part of a challenger or shadow')
+    .argument('<TASK>', 'the task')
+    .addArgument(new Argument('<ALIAS>', 'which of them').choices(['challenger', 'shadow']))
+    .action(async (task: string, alias: Alias) => {
+      await withDatabase((pool) => retire(pool, task, alias, by))
+      print(`${task} has no ${alias} any more`)
     })
   models
     .command('rollback')

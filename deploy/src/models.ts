@@ -1,6 +1,6 @@
 /** `models list | show | promote | rollback`. The promotion log in PostgreSQL is the truth; the event and MLflow's alias follow it. */
 import { openMlflow } from '@frameloop/cloud/models/mlflow'
-import { type ModelVersion, recordPromotion } from '@frameloop/cloud/models/promote'
+import { type Alias, type ModelVersion, recordPromotion } from '@frameloop/cloud/models/promote'
 import { Fault } from '@frameloop/kit/fault'
 import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
 
@@ -78,13 +78,34 @@ async function selectChampions(sql: Sql, task: string): Promise<string[]> {
   return rows.map(({ version }) => version)
 }
 
-/** Makes a version champion, on record. */
-export async function promote(pool: Pool, mlflowUrl: string, task: string, version: string, by: string, reason: string): Promise<Promoted> {
+/** How a version serves: `share` is a challenger's. */
+export interface Role {
+  readonly alias: Alias
+  readonly share?: number
+}
+
+/** Nobody serves under the alias any more, on record. Throws `REQUEST_INVALID` for the champion: a task that answers must go on answering. */
+export async function retire(pool: Pool, task: string, alias: Alias, by: string): Promise<void> {
+  if (alias === 'champion') throw new Fault('REQUEST_INVALID', 'A champion is replaced, not retired: promote another version')
+  const nobody: ModelVersion = { task, version: '', modelName: '', runId: '', digest: '', artifactPath: '', preprocessing: '', datasetDigest: '' }
+  await inTransaction(pool, (client) => recordPromotion(client, nobody, alias, by, 'retired by hand'))
+}
+
+/** Makes a version champion, or gives it another role, on record. */
+export async function promote(
+  pool: Pool,
+  mlflowUrl: string,
+  task: string,
+  version: string,
+  by: string,
+  reason: string,
+  { alias, share = 1 }: Role = { alias: 'champion' },
+): Promise<Promoted> {
   const promoted = await inTransaction(pool, async (client) => {
     await client.query('select pg_advisory_xact_lock(hashtext($1))', [`frameloop.promotions.${task}`])
     const row = await selectVersion(client, task, version)
     const [before] = await selectChampions(client, task)
-    if (before === version) throw new Fault('REQUEST_INVALID', `Version ${version} of task ${task} is champion already`)
+    if (before === version && alias === 'champion') throw new Fault('REQUEST_INVALID', `Version ${version} of task ${task} is champion already`)
     const model: ModelVersion = {
       task,
       version,
@@ -95,10 +116,10 @@ export async function promote(pool: Pool, mlflowUrl: string, task: string, versi
       preprocessing: row.preprocessing,
       datasetDigest: row.dataset_digest,
     }
-    await recordPromotion(client, model, 'champion', by, reason)
+    await recordPromotion(client, model, alias, by, reason, share)
     return { version, before, modelName: row.model_name }
   })
-  await openMlflow(mlflowUrl).setAlias(promoted.modelName, 'champion', version)
+  await openMlflow(mlflowUrl).setAlias(promoted.modelName, alias, version)
   return promoted
 }
 

@@ -61,7 +61,7 @@ export async function status(home: Home): Promise<Status> {
   const pool = openPool(stack.environment['DATABASE_URL'] ?? '', 'status', 1)
   try {
     const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
-      'select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc',
+      "select * from (select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc) serving where version <> ''",
     )
     const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready' || state === 'degraded')
     return { ready, console: stack.console, endpoints: stack.endpoints, processes, models: rows }

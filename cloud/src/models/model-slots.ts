@@ -10,6 +10,7 @@ import type { ModelChanged } from '@frameloop/schemas/events'
 import type { Loaded } from '../serve/engine-thread.ts'
 import type { Mlflow } from './mlflow.ts'
 import { type ModelFiles, modelFileNames } from './model-files.ts'
+import { aliases } from './promote.ts'
 
 export interface Slot {
   readonly change: ModelChanged
@@ -20,6 +21,11 @@ export interface Slot {
 export interface Loader {
   load(digest: string, files: ModelFiles): Promise<Loaded>
   unload(digest: string): Promise<void>
+}
+
+/** Where a frame lies between 0 and 1: its id is a digest, so any share of them is a fair one, and each replica decides alike. */
+export function placeOf(frameId: string): number {
+  return Number.parseInt(frameId.slice(0, 8), 16) / 2 ** 32
 }
 
 export class ModelSlots {
@@ -44,22 +50,45 @@ export class ModelSlots {
     return this.#slots.get(`${task}:champion`)
   }
 
+  /**
+   * Who answers about a frame of the live path, among those that `fits` says can: whoever's answer counts first, which is the
+   * challenger for its share of the frames and the champion for the others; then the shadow.
+   */
+  answering(task: string, frameId: string, fits: (slot: Slot) => boolean): Slot[] {
+    const [champion, challenger, shadow] = aliases.map((alias) => this.#slots.get(`${task}:${alias}`)).map((slot) => (slot && fits(slot) ? slot : undefined))
+    const counts = challenger && placeOf(frameId) < challenger.change.share ? challenger : champion
+    return [counts, shadow].filter((slot, at, all): slot is Slot => slot !== undefined && all.findIndex((other) => other?.change.version === slot.change.version) === at)
+  }
+
   /** Makes the version that the event names the one that answers. */
   async apply(change: ModelChanged, signal: AbortSignal): Promise<void> {
     const key = `${change.task}:${change.alias}`
     const before = this.#slots.get(key)
-    if (before?.change.version === change.version && before.change.digest === change.digest) return
+    if (before?.change.version === change.version && before.change.digest === change.digest) {
+      this.#slots.set(key, { ...before, change })
+      return
+    }
+    if (change.version === '') {
+      this.#slots.delete(key)
+      this.#log.info({ task: change.task, alias: change.alias, was: before?.change.version }, 'nobody serves under the alias any more')
+      await this.#letGo(before)
+      return
+    }
     try {
       const files = await this.#files(change, signal)
       const model = await this.#loader.load(change.digest, files)
       this.#slots.set(key, { change, model })
       const { engine, why } = model
       this.#log.info({ task: change.task, alias: change.alias, version: change.version, was: before?.change.version, engine, ...(why ? { why } : {}) }, 'model serves')
-      const isElsewhere = this.all.some((slot) => slot.change.digest === before?.change.digest)
-      if (before && !isElsewhere) await this.#loader.unload(before.change.digest)
+      await this.#letGo(before)
     } catch (thrown) {
       if (!signal.aborted) this.#log.error({ err: thrown, task: change.task, version: change.version }, 'model refused, the one before goes on serving')
     }
+  }
+
+  async #letGo(before: Slot | undefined): Promise<void> {
+    const isElsewhere = this.all.some((slot) => slot.change.digest === before?.change.digest)
+    if (before && !isElsewhere) await this.#loader.unload(before.change.digest)
   }
 
   async #files(change: ModelChanged, signal: AbortSignal): Promise<ModelFiles> {

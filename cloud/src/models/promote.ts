@@ -37,8 +37,19 @@ export interface ModelVersion {
   readonly datasetDigest: string
 }
 
-/** Writes the promotion and tells models.changed, in the caller's transaction. */
-export async function recordPromotion(sql: Sql, model: ModelVersion, alias: string, decidedBy: string, reason: string): Promise<void> {
-  await sql.query('insert into promotions (task, alias, version, decided_by, reason) values ($1, $2, $3, $4, $5)', [model.task, alias, model.version, decidedBy, reason])
-  await enqueue(sql, topics.modelsChanged, `${model.task}:${alias}`, `${model.modelName}-${model.version}`, { ...model, alias, decidedBy, reason, changedAt: Date.now() })
+/** `champion` answers; `challenger` answers a share of the frames in its place; `shadow` answers too, on record, and nobody is told. */
+export const aliases = ['champion', 'challenger', 'shadow'] as const
+export type Alias = (typeof aliases)[number]
+
+/** Writes the promotion and tells models.changed, in the caller's transaction. `share` is a challenger's. */
+export async function recordPromotion(sql: Sql, model: ModelVersion, alias: Alias, decidedBy: string, reason: string, share = 1): Promise<void> {
+  await sql.query('insert into promotions (task, alias, version, decided_by, reason, share) values ($1, $2, $3, $4, $5, $6)', [
+    model.task,
+    alias,
+    model.version,
+    decidedBy,
+    reason,
+    share,
+  ])
+  await enqueue(sql, topics.modelsChanged, `${model.task}:${alias}`, `${model.modelName}-${model.version}`, { ...model, alias, share, decidedBy, reason, changedAt: Date.now() })
 }

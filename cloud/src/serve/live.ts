@@ -1,4 +1,4 @@
-/** features.prepared → predictions.made: every zone that a task asks about, answered by the task's champion. A stage of the chain like the others. */
+/** features.prepared → predictions.made: every zone that a task asks about, answered by the task's champion or challenger, and by its shadow. A stage of the chain like the others. */
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
@@ -16,11 +16,10 @@ export function isPreparedFor(slot: Slot, preprocessing: string, cameraId: strin
 async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine, observe: (made: PredictionMade) => void, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
   const asked = event.zones.flatMap((zone) =>
-    zone.tasks.flatMap((task) => {
-      const slot = slots.of(task)
+    zone.tasks.flatMap((task) =>
       // a model answers only what was prepared the way it was trained
-      return slot && isPreparedFor(slot, event.preprocessing, event.cameraId, event.reference?.sha256) ? [{ zone, task, slot }] : []
-    }),
+      slots.answering(task, event.frameId, (slot) => isPreparedFor(slot, event.preprocessing, event.cameraId, event.reference?.sha256)).map((slot) => ({ zone, task, slot })),
+    ),
   )
   const outputs = await Promise.all(
     asked.map(async ({ zone, task, slot }): Promise<Output> => {
