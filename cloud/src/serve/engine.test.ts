@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
@@ -128,6 +128,24 @@ test('what nobody could answer in time is refused, and too much of it at once', 
   expect(all.filter((one) => one.status === 'rejected' && (one.reason as { code: string }).code === 'OVERLOADED').length).toBe(8)
   expect(engine.waiting).toEqual({ questions: 0, bytes: 0 })
   await engine.unload(digest)
+})
+
+test('E5: a thread that dies fails what it had in hand, and another takes its place with the same models', async () => {
+  const program = join(folder, 'mortal.mjs')
+  writeFileSync(
+    program,
+    "import { parentPort } from 'node:worker_threads'\nimport './engine-thread.mjs'\nparentPort.on('message', ({ questions = [] }) => { if (questions.some(({ referenceKey }) => referenceKey === 'die')) process.exit(3) })\n",
+  )
+  const mortal = new Engine(2, undefined, pathToFileURL(program))
+  const { digest, files } = await aModel(6)
+  await mortal.load(digest, files)
+  const ask = (key: string) => mortal.ask({ kind: 'pixels', digest, referenceKey: key, bytes: pixelsOf(1) })
+  for (let death = 0; death < 3; death += 1) {
+    await expect(ask('die')).rejects.toThrow('A thread that answers has ended with code 3')
+    const replies = await Promise.allSettled(Array.from({ length: 20 }, () => ask('c z')))
+    expect(replies.filter(({ status }) => status === 'fulfilled')).toHaveLength(20)
+  }
+  await mortal.close()
 })
 
 test('as many are taken together as are done in three milliseconds: hundreds of small ones, one of those that take long', () => {

@@ -97,13 +97,17 @@ export class Engine {
 
   /** Loads a model into every thread, where it proves itself. Throws `MODEL_INVALID`. */
   async load(digest: string, files: ModelFiles): Promise<Loaded> {
-    const reports = await Promise.all(this.#threads.map((thread) => this.#order(thread, { kind: 'load', digest, files, engines: this.#engines })))
+    const order = { kind: 'load', digest, files, engines: this.#engines } as const
+    const asked = this.#threads.filter(({ isDead }) => !isDead)
+    const reports = await Promise.all(asked.map((thread) => this.#order(thread, order)))
     const [loaded] = reports.map((report) => (report as Extract<Report, { kind: 'loaded' }>).loaded).sort((a, b) => Number('code' in b) - Number('code' in a))
     if (!loaded || 'code' in loaded) {
       await this.#letGo(digest)
       throw new Fault(loaded?.code ?? 'INTERNAL', loaded?.message ?? 'There is no thread')
     }
     this.#models.set(digest, files)
+    // those that have taken the place of dead ones meanwhile
+    await Promise.all(this.#threads.map((thread) => (asked.includes(thread) ? undefined : this.#order(thread, order).catch(() => {}))))
     return loaded
   }
 
@@ -117,7 +121,8 @@ export class Engine {
   }
 
   async #letGo(digest: string): Promise<void> {
-    await Promise.all(this.#threads.map((thread) => this.#order(thread, { kind: 'unload', digest })))
+    // a thread that is dead holds nothing
+    await Promise.all(this.#threads.map((thread) => this.#order(thread, { kind: 'unload', digest }).catch(() => {})))
   }
 
   /** Throws `OVERLOADED`, `DEADLINE_PASSED`, `MODEL_UNAVAILABLE` and what the question itself deserves. */

@@ -23,6 +23,7 @@ import { Feeds } from './feeds.ts'
 import { hopObserver } from './hop-times.ts'
 import { liveStage } from './live.ts'
 import { addPredictions, answerOf, championOf, isOpenPath } from './predictions.ts'
+import { serveMetrics } from './serve-metrics.ts'
 import { serveStream } from './stream.ts'
 
 /** Of a picture, however it comes. */
@@ -46,6 +47,7 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   const engine = lifetime.own('engine', new Engine(), (open) => open.close())
   const slots = new ModelSlots(openMlflow(config.mlflowTrackingUri), config.modelCacheFolder, engine, log)
   const feeds = new Feeds(({ bucket, key }) => store.get(bucket, key))
+  serveMetrics(metrics, engine, feeds)
   lifetime.run('feed readers', (signal) => feeds.run(signal), fail)
   const zones = openZoneDirectory(pool, log, 2_000)
   lifetime.run('zones', (signal) => zones.run(signal), fail)
