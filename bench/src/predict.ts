@@ -60,12 +60,6 @@ async function end({ process: child }: Server): Promise<void> {
   clearTimeout(timer)
 }
 
-/** CPU ms of a process, its children and theirs. */
-function treeCpu(pid: number): number {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number)
-  return cpuMs(pid) + children.reduce((sum, child) => sum + treeCpu(child) - cpuMs(child), 0)
-}
-
 export async function benchPredict(say: (text: string) => void): Promise<object> {
   const python = serverPython(say)
   await bundle({ 'predict-runner': 'bench/src/predict-runner.ts', 'engine-thread': 'cloud/src/serve/engine-thread.ts' }, join(build, 'bench'))
@@ -145,10 +139,10 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
       for (let round = 0; round <= rounds; round += 1) {
         for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
           const { port = 0, process: child } = servers.get(way) as Server
-          const before = treeCpu(child.pid ?? 0)
+          const before = cpuMs(child.pid ?? 0)
           const { perSecond, p99, answered } = await closedLoop(port, requestsTo(way, name), connections, seconds)
           // the first round warms up
-          if (round > 0) found[name]?.[way].push({ perSecond, p99, cpuMs: (treeCpu(child.pid ?? 0) - before) / answered })
+          if (round > 0) found[name]?.[way].push({ perSecond, p99, cpuMs: (cpuMs(child.pid ?? 0) - before) / answered })
         }
       }
       say(
@@ -204,9 +198,9 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
     })
     const tensorRuns: { readonly perSecond: number; readonly p99: number; readonly cpuMs: number }[] = []
     for (let round = 0; round <= rounds; round += 1) {
-      const before = treeCpu(ours.pid ?? 0)
+      const before = cpuMs(ours.pid ?? 0)
       const { perSecond, p99, answered } = await closedLoop(port, tensors, connections, seconds)
-      if (round > 0) tensorRuns.push({ perSecond, p99, cpuMs: (treeCpu(ours.pid ?? 0) - before) / answered })
+      if (round > 0) tensorRuns.push({ perSecond, p99, cpuMs: (cpuMs(ours.pid ?? 0) - before) / answered })
     }
     say(
       `tensors of 64x64x3 by v2 binary: ${Math.round(median(tensorRuns.map(({ perSecond }) => perSecond)))}/s, ${median(tensorRuns.map(({ cpuMs: cpu }) => cpu)).toFixed(2)} CPU ms`,

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { connect } from 'node:net'
 import { join } from 'node:path'
-import { binaryMessage } from '@frameloop/cloud/serve/feeds'
+import { binaryMessage } from '@frameloop/cloud/serve/messages'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
 import { WebSocket } from 'ws'

@@ -50,6 +50,12 @@ export interface Example {
   readonly pixels: Uint8Array
 }
 
+/** The class with the highest score, and that score. */
+export function bestOf(classes: readonly string[], scores: readonly number[]): { readonly answer: string; readonly confidence: number } {
+  const confidence = Math.max(...scores)
+  return { answer: classes[scores.indexOf(confidence)] ?? '', confidence }
+}
+
 export interface ModelContent {
   readonly meta: ModelMeta
   readonly references: References

@@ -122,7 +122,11 @@ async function answer(questions: readonly Question[]): Promise<Answer[]> {
   const asked: (readonly Asked[] | Refusal)[] = []
   for (const question of questions) asked.push(await examplesOf(question).catch(refusalOf))
   const byModel = new Map<Predictor, Asked[]>()
-  for (const list of asked) if (!('code' in list)) for (const one of list) byModel.set(one.model, [...(byModel.get(one.model) ?? []), one])
+  for (const one of asked.flatMap((list) => ('code' in list ? [] : list))) {
+    const list = byModel.get(one.model)
+    if (list) list.push(one)
+    else byModel.set(one.model, [one])
+  }
   const scored = new Map<Asked, readonly number[] | Refusal>()
   for (const [model, list] of byModel) {
     const scores = await model.predict(list.map(({ input }) => input)).catch(refusalOf)
@@ -154,8 +158,9 @@ async function obey(order: Order): Promise<Report> {
     return { kind: 'unloaded', id }
   }
   try {
-    const files = new Map([...order.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
-    const model = models.get(order.digest) ?? (await openPredictor(files, order.digest, order.engines))
+    // it may serve under another alias already
+    const filesOf = (): ModelFiles => new Map([...order.files].map(([name, bytes]) => [name, Buffer.from(bytes)]))
+    const model = models.get(order.digest) ?? (await openPredictor(filesOf(), order.digest, order.engines))
     models.set(order.digest, model)
     const { meta, engine, why } = model
     return { kind: 'loaded', id, loaded: { meta, engine, why } }

@@ -18,6 +18,7 @@ import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
 import { everything, type Scope } from './access.ts'
+import { binaryMessage, errorMessage } from './messages.ts'
 
 const Names = Type.Optional(Type.Array(Type.String({ maxLength: 200 }), { maxItems: 1_000 }))
 const Credit = Type.Integer({ minimum: 0, maximum: 1_000_000 })
@@ -142,8 +143,8 @@ export class Reader {
     this.#socket.ping()
   }
 
-  refuse(fault: Fault): void {
-    this.#socket.send(JSON.stringify({ kind: 'error', code: fault.code, detail: fault.message, hint: fault.hint }))
+  refuse(thrown: unknown): void {
+    this.#socket.send(JSON.stringify(errorMessage(thrown)))
   }
 }
 
@@ -159,14 +160,6 @@ function readWish(data: Buffer): Wish {
   const [problem] = Value.Errors(Wish, said)
   if (problem) throw new Fault('REQUEST_INVALID', `${problem.instancePath.slice(1) || 'A subscription'} ${problem.message}; a subscription is like ${example}`)
   return said as Wish
-}
-
-/** JSON and bytes in one message. */
-export function binaryMessage(about: object, bytes: Uint8Array): Buffer {
-  const json = Buffer.from(JSON.stringify(about))
-  const head = Buffer.alloc(4)
-  head.writeUInt32BE(json.length)
-  return Buffer.concat([head, json, bytes])
 }
 
 export class Feeds {
@@ -200,7 +193,7 @@ export class Feeds {
       try {
         this.hear(reader, data)
       } catch (thrown) {
-        reader.refuse(thrown as Fault)
+        reader.refuse(thrown)
       }
     })
   }

@@ -2,6 +2,7 @@
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
+import { bestOf } from '../models/model-files.ts'
 import { referenceKey } from '../models/model-input.ts'
 import type { ModelSlots, Slot } from '../models/model-slots.ts'
 import type { Engine } from './engine.ts'
@@ -29,7 +30,6 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine
       const { scored, predictMs } = await engine.ask({ kind: 'pixels', digest, referenceKey: referenceKey(event.cameraId, zone.zone), bytes: pixels })
       const scores = scored[0]?.scores ?? []
       const { classes } = slot.model.meta
-      const confidence = Math.max(...scores)
       const { siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs, arrivedAt, validatedAt, extractedAt, preparedAt } = event
       const made: PredictionMade = {
         ...{ siteId, cameraId, mediaId, epoch, seq, lane, source, frameId, frameAt, mediaOffsetUs },
@@ -43,8 +43,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine
         preprocessing: event.preprocessing,
         classes: [...classes],
         scores,
-        answer: classes[scores.indexOf(confidence)] ?? '',
-        confidence,
+        ...bestOf(classes, scores),
         capturedAt: frameAt,
         ...{ arrivedAt, validatedAt, extractedAt, preparedAt, answeredAt: context.now() },
         predictMs,

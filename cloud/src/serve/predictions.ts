@@ -13,6 +13,7 @@ import type { ZoneDirectory } from '@frameloop/stream-processors/features/zones'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
+import { bestOf } from '../models/model-files.ts'
 import { referenceKey } from '../models/model-input.ts'
 import type { ModelSlots, Slot } from '../models/model-slots.ts'
 import { allow, type Caller, within } from './access.ts'
@@ -37,10 +38,9 @@ export function championOf(slots: ModelSlots, task: string): Slot {
 
 /** What every answer says: the class, how sure, and which model says so. */
 export function answerOf({ change, model }: Slot, scores: readonly number[]): object {
-  const confidence = Math.max(...scores)
   const { classes } = model.meta
   return {
-    ...{ answer: classes[scores.indexOf(confidence)], confidence, scores: classes.map((name, at) => ({ class: name, score: scores[at] })) },
+    ...{ ...bestOf(classes, scores), scores: classes.map((name, at) => ({ class: name, score: scores[at] })) },
     ...{ modelName: change.modelName, modelVersion: change.version, modelDigest: change.digest, preprocessing: change.preprocessing },
   }
 }
@@ -245,15 +245,8 @@ export async function addPredictions(app: FastifyInstance, tools: PredictionTool
     scope.removeAllContentTypeParsers()
     // Triton's clients name no type at all
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_, body, parsed) => parsed(null, body))
-    scope.setErrorHandler((thrown, _, reply) => {
-      const { status, document } = problemOf(thrown)
-      if (status === 429) reply.header('retry-after', '1')
-      // clients of the protocol look for this one
-      return reply
-        .code(status)
-        .type('application/problem+json')
-        .send({ ...document, error: document['detail'] })
-    })
+    // in a problem document clients of the protocol look for this one
+    scope.addHook('preSerialization', async (_, reply, payload) => (reply.statusCode < 400 ? payload : { ...(payload as object), error: (payload as { detail?: string }).detail }))
     addOpenInference(scope, tools, isReady)
     done()
   })

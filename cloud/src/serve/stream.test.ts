@@ -2,7 +2,7 @@ import { Fault } from '@frameloop/kit/fault'
 import { expect, test } from 'vitest'
 import type { Slot } from '../models/model-slots.ts'
 import type { Reply } from './engine.ts'
-import { binaryMessage } from './feeds.ts'
+import { binaryMessage } from './messages.ts'
 import { readBinary, type StreamSocket, serveStream } from './stream.ts'
 
 interface Asked {

@@ -18,6 +18,7 @@ import { referenceKey } from '../models/model-input.ts'
 import type { Slot } from '../models/model-slots.ts'
 import { allow, type Caller } from './access.ts'
 import type { Engine } from './engine.ts'
+import { errorMessage } from './messages.ts'
 
 const Name = Type.String({ pattern: namePattern })
 const Deadline = Type.Integer({ minimum: 1, maximum: 60_000 })
@@ -79,10 +80,6 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
   let last: Promise<void> = Promise.resolve()
   let unanswered = 0
   const say = (message: object): void => socket.send(JSON.stringify(message))
-  const problem = (thrown: unknown, more: object = {}): object => {
-    const { code, message, hint } = thrown instanceof Fault ? thrown : new Fault('INTERNAL', 'Something went wrong inside; the log has the details')
-    return { kind: 'error', ...more, code, detail: message, hint }
-  }
   const open = (text: string): void => {
     const wish = checked<Static<typeof Opening>>(openings, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
     if (caller) allow(caller, 'predict', { task: wish.task })
@@ -104,7 +101,7 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key, bytes }, Date.now() + deadlineMs)
       return { kind: 'answer', id, task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
     } catch (thrown) {
-      return problem(thrown, { id })
+      return errorMessage(thrown, { id })
     }
   }
   socket.on('message', (data: Buffer, isBinary: boolean) => {
@@ -112,7 +109,7 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       try {
         open(data.toString('utf8'))
       } catch (thrown) {
-        say(problem(thrown))
+        say(errorMessage(thrown))
       }
       return
     }

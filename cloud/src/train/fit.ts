@@ -6,7 +6,7 @@ import { randomOf } from '@frameloop/kit/random'
 import { channelsOf, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import type * as TF from '@tensorflow/tfjs-node'
-import { digestOf, type ModelFiles } from '../models/model-files.ts'
+import { bestOf, digestOf, type ModelFiles } from '../models/model-files.ts'
 import { referenceKey, writeInput } from '../models/model-input.ts'
 import { buildNetwork } from '../models/network.ts'
 import { engineNames, openPredictor } from '../models/predictor.ts'
@@ -145,8 +145,7 @@ async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Ev
       const part = job.heldOut.slice(from, from + 64).map((index) => job.examples[index] as Example)
       const scores = await predictor.predict(part.map(({ cameraId, zone, pixels }) => ({ referenceKey: referenceKey(cameraId, zone), pixels })))
       part.forEach(({ cameraId, zone, label }, at) => {
-        const row = scores[at] ?? []
-        judged.push({ zone: `${cameraId} ${zone}`, truth: label, answer: predictor.meta.classes[row.indexOf(Math.max(...row))] ?? '' })
+        judged.push({ zone: `${cameraId} ${zone}`, truth: label, answer: bestOf(predictor.meta.classes, scores[at] ?? []).answer })
       })
     }
     return evaluate(judged)

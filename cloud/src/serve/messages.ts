@@ -1,0 +1,16 @@
+/** What is said over WebSockets, by feeds and by streams alike. */
+import { problemOf } from '@frameloop/kit/http'
+
+/** What a problem document says, as a message. */
+export function errorMessage(thrown: unknown, more: object = {}): object {
+  const { code, detail, hint } = problemOf(thrown).document
+  return { kind: 'error', ...more, code, detail, hint }
+}
+
+/** JSON and bytes in one message: the length of the JSON as a big-endian uint32, the JSON, the bytes. */
+export function binaryMessage(about: object, bytes: Uint8Array): Buffer {
+  const json = Buffer.from(JSON.stringify(about))
+  const head = Buffer.alloc(4)
+  head.writeUInt32BE(json.length)
+  return Buffer.concat([head, json, bytes])
+}
