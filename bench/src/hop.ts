@@ -29,7 +29,7 @@ import { median } from './measure.ts'
 const records = 60_000
 const rounds = 5
 const latencySeconds = 15
-const ways = ['bytes', 'hop', 'transactions'] as const
+const ways = ['bytes', 'codec', 'hop', 'transactions'] as const
 type Way = (typeof ways)[number]
 const valueBytes = 1_024
 const started = promisify(execFile)
@@ -151,7 +151,7 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
       // fetch.nMsg.sec: without the time it takes to join the group
       return { produce, consume: Number(columns.at(-1)) }
     }
-    const found: Record<Way, Ran[]> = { bytes: [], hop: [], transactions: [] }
+    const found: Record<Way, Ran[]> = { bytes: [], codec: [], hop: [], transactions: [] }
     const tools: { produce: number; consume: number }[] = []
     for (let round = 0; round <= rounds; round += 1) {
       const outputs = new Map<Way, string>()
@@ -163,7 +163,7 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
       if (round === 0) {
         const digests = await Promise.all([...outputs.values()].map(digestOf))
         if (new Set(digests).size !== 1) throw new Error(`the outputs differ: the comparison is void (${digests.map((digest) => digest.slice(0, 40)).join(' | ')})`)
-        say('all three ways gave the same records, byte for byte, in the same order')
+        say('all ways gave the same records, byte for byte, in the same order')
       } else {
         tools.push(await perf(round))
         const shown = ways.map((way) => `${way} ${Math.round(found[way].at(-1)?.perSecond ?? 0)}/s, ${found[way].at(-1)?.cpuUs.toFixed(1)} µs`)
