@@ -32,6 +32,9 @@ const programs = {
 /** Packages with native code or files of their own stay where npm put them. */
 const external = [
   'node-rdkafka',
+  '@tensorflow/tfjs-core',
+  '@tensorflow/tfjs-layers',
+  '@tensorflow/tfjs-backend-wasm',
   '@tensorflow/tfjs-node',
   '@tensorflow/tfjs-node-gpu',
   'onnxruntime-node',
@@ -42,12 +45,14 @@ const external = [
   '@cwasm/jpeg-turbo',
   'pg-native',
   'bufferutil',
+  '@fastify/swagger-ui',
   'utf-8-validate',
   '@confluentinc/schemaregistry',
   'node-pg-migrate',
 ]
 
 const web = path.join(root, 'cloud/src/console/web')
+const client = path.join(root, 'cloud/client/src')
 
 function filesUnder(folder, pattern) {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
@@ -119,6 +124,20 @@ async function buildAgentPackage() {
   await bundle({ 'frameloop-agent': programs.agent }, dist)
 }
 
+/** For pages that import it from the server, and what `npm run pack:client` packs. */
+async function buildClient(folder) {
+  const { build } = await import('esbuild')
+  await build({
+    absWorkingDir: root,
+    entryPoints: [path.join(client, 'index.ts')],
+    outfile: path.join(folder, 'client/client.js'),
+    bundle: true,
+    format: 'esm',
+    target: 'es2022',
+    logLevel: 'warning',
+  })
+}
+
 async function buildPage(folder) {
   const { build } = await import('vite')
   await build({ root: web, configFile: path.join(web, 'vite.config.ts'), logLevel: 'warn', build: { outDir: path.join(folder, 'page'), emptyOutDir: true } })
@@ -132,10 +151,12 @@ export async function buildMissing(folder = buildFolder) {
   const sources = ['kit', 'schemas', 'edge-agent', 'stream-processors', 'cloud', 'deploy']
     .flatMap((name) => filesUnder(path.join(root, name, 'src'), /^(?!.*\.test\.ts$).*\.ts$/))
     .filter((file) => !file.startsWith(web))
+  const clientFiles = filesUnder(client, /^(?!.*\.test\.ts$).*\.ts$/)
   const built = []
   if (await once(folder, 'programs', [own, lock, ...sources], () => buildPrograms(folder))) built.push('programs')
   if (await once(folder, 'agent', [own, lock, ...sources.filter((file) => /\/(kit|schemas|edge-agent)\//.test(file))], buildAgentPackage)) built.push('agent package')
-  if (await once(folder, 'page', [own, lock, ...filesUnder(web, /\.(tsx?|css|html|json)$/)], () => buildPage(folder))) built.push('page')
+  if (await once(folder, 'page', [own, lock, ...filesUnder(web, /\.(tsx?|css|html|json)$/), ...clientFiles], () => buildPage(folder))) built.push('page')
+  if (await once(folder, 'client', [own, lock, ...clientFiles], () => buildClient(folder))) built.push('client')
   return built
 }
 

@@ -1,12 +1,13 @@
 /**
- * A loaded model, whichever engine runs it: ONNX Runtime where it loads (half to a sixth of TF.js's CPU time, `docs/decisions/0014`), else TF.js.
+ * A loaded model, whichever engine runs it: ONNX Runtime where it loads (half to a sixth of TF.js's CPU time, `docs/decisions/0014`), else TF.js
+ * on TensorFlow, else TF.js in WebAssembly.
  * One that does not answer its probes as it did when it was registered does not load.
  */
 import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { type Example, type ModelContent, type ModelFiles, type ModelMeta, openModelFiles } from './model-files.ts'
 import { writeInput } from './model-input.ts'
 
-export const engineNames = ['onnxruntime', 'tfjs'] as const
+export const engineNames = ['onnxruntime', 'tfjs', 'tfjs-wasm'] as const
 export type EngineName = (typeof engineNames)[number]
 
 /** What runs the network alone: float32 [count, height, width, channels] → logits, float32 [count, classes]. */
@@ -42,6 +43,7 @@ type Opened = { readonly network: Network; readonly engine: EngineName; readonly
 const openers: Readonly<Record<EngineName, (content: ModelContent) => Promise<Network>>> = {
   onnxruntime: async (content) => (await import('./onnx-network.ts')).openOnnxNetwork(content),
   tfjs: async (content) => (await import('./tfjs-network.ts')).openTfjsNetwork(content),
+  'tfjs-wasm': async (content) => (await import('./tfjs-wasm-network.ts')).openTfjsWasmNetwork(content),
 }
 
 /** The first of the engines that loads. */

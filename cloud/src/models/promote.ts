@@ -11,9 +11,13 @@ export interface Verdict {
 
 const percent = (value: number): string => `${(value * 100).toFixed(1)} %`
 
-/** On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record. */
-export function mayReplace(challenger: Evaluation, champion: Evaluation | undefined, force: boolean): Verdict {
+/**
+ * On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record.
+ * `liveDifference`: how what is served differs from what was trained on; empty when it does not.
+ */
+export function mayReplace(challenger: Evaluation, champion: Evaluation | undefined, force: boolean, liveDifference: string): Verdict {
   if (force) return { promote: true, reason: 'forced by whoever asked for the run' }
+  if (liveDifference) return { promote: false, reason: liveDifference }
   if (challenger.n === 0)
     return champion
       ? { promote: false, reason: 'no zone could be judged: too few passages' }
