@@ -8,6 +8,7 @@ import type { Codec } from '@frameloop/schemas/codec'
 import { bucketName, datasetKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import { channelsOf } from '@frameloop/stream-processors/features/prepare'
+import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import type { Mlflow } from '../models/mlflow.ts'
 import { mlmodelFile } from '../models/mlflow.ts'
 import { type ModelFiles, modelFileNames } from '../models/model-files.ts'
@@ -15,6 +16,7 @@ import { type ModelVersion, mayReplace, recordPromotion } from '../models/promot
 import { enqueue } from '../outbox.ts'
 import { buildDataset } from './dataset.ts'
 import { type FitJob, type FitMessage, hyperparameters } from './fit.ts'
+import { compareLive, sayDifferent } from './live-sample.ts'
 import { splitByPassage } from './split.ts'
 
 export interface TrainingTools {
@@ -196,7 +198,8 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       preprocessing: dataset.preprocessingDigest,
     })
     await mlflow.endRun(run.runId, 'FINISHED')
-    const verdict = mayReplace(evaluation, done.championEvaluation, request.force_promote)
+    const live = await compareLive(pool, tools.store, pixelWork, request.task)
+    const verdict = mayReplace(evaluation, done.championEvaluation, request.force_promote, sayDifferent(live))
     const model: ModelVersion = {
       task: request.task,
       version,

@@ -1,20 +1,28 @@
-/** Starts the watcher: compares the champion's last labelled answers with the truth and asks for training when they are bad. */
+/**
+ * Starts the watcher: compares the champion's last labelled answers with the truth and asks for training when they are bad;
+ * compares what is served with what the path of training makes of the same pictures and raises an alarm when it is not the same.
+ */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openHealth } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
+import type { Log } from '@frameloop/kit/log'
 import { Gauge } from '@frameloop/kit/metrics'
+import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, openPool, type Pool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
+import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import { CloudSettings } from '../config.ts'
 import { labelOfPrediction } from '../labels/labels.ts'
 import { runOutbox } from '../outbox.ts'
 import { evaluate, figuresOf, type Judged } from '../train/evaluate.ts'
+import { compareLive, sayDifferent } from '../train/live-sample.ts'
 import { requestTraining } from '../train/request.ts'
 import { judgeQuality } from './retrain-policy.ts'
 
 const interval = 5_000
+const sampleInterval = 60_000
 /** The window: enough to be steady, short enough to notice a change within a minute or two. */
 const lastAnswers = 240
 
@@ -78,6 +86,21 @@ async function watch(pool: Pool, champion: Champion, gauge: Gauge<'task'>): Prom
   })
 }
 
+/** What was found about each task's live inputs the last time; empty where they are as they should be. */
+const alarms = new Map<string, string>()
+
+async function watchInputs(pool: Pool, store: ObjectStore, task: string, gauge: Gauge<'task'>, log: Log): Promise<void> {
+  const sample = await compareLive(pool, store, pixelWork, task)
+  if (sample.compared === 0) return
+  gauge.set({ task }, sample.different.length / sample.compared)
+  const found = sayDifferent(sample)
+  if (found && !alarms.get(task)) {
+    log.error({ task, ...sample }, found)
+    await pool.query("insert into decisions (task, decision, evidence) values ($1, 'alarm', $2)", [task, { why: found, ...sample }])
+  }
+  alarms.set(task, found)
+}
+
 await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'watch'), (open) => open.end())
   const producer = openKafka(config.kafkaBrokers, 'watch', log).producer()
@@ -85,6 +108,27 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
   lifetime.own('producer', producer, (open) => open.disconnect())
   lifetime.run('outbox', (signal) => runOutbox(pool, producer, openCodec(openRegistry(config.schemaRegistryUrl)), log, signal), fail)
   const gauge = new Gauge({ name: 'frameloop_live_balanced_accuracy', help: 'Of the champion, over its last labelled answers', labelNames: ['task'], registers: [metrics] })
+  const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
+  const inputs = new Gauge({
+    name: 'frameloop_live_inputs_different',
+    help: 'Share of sampled live inputs that are not what the path of training makes of the same pictures',
+    labelNames: ['task'],
+    registers: [metrics],
+  })
+  lifetime.run(
+    'live inputs',
+    async (signal) => {
+      while (!signal.aborted) {
+        try {
+          for (const { task } of await selectChampions(pool)) await watchInputs(pool, store, task, inputs, log)
+        } catch (thrown) {
+          log.warn({ err: thrown }, 'live inputs were not compared')
+        }
+        await sleep(sampleInterval, undefined, { signal }).catch(() => {})
+      }
+    },
+    fail,
+  )
   lifetime.run(
     'watch',
     async (signal) => {
@@ -100,5 +144,6 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
     fail,
   )
   const notReady = () => databaseNotReady(pool)
-  await openHealth({ name: 'watch', metrics, notReady }, config, lifetime)
+  const degraded = () => Object.fromEntries([...alarms].filter(([, found]) => found !== ''))
+  await openHealth({ name: 'watch', metrics, notReady, degraded }, config, lifetime)
 })
