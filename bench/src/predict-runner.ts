@@ -18,8 +18,10 @@ import { median } from './measure.ts'
 
 export interface PredictJob {
   readonly folder: string
-  /** Writes a model into the folder and ends; half of these crops (raw 64x64x3, base64) belong to either class. */
+  /** Writes a model into the folder and ends; half of these crops (raw side x side x 3, base64) belong to either class. */
   readonly write?: readonly string[]
+  /** Of the model's input; 64 unless said. */
+  readonly side?: number
   readonly port?: number
 }
 
@@ -27,20 +29,20 @@ export const task = 'bench'
 // a model's crops do not fit into an argument
 const job = JSON.parse(process.argv[2] === '-' ? readFileSync(0, 'utf8') : (process.argv[2] ?? '{}')) as PredictJob
 
-async function writeBenchModel(crops: readonly string[]): Promise<void> {
+async function writeBenchModel(crops: readonly string[], side: number): Promise<void> {
   const { tf } = await import('@frameloop/cloud/models/tensorflow')
   const { writeInput } = await import('@frameloop/cloud/models/model-input')
   const { buildNetwork } = await import('@frameloop/cloud/models/network')
   const { writeModel } = await import('@frameloop/cloud/models/write-model')
-  const preprocessing = { width: 64, height: 64 }
-  const pixels = new Uint8Array(64 * 64 * 3).map((_, at) => (at * 7) % 256)
+  const preprocessing = { width: side, height: side }
+  const pixels = new Uint8Array(side * side * 3).map((_, at) => (at * 7) % 256)
   const about = { task, classes: ['free', 'taken'], ...preprocessing, channels: 3, preprocessing: '', preprocessingParameters: preprocessing, referencePictures: {} }
-  const network = buildNetwork([64, 64, 3], 2, 1)
+  const network = buildNetwork([side, side, 3], 2, 1)
   // a network that has learned nothing says the same of all; its last bias is set so that it does not
   const leads = crops.map((crop) => {
     const input = new Float32Array(pixels.length)
-    writeInput(input, 0, Buffer.from(crop, 'base64'), pixels, { width: 64, channels: 3 })
-    const [free = 0, taken = 0] = (network.predict(tf.tensor4d(input, [1, 64, 64, 3])) as Tensor).dataSync()
+    writeInput(input, 0, Buffer.from(crop, 'base64'), pixels, { width: side, channels: 3 })
+    const [free = 0, taken = 0] = (network.predict(tf.tensor4d(input, [1, side, side, 3])) as Tensor).dataSync()
     return free - taken
   })
   const [kernel] = network.layers.at(-1)?.getWeights() ?? []
@@ -66,7 +68,7 @@ async function serve(port: number): Promise<void> {
   const app = await openApi({ name: 'bench', metrics: openMetrics('bench'), notReady: () => ({}) }, { title: 'bench', bodyLimit: 20_000_000, log })
   await app.register(websocket, { options: { maxPayload: 20_000_000, perMessageDeflate: false } })
   requireCaller(app, openAccess, () => false)
-  app.get('/v1/stream', { websocket: true }, (socket) => serveStream(socket, { engine, championOf: (name) => championOf(slots, name), answerOf }))
+  app.get('/v1/stream', { websocket: true }, (socket, { raw }) => serveStream(socket, { engine, championOf: (name) => championOf(slots, name), answerOf, wire: raw.socket }))
   await addPredictions(app, { engine, slots, zones: { of: () => [], loaded: true }, store: undefined as unknown as ObjectStore, pool: undefined as unknown as Pool }, () => true)
   await app.listen({ host: '127.0.0.1', port })
   process.send?.('ready')
@@ -88,5 +90,5 @@ async function serve(port: number): Promise<void> {
 }
 
 process.once('SIGTERM', () => process.exit())
-await (job.write ? writeBenchModel(job.write) : serve(job.port ?? 0))
+await (job.write ? writeBenchModel(job.write, job.side ?? 64) : serve(job.port ?? 0))
 if (job.write) process.exit(0)

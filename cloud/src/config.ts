@@ -1,6 +1,6 @@
 /** Settings of the cloud's processes. */
 
-import { databaseSettings, kafkaSettings, objectStoreSettings, processSettings } from '@frameloop/kit/config'
+import { databaseSettings, kafkaSettings, objectStoreSettings, pageSettings, processSettings } from '@frameloop/kit/config'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type from 'typebox'
 
@@ -21,8 +21,11 @@ export const CloudSettings = Type.Object({
   modelCacheFolder: Type.String({ default: '.frameloop/models', description: 'where loaded model files are kept, by digest' }),
 })
 
+/** Of processes with an API. */
+export const ApiSettings = Type.Object({ ...CloudSettings.properties, ...pageSettings })
+
 export const ServeSettings = Type.Object({
-  ...CloudSettings.properties,
+  ...ApiSettings.properties,
   apiKeys: Type.Union(
     (['required', 'elsewhere', 'off'] as const).map((name) => Type.Literal(name)),
     { default: 'elsewhere', description: 'whether callers need a key: always, everywhere but on loopback, or never', examples: ['required'] },

@@ -2,7 +2,8 @@
 import { spawn } from 'node:child_process'
 import { connect } from 'node:net'
 import { join } from 'node:path'
-import { binaryMessage } from '@frameloop/cloud/serve/messages'
+import { connectTo, type FeedMessage, type FeedWish, type LivePrediction } from '@frameloop/client'
+import { chromium } from 'playwright-core'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
@@ -13,6 +14,7 @@ import { frameloop, home, one, pool, soon, state } from './session.ts'
 afterAll(() => pool.end())
 
 const serve = state.endpoints['serve'] ?? ''
+const client = connectTo({ url: serve, WebSocket })
 
 interface Served {
   readonly task: string
@@ -158,65 +160,93 @@ test("SageMaker's contract: a ping, and invocations of the model that is named",
   ])
 })
 
-/** What a client hears over a WebSocket, in its order. */
-async function talk(
-  path: string,
-  say: (socket: WebSocket, heard: Record<string, unknown>[]) => void,
-  isDone: (heard: readonly Record<string, unknown>[]) => boolean,
-): Promise<Record<string, unknown>[]> {
-  const socket = new WebSocket(`${serve.replace('http', 'ws')}${path}`)
-  const heard: Record<string, unknown>[] = []
-  socket.on('message', (data: Buffer, isBinary: boolean) => {
-    heard.push(isBinary ? { kind: 'binary', bytes: data } : (JSON.parse(data.toString('utf8')) as Record<string, unknown>))
-    say(socket, heard)
-  })
-  socket.on('open', () => say(socket, heard))
-  await soon(async () => isDone(heard) || undefined)
-  socket.close()
-  return heard
-}
-
 test('a stream of pictures is answered in order, rubbish in its place', async () => {
   const { task, version } = await served()
   const { width, height, pixels } = await aCrop(task)
   const jpeg = await sharp(pixels, { raw: { width, height, channels: 3 } })
     .jpeg()
     .toBuffer()
-  const count = 40
-  const heard = await talk(
-    '/v1/stream',
-    (socket, so) => {
-      if (so.length === 0) socket.send(JSON.stringify({ task }))
-      else if (so.length === 1) for (let id = 0; id < count; id += 1) socket.send(binaryMessage({ id }, id === 7 ? Buffer.from('rubbish') : jpeg))
-    },
-    (so) => so.length > count,
-  )
-  expect(heard[0]).toMatchObject({ kind: 'ready', task, modelVersion: version, credit: 64 })
-  expect(heard.slice(1).map(({ id }) => id)).toEqual(Array.from({ length: count }, (_, id) => id))
-  expect(heard.slice(1).map(({ kind }) => kind)).toEqual(Array.from({ length: count }, (_, id) => (id === 7 ? 'error' : 'answer')))
+  const stream = client.stream(task)
+  const order: number[] = []
+  // more than may be on their way at once
+  const answers = await Promise.allSettled(Array.from({ length: 200 }, (_, id) => stream.ask(id === 7 ? Buffer.from('rubbish') : jpeg).finally(() => order.push(id))))
+  stream.close()
+  expect(order).toEqual(Array.from({ length: 200 }, (_, id) => id))
+  for (const [id, answer] of answers.entries())
+    expect(answer).toMatchObject(id === 7 ? { status: 'rejected', reason: { code: 'PICTURE_UNREADABLE' } } : { status: 'fulfilled', value: { task, modelVersion: version } })
 })
 
-test('a feed sends pictures on wish, tells each hop its time, and goes on after a reconnect where it was', async () => {
+/** Messages of a feed until there are enough. */
+async function hear(wish: FeedWish, isEnough: (heard: readonly FeedMessage[]) => boolean): Promise<FeedMessage[]> {
+  const heard: FeedMessage[] = []
+  for await (const message of client.feed(wish)) if (heard.push(message) && isEnough(heard)) break
+  return heard
+}
+const predictionsIn = (heard: readonly FeedMessage[]): LivePrediction[] => heard.filter((message) => message.kind === 'prediction')
+
+test('a feed sends pictures on wish, and tells each hop its time', async () => {
   const { task } = await served()
-  const subscribe = (more: object) => (socket: WebSocket, heard: readonly object[]) => {
-    if (heard.length === 0) socket.send(JSON.stringify({ tasks: [task], ...more }))
-  }
-  const predictions = (heard: readonly Record<string, unknown>[]) => heard.filter(({ kind }) => kind === 'prediction')
-  const first = await talk('/v1/feeds', subscribe({ pictures: 'jpeg' }), (heard) => predictions(heard).length > 3 && heard.some(({ kind }) => kind === 'binary'))
-  const picture = first.find(({ kind }) => kind === 'binary')?.['bytes'] as Buffer
-  const end = 4 + picture.readUInt32BE(0)
-  expect(JSON.parse(picture.toString('utf8', 4, end))).toMatchObject({ kind: 'picture', contentType: 'image/jpeg' })
-  expect(picture.subarray(end, end + 3).toString('hex')).toBe('ffd8ff')
-  const [one_] = predictions(first)
-  const times = ['capturedAt', 'arrivedAt', 'validatedAt', 'extractedAt', 'preparedAt', 'answeredAt'].map((name) => Number(one_?.[name]))
+  const heard = await hear({ tasks: [task], pictures: 'jpeg' }, (so) => predictionsIn(so).length > 3 && so.some(({ kind }) => kind === 'picture'))
+  const picture = heard.find((message) => message.kind === 'picture')
+  expect(picture).toMatchObject({ contentType: 'image/jpeg' })
+  expect(Buffer.from(picture?.bytes.subarray(0, 3) ?? []).toString('hex')).toBe('ffd8ff')
+  const [first] = predictionsIn(heard)
+  const times = ['capturedAt', 'arrivedAt', 'validatedAt', 'extractedAt', 'preparedAt', 'answeredAt'].map((name) => Number((first as object as Record<string, unknown>)[name]))
   for (const [at, time] of times.entries()) expect(time).toBeGreaterThanOrEqual((times[at - 1] ?? 1) - 50)
   const metrics = await (await fetch(`${serve}/metrics`)).text()
   expect(Number(/frameloop_glass_to_answer_seconds_count\{[^}]*hop="all"[^}]*\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0)
-  // from the first answer on: what came after it comes again
-  const resume = String(one_?.['resume'])
-  const again = await talk('/v1/feeds', subscribe({ resume: [resume] }), (heard) => predictions(heard).length > 2)
-  const wanted = predictions(first).filter((other) => String(other['resume']).split(':')[0] === resume.split(':')[0])[1]
-  if (wanted) expect(predictions(again).map((other) => other['resume'])).toContain(wanted['resume'])
+})
+
+test('a feed that comes back goes on where it was', async () => {
+  const { task } = await served()
+  const partitionOf = ({ resume }: LivePrediction): string => resume.split(':')[0] ?? ''
+  // until one partition has said two things, in this order
+  const pairIn = (heard: readonly FeedMessage[]): readonly [LivePrediction, LivePrediction] | undefined => {
+    const said = predictionsIn(heard)
+    for (const [at, one] of said.entries()) {
+      const after = said.slice(at + 1).find((other) => partitionOf(other) === partitionOf(one))
+      if (after) return [one, after]
+    }
+    return undefined
+  }
+  const [before, wanted] = pairIn(await hear({ tasks: [task] }, (so) => pairIn(so) !== undefined)) ?? []
+  const socket = new WebSocket(`${serve.replace('http', 'ws')}/v1/feeds`)
+  const again: string[] = []
+  socket.on('message', (data: Buffer) => again.push((JSON.parse(data.toString('utf8')) as LivePrediction).resume))
+  socket.on('open', () => socket.send(JSON.stringify({ tasks: [task], resume: [before?.resume] })))
+  await soon(async () => again.includes(wanted?.resume ?? '') || undefined)
+  socket.close()
+  expect(again).not.toContain(before?.resume)
+})
+
+test('a plain page shows live answers with their pictures, and a page of another address gets none', async () => {
+  await served()
+  const browser = await chromium.launch({ executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium', args: ['--no-sandbox'] })
+  try {
+    const page = await browser.newPage()
+    const errors: string[] = []
+    page.on('pageerror', (error) => errors.push(error.message))
+    await page.goto(`${state.console}/example.html`)
+    await page.waitForFunction("[...document.querySelectorAll('li')].some((line) => line.querySelector('img').naturalWidth > 0 && / %$/.test(line.innerText))", undefined, {
+      timeout: 60_000,
+    })
+    expect(await page.locator('#state').innerText()).toBe('live')
+    expect(errors).toEqual([])
+    // the API's description is a page too
+    await page.goto(`${serve}/docs`)
+    await page.waitForSelector('[data-path="/v1/models/{task}/predict"]', { timeout: 30_000 })
+    // a page of anywhere, looked at on this machine: nobody here has allowed it
+    await page.goto(state.health['labels'] ?? '')
+    const outcome = await page.evaluate(`new Promise((resolve) => {
+      const socket = new WebSocket('${serve.replace('http', 'ws')}/v1/feeds')
+      socket.onopen = () => resolve('open')
+      socket.onerror = () => resolve('refused')
+    })`)
+    expect(outcome).toBe('refused')
+  } finally {
+    await browser.close()
+  }
+  expect(await post('/v1/predict?camera=x', 'x', { 'content-type': 'image/jpeg', origin: 'https://elsewhere.example' })).toMatchObject([403, { code: 'ORIGIN_NOT_ALLOWED' }])
 })
 
 test('who sends a request letter by letter is closed within ten seconds', async () => {
@@ -276,3 +306,18 @@ test('where keys are asked for nobody gets in without one, a key reaches what it
     await ended
   }
 })
+
+test('whatever the description of the API allows and forbids, nothing fails inside', async () => {
+  await served()
+  const checks = 'not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance'
+  const program = spawn(join(tools, 'python-tests/bin/schemathesis'), ['run', `${serve}/openapi.json`, '--checks', checks, '--max-examples', '30', '--seed', '6', '--no-color'], {
+    cwd: home,
+  })
+  let out = ''
+  for (const stream of [program.stdout, program.stderr])
+    stream.on('data', (chunk: Buffer) => {
+      out += chunk.toString('utf8')
+    })
+  const code = await new Promise((resolve) => program.once('close', resolve))
+  expect(code, out.slice(-6_000)).toBe(0)
+}, 240_000)

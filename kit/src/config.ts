@@ -54,6 +54,21 @@ export const processSettings = {
   ),
 }
 
+/** Settings of everything that browsers ask. */
+export const pageSettings = {
+  allowedOrigins: Type.String({
+    default: '',
+    pattern: '^(https?://[^/,\\s]+(,https?://[^/,\\s]+)*)?$',
+    description: 'origins of pages elsewhere that may ask from a browser, comma separated',
+    examples: ['https://shop.example.org'],
+  }),
+}
+
+/** The names in a comma-separated setting. */
+export function listOf(setting: string): string[] {
+  return setting.split(',').filter((name) => name !== '')
+}
+
 /** Settings of everything that speaks to Kafka and the registry. */
 export const kafkaSettings = {
   kafkaBrokers: Type.String({ minLength: 1, description: 'brokers, comma separated', examples: ['127.0.0.1:9092'] }),

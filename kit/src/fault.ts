@@ -54,6 +54,7 @@ const hints = {
   NOT_FOUND: 'See the API description at /openapi.json.',
   UNAUTHORIZED: '`frameloop keys add NAME` makes a key; send it as Authorization: Bearer, or get a ticket with it for a WebSocket in a browser.',
   NOT_ALLOWED: '`frameloop keys list` shows what each key reaches.',
+  ORIGIN_NOT_ALLOWED: 'Add the origin of the page to ALLOWED_ORIGINS, or send a key.',
   RATE_LIMITED: 'Ask more slowly, or have the rate of the key raised.',
   OVERLOADED: 'Ask again after the time in Retry-After, or run more replicas.',
   DEADLINE_PASSED: 'Give it more time, or ask less at once.',

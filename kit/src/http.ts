@@ -1,6 +1,13 @@
-/** HTTP of a process with an API: the three routes of `health.ts` on a fastify server, with problem documents (RFC 9457) for errors. */
+/**
+ * HTTP of a process with an API: the three routes of `health.ts` on a fastify server, with problem documents (RFC 9457) for
+ * errors, OpenAPI at `/openapi.json` and a page of it at `/docs`.
+ */
+import type { IncomingHttpHeaders } from 'node:http'
+import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
 import Fastify, { type FastifyInstance } from 'fastify'
+import Type, { type Static } from 'typebox'
 import { Fault, type FaultCode } from './fault.ts'
 import { type Health, healthAnswer, portTaken } from './health.ts'
 import type { Lifetime } from './lifetime.ts'
@@ -30,14 +37,21 @@ const statusOf: Partial<Record<FaultCode, number>> = {
   REGISTRY_UNAVAILABLE: 503,
   UNAUTHORIZED: 401,
   NOT_ALLOWED: 403,
+  ORIGIN_NOT_ALLOWED: 403,
   RATE_LIMITED: 429,
   OVERLOADED: 429,
   DEADLINE_PASSED: 504,
   TIMED_OUT: 504,
 }
 
+export const Problem = Type.Object(
+  { type: Type.String(), title: Type.String(), status: Type.Integer(), detail: Type.String(), code: Type.String(), hint: Type.String() },
+  { description: 'a problem document (RFC 9457)' },
+)
+const problems = { description: 'refused', content: { 'application/problem+json': { schema: Problem } } }
+
 /** An error as a problem document (RFC 9457) with `code` and `hint`. */
-export function problemOf(thrown: unknown): { readonly status: number; readonly document: Readonly<Record<string, unknown>> } {
+export function problemOf(thrown: unknown): { readonly status: number; readonly document: Static<typeof Problem> & Readonly<Record<string, unknown>> } {
   const document = (status: number, code: string, detail: string, hint: string, fields: object = {}) => ({
     status,
     document: { type: `urn:frameloop:fault:${code}`, title: code, status, detail, code, hint, ...fields },
@@ -57,9 +71,29 @@ export interface ApiOptions {
   readonly title: string
   readonly bodyLimit: Bytes
   readonly log: Log
+  /** Origins of pages elsewhere that may ask from a browser, like `https://shop.example.org`. */
+  readonly allowedOrigins?: readonly string[]
 }
 
-/** A fastify server with health, OpenAPI at `/openapi.json` and problem documents. Add routes, then `listen`. */
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Any page may have the answer of this route. */
+    readonly isPublic?: boolean
+    /** What the route takes and answers, for the description only (OpenAPI media types by content type, responses by status): what it takes it checks itself. */
+    readonly described?: { readonly body?: Readonly<Record<string, object>>; readonly response?: object }
+  }
+}
+
+/**
+ * Whether a page of another address asks, through the browser of somebody who may: on loopback or inside a network no key is
+ * asked for, and being there must not be enough for whatever page is looked at there.
+ */
+export function isForeign({ origin, host, authorization, 'x-forwarded-host': forwarded }: IncomingHttpHeaders, allowed: readonly string[]): boolean {
+  if (origin === undefined || authorization !== undefined || allowed.includes(origin)) return false
+  return !URL.canParse(origin) || ![host, forwarded].includes(new URL(origin).host)
+}
+
+/** Add routes, then `listen`. */
 export async function openApi(health: Health, options: ApiOptions): Promise<FastifyInstance> {
   const app = Fastify({
     bodyLimit: options.bodyLimit,
@@ -68,7 +102,25 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     forceCloseConnections: true,
     http: { headersTimeout: 8_000, connectionsCheckingInterval: 1_000 },
   })
-  await app.register(swagger, { openapi: { openapi: '3.1.0', info: { title: options.title, version: '0.1.0' } } })
+  const { allowedOrigins = [] } = options
+  await app.register(cors, { origin: [...allowedOrigins], allowedHeaders: ['authorization', 'content-type'], maxAge: 600 })
+  app.addHook('onRequest', async ({ headers, routeOptions }) => {
+    if (!routeOptions.config.isPublic && isForeign(headers, allowedOrigins))
+      throw new Fault('ORIGIN_NOT_ALLOWED', `Pages of ${headers.origin} may not ask here`, { origin: headers.origin })
+  })
+  await app.register(swagger, {
+    transform: ({ schema, url, route }) => {
+      const { body, response } = route.config?.described ?? {}
+      return { url, schema: { ...schema, ...(body ? { body: { content: body } } : {}), response: { ...response, '4XX': problems, '5XX': problems } } }
+    },
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: options.title, version: '0.1.0' },
+      components: { securitySchemes: { key: { type: 'http', scheme: 'bearer', description: 'a key that `frameloop keys add` made, where one is asked for' } } },
+      security: [{ key: [] }, {}],
+    },
+  })
+  await app.register(swaggerUi, { routePrefix: '/docs', theme: { title: options.title } })
   app.setErrorHandler((thrown, request, reply) => {
     const { status, document } = problemOf(thrown)
     if (status >= 500) options.log.error({ err: thrown, method: request.method, route: request.routeOptions.url }, 'request failed')

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import httpProxy from '@fastify/http-proxy'
 import fastifyStatic from '@fastify/static'
+import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
@@ -10,15 +11,18 @@ import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { bucketName } from '@frameloop/schemas/object-keys'
 import Type from 'typebox'
-import { CloudSettings } from '../config.ts'
+import { ApiSettings } from '../config.ts'
 import { type Overview, readOverview } from './overview.ts'
 
 const Settings = Type.Object({
-  ...CloudSettings.properties,
+  ...ApiSettings.properties,
   serveUrl: Type.String({ pattern: '^https?://', description: 'inference server' }),
   serveApiKey: Type.String({ default: '', description: 'key that the page asks inference with; empty where inference wants none' }),
   healthUrls: Type.String({ default: '{}', description: 'JSON object: process name → its address, for rates and lag' }),
 })
+
+/** Bytes that may wait for a page that takes nothing; it comes back and goes on where it was. */
+const slowLimit = 8_000_000
 
 /** Keys of pictures, as `schemas/object-keys` makes them; nothing else is read. */
 const pictureKey = /^(raw|frames)\/[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+){2,8}\.(jpg|png|webp)$/
@@ -33,7 +37,7 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
       metrics,
       notReady: () => databaseNotReady(pool),
     },
-    { title: 'frameloop console', bodyLimit: 20_000_000, log },
+    { title: 'frameloop console', bodyLimit: 20_000_000, log, allowedOrigins: listOf(config.allowedOrigins) },
   )
 
   // many pages may ask at once; the answer is made once a second
@@ -52,9 +56,15 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
   const login = config.serveApiKey ? { authorization: `Bearer ${config.serveApiKey}` } : {}
   await app.register(httpProxy, {
     ...{ upstream: config.serveUrl, prefix: '/v1', rewritePrefix: '/v1', websocket: true },
-    // whoever brings a key of their own keeps it
-    replyOptions: { rewriteRequestHeaders: (_, headers) => ({ ...login, ...headers }) },
+    // whoever brings a key of their own keeps it; where the page came from has been looked at here
+    replyOptions: { rewriteRequestHeaders: (_, { origin: __, ...headers }) => ({ ...login, ...headers }) },
     wsClientOptions: { headers: login },
+    // inference sees a proxy that takes everything: who takes nothing is seen here
+    wsHooks: {
+      onOutgoingMessage: (_, source) => {
+        if (source.bufferedAmount > slowLimit) source.terminate()
+      },
+    },
   })
   const page = fileURLToPath(new URL('./page', import.meta.url))
   if (!existsSync(page)) throw new Fault('TOOL_MISSING', 'The page has not been built; `npm start` builds it', { page })

@@ -1,5 +1,6 @@
 /** Starts the ingest API: what users upload and what other systems send. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openKafka } from '@frameloop/kit/kafka'
@@ -10,7 +11,7 @@ import { openCodec } from '@frameloop/schemas/codec'
 import { namePattern } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import Type from 'typebox'
-import { CloudSettings } from '../config.ts'
+import { ApiSettings } from '../config.ts'
 import { announceOpen, ingest } from './ingest.ts'
 
 /** A clip of a minute at 8 Mbit/s is 60 MB. */
@@ -25,7 +26,7 @@ const Query = Type.Object({
 /** Before there were cameras to send from; times beyond it are slips of a unit. */
 const earliest = Date.UTC(2000)
 
-await runProcess('ingest', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
+await runProcess('ingest', ApiSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'ingest'), (open) => open.end())
   const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
   const producer = openKafka(config.kafkaBrokers, 'ingest', log).producer()
@@ -33,7 +34,7 @@ await runProcess('ingest', CloudSettings, async ({ config, log, metrics, lifetim
   lifetime.own('producer', producer, (open) => open.disconnect())
   const tools = { pool, store, producer, codec: openCodec(openRegistry(config.schemaRegistryUrl)), bucketPrefix: config.bucketPrefix, log }
   const notReady = () => databaseNotReady(pool)
-  const app = await openApi({ name: 'ingest', metrics, notReady }, { title: 'frameloop ingest', bodyLimit: largestUpload, log })
+  const app = await openApi({ name: 'ingest', metrics, notReady }, { title: 'frameloop ingest', bodyLimit: largestUpload, log, allowedOrigins: listOf(config.allowedOrigins) })
   app.addContentTypeParser(/^(image|video)\/|^application\/octet-stream/, { parseAs: 'buffer' }, (_, body, done) => done(null, body))
   app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string } }>(
     '/v1/media',

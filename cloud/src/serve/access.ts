@@ -12,6 +12,8 @@ import type { Log } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
 import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
+import { answered } from './answers.ts'
 
 export const verbs = ['predict', 'feeds', 'models'] as const
 export type Verb = (typeof verbs)[number]
@@ -86,8 +88,14 @@ export function requireCaller(app: FastifyInstance, access: Access, isOpen: (pat
     request.caller = await access.callerOf(request.headers.authorization, (request.query as { ticket?: string }).ticket)
     request.caller.take()
   })
-  app.post('/v1/tickets', { schema: { summary: 'A ticket for one WebSocket of a browser: ?ticket=…, within half a minute' } }, ({ caller }) => access.ticketFor(caller))
+  app.post(
+    '/v1/tickets',
+    { config: { described: { response: answered(Ticket) } }, schema: { summary: 'A ticket for one WebSocket of a browser: ?ticket=…, within half a minute' } },
+    ({ caller }) => access.ticketFor(caller),
+  )
 }
+
+const Ticket = Type.Object({ ticket: Type.String(), expiresInSeconds: Type.Integer() })
 
 const digestOf = (secret: string): Buffer => createHash('sha256').update(secret).digest()
 

@@ -1,6 +1,10 @@
+import { PassThrough } from 'node:stream'
 import type { PredictionMade } from '@frameloop/schemas/events'
 import { expect, test } from 'vitest'
+import { everything } from './access.ts'
 import { type FeedSocket, Feeds, Reader } from './feeds.ts'
+
+const wire = new PassThrough()
 
 type Heard = Record<string, unknown>
 
@@ -55,7 +59,7 @@ const answer = (cameraId: string, zone: string, seq: number): PredictionMade =>
 const open = (): { feeds: Feeds; socket: FakeSocket } => {
   const feeds = new Feeds(() => Promise.resolve(Buffer.from('abc')))
   const socket = new FakeSocket()
-  feeds.add(socket as never)
+  feeds.add(socket as never, wire)
   return { feeds, socket }
 }
 let offset = 0
@@ -113,7 +117,7 @@ test('who comes back goes on where it was, on each partition, and is told of a g
   publish(feeds, 'door', 'a', 2, 0)
   publish(feeds, 'gate', 'b', 2, 1)
   const again = new FakeSocket()
-  feeds.add(again as never)
+  feeds.add(again as never, wire)
   again.says({ resume: places })
   expect(again.answers).toEqual(['door a 2', 'gate b 2'])
   expect(again.texts.some(({ kind }) => kind === 'gap')).toBe(false)
@@ -126,7 +130,7 @@ test('who comes back goes on where it was, on each partition, and is told of a g
 test('a picture is sent once a frame, to those who want it, as JSON and bytes in one message', async () => {
   const { feeds, socket } = open()
   const plain = new FakeSocket()
-  feeds.add(plain as never)
+  feeds.add(plain as never, wire)
   socket.says({ pictures: 'jpeg' })
   plain.says({ pictures: 'none' })
   for (const zone of ['a', 'b']) publish(feeds, 'door', zone, 1)
@@ -142,7 +146,7 @@ test('a picture is sent once a frame, to those who want it, as JSON and bytes in
 test('F2: who takes nothing for 20 s, or answers no ping, is closed, and nobody else', () => {
   const { feeds, socket } = open()
   const good = new FakeSocket()
-  feeds.add(good as never)
+  feeds.add(good as never, wire)
   socket.bufferedAmount = 1_000_000
   feeds.look(0)
   feeds.look(19_000)
@@ -159,6 +163,6 @@ test('F2: who takes nothing for 20 s, or answers no ping, is closed, and nobody 
 
 test.each([['no JSON'], ['{ "cameras": "door" }'], ['{ "camera": ["door"] }'], ['{ "credit": -1 }']])('%s is refused with an example', (said) => {
   const feeds = new Feeds(() => Promise.reject(new Error('none')))
-  const reader = new Reader(new FakeSocket(), feeds.numbers)
+  const reader = new Reader(new FakeSocket(), feeds.numbers, everything, wire)
   expect(() => feeds.hear(reader, Buffer.from(said))).toThrow(/a subscription is/i)
 })

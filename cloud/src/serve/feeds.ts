@@ -18,7 +18,7 @@ import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
 import { everything, type Scope } from './access.ts'
-import { binaryMessage, errorMessage } from './messages.ts'
+import { binaryMessage, errorMessage, together, type Wire } from './messages.ts'
 
 const Names = Type.Optional(Type.Array(Type.String({ maxLength: 200 }), { maxItems: 1_000 }))
 const Credit = Type.Integer({ minimum: 0, maximum: 1_000_000 })
@@ -83,8 +83,11 @@ export class Reader {
   /** The frame of each camera whose picture was sent last. */
   readonly pictured = new Map<string, string>()
 
-  constructor(socket: FeedSocket, numbers: FeedNumbers, scope: Scope = everything) {
+  readonly #withOthers: () => void
+
+  constructor(socket: FeedSocket, numbers: FeedNumbers, scope: Scope, wire: Wire) {
     this.scope = scope
+    this.#withOthers = together(wire)
     this.#socket = socket
     this.#numbers = numbers
   }
@@ -120,6 +123,7 @@ export class Reader {
       const isTold = this.#skipped > 0 && typeof message === 'string'
       const told = isTold ? `${message.slice(0, -1)},"skipped":${this.#skipped}}` : message
       if (isTold) this.#skipped = 0
+      this.#withOthers()
       // called when it has left for the network: there may be room for more then
       this.#socket.send(told, this.flush)
     }
@@ -179,8 +183,9 @@ export class Feeds {
     return this.#readers.size
   }
 
-  add(socket: FeedSocket & Pick<WebSocket, 'on'>, scope: Scope = everything): void {
-    const reader = new Reader(socket, this.numbers, scope)
+  /** `wire`: what the socket writes to. */
+  add(socket: FeedSocket & Pick<WebSocket, 'on'>, wire: Wire, scope: Scope = everything): void {
+    const reader = new Reader(socket, this.numbers, scope, wire)
     const gone = (): void => {
       this.#readers.delete(reader)
       this.#silent.delete(reader)

@@ -1,7 +1,9 @@
 /** Starts an inference server: the live stage, feeds, and predictions over HTTP. */
 
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import websocket from '@fastify/websocket'
+import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
@@ -91,14 +93,19 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     const why = live.notReady()
     return { ...(why ? { 'live frames': why } : {}), ...(await databaseNotReady(pool)) }
   }
-  const app = await openApi({ name: 'serve', metrics, notReady, degraded }, { title: 'frameloop inference', bodyLimit, log })
+  const app = await openApi({ name: 'serve', metrics, notReady, degraded }, { title: 'frameloop inference', bodyLimit, log, allowedOrigins: listOf(config.allowedOrigins) })
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
   requireCaller(app, access, isOpenPath)
-  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller }) =>
-    feeds.add(socket, caller.scope),
+  // pages elsewhere import it from here: it is public, and fits what it talks to
+  const script = readFileSync(new URL('./client/client.js', import.meta.url))
+  app.get('/v1/client.js', { config: { isPublic: true }, schema: { hide: true } }, (_, reply) =>
+    reply.type('text/javascript').header('access-control-allow-origin', '*').header('cache-control', 'no-cache').send(script),
   )
-  app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller }) =>
-    serveStream(socket, { engine, championOf: (task) => championOf(slots, task), answerOf, caller }),
+  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller, raw }) =>
+    feeds.add(socket, raw.socket, caller.scope),
+  )
+  app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller, raw }) =>
+    serveStream(socket, { engine, championOf: (task) => championOf(slots, task), answerOf, caller, wire: raw.socket }),
   )
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
   lifetime.run('live', (signal) => live.run(signal), fail)

@@ -1,4 +1,5 @@
 /** What is said over WebSockets, by feeds and by streams alike. */
+import type { Writable } from 'node:stream'
 import { problemOf } from '@frameloop/kit/http'
 
 /** What a problem document says, as a message. */
@@ -13,4 +14,20 @@ export function binaryMessage(about: object, bytes: Uint8Array): Buffer {
   const head = Buffer.alloc(4)
   head.writeUInt32BE(json.length)
   return Buffer.concat([head, json, bytes])
+}
+
+export type Wire = Pick<Writable, 'cork' | 'uncork'>
+
+/** To be called before anything is sent: what is sent in one turn leaves together, in one call of the system instead of one each. */
+export function together(wire: Wire): () => void {
+  let isCorked = false
+  return () => {
+    if (isCorked) return
+    isCorked = true
+    wire.cork()
+    setImmediate(() => {
+      isCorked = false
+      wire.uncork()
+    })
+  }
 }

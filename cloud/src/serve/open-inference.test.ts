@@ -50,14 +50,16 @@ test('an answer is JSON, or JSON and the tensor behind it', () => {
 })
 
 test.each<[string, object, string]>([
-  ['no input', {}, 'The model has one input, pixels'],
-  ['another name', { inputs: [input({ name: 'x' })] }, 'The model has one input, pixels'],
+  ['no input', {}, 'must have required properties inputs; the model takes pixels, UINT8 or FP32 of [count, 1, 2, 3], and gives scores'],
+  ['another name', { inputs: [input({ name: 'x' })] }, 'inputs/0/name must'],
+  ['something else than a list', { inputs: [input({ data: [1, 2, 3, 4, 5, 6] })], outputs: {} }, 'outputs must be array'],
+  ['nothing in a list', { inputs: [null] }, 'inputs/0 must be object'],
   ['another shape', { inputs: [input({ shape: [1, 2, 1, 3] })] }, 'The shape of pixels must be [count, 1, 2, 3]'],
-  ['a type it does not take', { inputs: [input({ datatype: 'INT64' })] }, 'pixels is UINT8 or FP32'],
+  ['a type it does not take', { inputs: [input({ datatype: 'INT64' })] }, 'inputs/0/datatype must'],
   ['too few values', { inputs: [input({ data: [1] })] }, 'has 6 values, 1 came'],
   ['texts', { inputs: [input({ data: ['a'] })] }, 'data of an input must be numbers'],
   ['bytes that did not come', { inputs: [input({ parameters: { binary_data_size: 6 } })] }, 'pixels has 6 bytes; 6 were announced and 0 came'],
-  ['an output it does not have', { inputs: [input({ data: [1, 2, 3, 4, 5, 6] })], outputs: [{ name: 'y' }] }, 'The model has one output, scores'],
+  ['an output it does not have', { inputs: [input({ data: [1, 2, 3, 4, 5, 6] })], outputs: [{ name: 'y' }] }, 'outputs/0/name must'],
 ])('%s is said', (_, request, said) => {
   expect(() => read(request)).toThrow(said)
 })

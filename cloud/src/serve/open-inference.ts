@@ -5,6 +5,8 @@
  * network. One output `scores`, FP32 [count, classes].
  */
 import { Fault } from '@frameloop/kit/fault'
+import Type, { type Static, type TProperties } from 'typebox'
+import { Compile } from 'typebox/compile'
 import type { ModelMeta } from '../models/model-files.ts'
 
 /** The header that says how much of a body is JSON; tensors follow it. */
@@ -12,20 +14,32 @@ export const jsonLengthHeader = 'inference-header-content-length'
 
 export const [inputName, outputName] = ['pixels', 'scores']
 
-interface Tensor {
-  readonly name?: unknown
-  readonly shape?: unknown
-  readonly datatype?: unknown
-  readonly data?: unknown
-  readonly parameters?: { readonly binary_data_size?: unknown }
-}
-
-interface RequestBody {
-  readonly id?: unknown
-  readonly inputs?: readonly Tensor[]
-  readonly outputs?: readonly { readonly name?: unknown; readonly parameters?: { readonly binary_data?: unknown } }[]
-  readonly parameters?: { readonly binary_data_output?: unknown; readonly reference?: unknown }
-}
+const Parameters = <Known extends TProperties>(known: Known) => Type.Optional(Type.Object(known))
+/** What is used of a request, as JSON Schema; clients send more, which is left alone. */
+export const InferBody = Type.Object(
+  {
+    id: Type.Optional(Type.String()),
+    inputs: Type.Array(
+      Type.Object({
+        name: Type.Literal(inputName),
+        shape: Type.Array(Type.Integer({ minimum: 1 }), { minItems: 4, maxItems: 4, description: '[count, height, width, channels]' }),
+        datatype: Type.Union([Type.Literal('UINT8'), Type.Literal('FP32')]),
+        data: Type.Optional(Type.Array(Type.Any(), { description: 'numbers, in any nesting; absent when they follow as a binary tensor' })),
+        parameters: Parameters({ binary_data_size: Type.Optional(Type.Integer({ minimum: 0 })) }),
+      }),
+      { minItems: 1, maxItems: 1 },
+    ),
+    outputs: Type.Optional(Type.Array(Type.Object({ name: Type.Literal(outputName), parameters: Parameters({ binary_data: Type.Optional(Type.Boolean()) }) }), { maxItems: 1 })),
+    parameters: Parameters({
+      binary_data_output: Type.Optional(Type.Boolean()),
+      reference: Type.Optional(Type.String({ description: 'CAMERA ZONE: what it usually looks like there is what the pixels are compared with' })),
+    }),
+  },
+  { description: `one input, ${inputName}` },
+)
+type InferBody = Static<typeof InferBody>
+// asked for every tensor
+const bodies = Compile(InferBody)
 
 export interface InferRequest {
   readonly id: string
@@ -52,42 +66,36 @@ function flatten(data: unknown, out: number[]): number[] {
 export function readInferRequest(body: Buffer, jsonLength: number | undefined, { width, height, channels }: ModelMeta): InferRequest {
   if (jsonLength !== undefined && !(Number.isInteger(jsonLength) && jsonLength >= 0 && jsonLength <= body.length))
     throw invalid(`${jsonLengthHeader} must be a number of bytes of the body`)
-  let json: RequestBody
+  const wanted = `[count, ${height}, ${width}, ${channels}]`
+  let json: unknown
   try {
-    json = JSON.parse(body.toString('utf8', 0, jsonLength ?? body.length)) as RequestBody
+    json = JSON.parse(body.toString('utf8', 0, jsonLength ?? body.length))
   } catch {
     throw invalid('The body is no JSON')
   }
-  const [input, ...more] = Array.isArray(json?.inputs) ? json.inputs : []
-  if (!input || more.length > 0 || input.name !== inputName) throw invalid(`The model has one input, ${inputName}`)
+  if (!bodies.Check(json)) {
+    const [problem] = bodies.Errors(json)
+    throw invalid(`${problem?.instancePath.slice(1) || 'The body'} ${problem?.message}; the model takes ${inputName}, UINT8 or FP32 of ${wanted}, and gives ${outputName}`)
+  }
+  const { id = '', inputs, outputs: [output] = [], parameters: { binary_data_output = false, reference = '' } = {} } = json as InferBody
+  const [input] = inputs as [InferBody['inputs'][number]]
   const { datatype, shape } = input
-  if (datatype !== 'UINT8' && datatype !== 'FP32') throw invalid(`${inputName} is UINT8 or FP32`)
-  const wanted = `[count, ${height}, ${width}, ${channels}]`
-  const [count, ...sides] = Array.isArray(shape) ? (shape as unknown[]) : []
-  if (!Number.isInteger(count) || (count as number) < 1 || sides.join() !== [height, width, channels].join()) throw invalid(`The shape of ${inputName} must be ${wanted}`)
-  const values = (count as number) * height * width * channels
+  const [count = 0, ...sides] = shape
+  if (sides.join() !== [height, width, channels].join()) throw invalid(`The shape of ${inputName} must be ${wanted}`)
+  const values = count * height * width * channels
   const size = values * (datatype === 'FP32' ? 4 : 1)
-  const others = (json.outputs ?? []).filter(({ name }) => name !== outputName)
-  if (others.length > 0) throw invalid(`The model has one output, ${outputName}`)
   const binarySize = input.parameters?.binary_data_size
   let bytes: Uint8Array
   if (binarySize === undefined) {
     const data = flatten(input.data ?? [], [])
-    if (data.length !== values) throw invalid(`${inputName} of shape ${wanted} with count ${count as number} has ${values} values, ${data.length} came`)
+    if (data.length !== values) throw invalid(`${inputName} of shape ${wanted} with count ${count} has ${values} values, ${data.length} came`)
     bytes = datatype === 'UINT8' ? Uint8Array.from(data) : new Uint8Array(Float32Array.from(data).buffer)
   } else {
     const binary = body.subarray(jsonLength ?? body.length)
-    if (binarySize !== size || binary.length !== size) throw invalid(`${inputName} has ${size} bytes; ${binarySize as number} were announced and ${binary.length} came`)
+    if (binarySize !== size || binary.length !== size) throw invalid(`${inputName} has ${size} bytes; ${binarySize} were announced and ${binary.length} came`)
     bytes = binary
   }
-  const { reference = '', binary_data_output } = json.parameters ?? {}
-  return {
-    id: typeof json.id === 'string' ? json.id : '',
-    count: count as number,
-    ...{ datatype, bytes },
-    reference: String(reference),
-    wantsBinary: json.outputs?.[0]?.parameters?.binary_data === true || (json.outputs?.[0]?.parameters?.binary_data === undefined && binary_data_output === true),
-  }
+  return { ...{ id, count, datatype, bytes, reference }, wantsBinary: output?.parameters?.binary_data ?? binary_data_output }
 }
 
 export interface InferAnswer {

@@ -1,7 +1,8 @@
 /** Predictions over HTTP: a camera's whole picture or one of the catalog, a picture of what is asked about, tensors by the Open Inference Protocol. */
 
 import multipart from '@fastify/multipart'
-import { Fault } from '@frameloop/kit/fault'
+import type { Answer, FrameAnswers, PictureAnswer, Problem } from '@frameloop/client'
+import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { problemOf } from '@frameloop/kit/http'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
@@ -17,9 +18,11 @@ import { bestOf } from '../models/model-files.ts'
 import { referenceKey } from '../models/model-input.ts'
 import type { ModelSlots, Slot } from '../models/model-slots.ts'
 import { allow, type Caller, within } from './access.ts'
+import * as Answers from './answers.ts'
+import { answered, oneOrEach, pictureBodies } from './answers.ts'
 import type { Engine } from './engine.ts'
 import { isPreparedFor } from './live.ts'
-import { inputName, jsonLengthHeader, modelMetadata, outputName, readInferRequest, serverMetadata, writeInferAnswer } from './open-inference.ts'
+import { InferBody, inputName, jsonLengthHeader, modelMetadata, outputName, readInferRequest, serverMetadata, writeInferAnswer } from './open-inference.ts'
 
 export interface PredictionTools {
   readonly engine: Engine
@@ -37,10 +40,10 @@ export function championOf(slots: ModelSlots, task: string): Slot {
 }
 
 /** What every answer says: the class, how sure, and which model says so. */
-export function answerOf({ change, model }: Slot, scores: readonly number[]): object {
+export function answerOf({ change, model }: Slot, scores: readonly number[]): Answer {
   const { classes } = model.meta
   return {
-    ...{ ...bestOf(classes, scores), scores: classes.map((name, at) => ({ class: name, score: scores[at] })) },
+    ...{ ...bestOf(classes, scores), scores: classes.map((name, at) => ({ class: name, score: scores[at] ?? 0 })) },
     ...{ modelName: change.modelName, modelVersion: change.version, modelDigest: change.digest, preprocessing: change.preprocessing },
   }
 }
@@ -55,11 +58,7 @@ const Frames = Type.Object(
 )
 
 /** What one of several pictures came to. */
-const orProblem = (answering: Promise<object>): Promise<object> =>
-  answering.catch((thrown: unknown) => {
-    const { document } = problemOf(thrown)
-    return document
-  })
+const orProblem = <Answered>(answering: Promise<Answered>): Promise<Answered | Problem> => answering.catch((thrown: unknown) => problemOf(thrown).document)
 
 /** Answers the picture in the body, or each of those in a multipart body. */
 async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => Promise<object>): Promise<object> {
@@ -70,17 +69,25 @@ async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => P
     return answer(body)
   }
   const answering: Promise<object>[] = []
-  for await (const part of request.files()) {
-    // the first one is the request itself
-    if (answering.length > 0) request.caller.take()
-    answering.push(orProblem(answer(await part.toBuffer())))
+  try {
+    for await (const part of request.files()) {
+      // the first one is the request itself
+      if (answering.length > 0) request.caller.take()
+      answering.push(orProblem(answer(await part.toBuffer())))
+    }
+  } catch (thrown) {
+    // what the parser says of a form that breaks off or has no boundary carries no status
+    if (thrown instanceof Fault || (thrown as { statusCode?: number }).statusCode !== undefined) throw thrown
+    throw new Fault('REQUEST_INVALID', `The form cannot be read: ${rootMessage(thrown)}`, {}, thrown)
   }
   if (answering.length === 0) throw new Fault('REQUEST_INVALID', 'There is no picture among the parts')
   return { answers: await Promise.all(answering) }
 }
 
+const nowhere = { x: 0, y: 0, width: 0, height: 0 }
+
 /** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE`, `MODEL_INVALID` and what the picture deserves. */
-async function judge({ engine, slots, zones, store }: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Uint8Array): Promise<object> {
+async function judge({ engine, slots, zones, store }: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Uint8Array): Promise<FrameAnswers> {
   allow(caller, 'predict', { camera, task })
   const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
   const asked = zones.of(camera).filter((zone) => zone.task !== '' && (tasks.length === 0 || tasks.includes(zone.task)))
@@ -98,11 +105,11 @@ async function judge({ engine, slots, zones, store }: PredictionTools, caller: C
   using _ = engine.hold(models.values())
   const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
   const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, bytes, zones: fitting, references, models })
-  const answers = scored.map(({ zone, task: name = '', rectangle, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
+  const answers = scored.map(({ zone = '', task: name = '', rectangle = nowhere, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
   return { camera, traceId: traceIdOf(newTraceparent()), answers }
 }
 
-async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined): Promise<object> {
+async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined): Promise<FrameAnswers> {
   const { rows } = await tools.pool.query<{ camera_id: string; bucket: string; object_key: string }>('select camera_id, bucket, object_key from frames where frame_id = $1', [
     frameId,
   ])
@@ -117,7 +124,7 @@ async function judgePicture(
   task: string,
   { camera, zone }: { readonly camera?: string; readonly zone?: string },
   bytes: Uint8Array,
-): Promise<object> {
+): Promise<PictureAnswer> {
   allow(caller, 'predict', { camera, task })
   const slot = championOf(slots, task)
   const key = camera && zone ? referenceKey(camera, zone) : ''
@@ -132,7 +139,11 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
   })
   app.post<{ Querystring: { camera?: string; task?: string } }>(
     '/v1/predict',
-    { ...mayPredict, schema: { summary: "Answers about the zones of a camera's picture, sent along or in the catalog", querystring: Query } },
+    {
+      ...mayPredict,
+      config: { described: { body: { ...pictureBodies, 'application/json': { schema: Frames } }, response: oneOrEach(Answers.FrameAnswers) } },
+      schema: { summary: "Answers about the zones of a camera's picture, sent along or in the catalog", querystring: Query },
+    },
     (request) => {
       const { camera, task } = request.query
       if (request.headers['content-type']?.startsWith('application/json')) {
@@ -158,6 +169,7 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
     '/v1/models/:task/predict',
     {
       ...mayPredict,
+      config: { described: { body: pictureBodies, response: oneOrEach(Answers.PictureAnswer) } },
       schema: { summary: 'The answer about a picture that shows nothing but what is asked about, or about each of several', params: Type.Object({ task: Name }), querystring: Of },
     },
     (request) => eachPicture(request, (bytes) => judgePicture(tools, request.caller, request.params.task, request.query, bytes)),
@@ -169,7 +181,11 @@ function addSageMaker(app: FastifyInstance, tools: PredictionTools, isReady: () 
   app.get('/ping', { schema: { hide: true } }, (_, reply) => reply.code(isReady() ? 200 : 503).send())
   app.post(
     '/invocations',
-    { ...mayPredict, schema: { summary: 'SageMaker: as /v1/models/{task}/predict, for the one model that serves or the one that X-Amzn-SageMaker-Target-Model names' } },
+    {
+      ...mayPredict,
+      config: { described: { body: pictureBodies, response: oneOrEach(Answers.PictureAnswer) } },
+      schema: { summary: 'SageMaker: as /v1/models/{task}/predict, for the one model that serves or the one that X-Amzn-SageMaker-Target-Model names' },
+    },
     (request) => {
       const named = request.headers['x-amzn-sagemaker-target-model']
       const tasks = [...new Set(tools.slots.all.map(({ change }) => change.task))]
@@ -205,6 +221,11 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
     })
     const about = {
       ...mayPredict,
+      config: {
+        described: {
+          body: { 'application/json': { schema: InferBody }, 'application/octet-stream': { schema: { type: 'string', contentMediaType: 'application/octet-stream' } } },
+        },
+      },
       schema: {
         summary: `Open Inference Protocol v2: ${inputName} in, ${outputName} out, as JSON or as binary tensors`,
         params: Type.Object({ task: Name, ...(path.includes(':version') ? { version: Type.String() } : {}) }),
@@ -232,7 +253,7 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
 export async function addPredictions(app: FastifyInstance, tools: PredictionTools, isReady: () => boolean): Promise<void> {
   const { slots } = tools
   app.addContentTypeParser(['image/jpeg', 'image/png', 'image/webp', 'application/octet-stream'], { parseAs: 'buffer' }, (_, body, done) => done(null, body))
-  app.get('/v1/models', { schema: { summary: 'Which models serve' } }, ({ caller }) => {
+  app.get('/v1/models', { config: { described: { response: answered(Answers.Models) } }, schema: { summary: 'Which models serve' } }, ({ caller }) => {
     allow(caller, 'models')
     const seen = slots.all.filter(({ change }) => caller.scope.tasks.length === 0 || caller.scope.tasks.includes(change.task))
     return { models: seen.map(({ change, model }) => ({ ...change, engine: model.engine, ...(model.why ? { why: model.why } : {}), classes: model.meta.classes })) }
@@ -254,5 +275,5 @@ export async function addPredictions(app: FastifyInstance, tools: PredictionTool
 
 /** Paths that need no key: what a probe and a first look ask for. */
 export function isOpenPath(path: string): boolean {
-  return /^\/(healthz|readyz|metrics|ping|openapi\.json|docs(\/.*)?|v2|v2\/health\/(live|ready))$/.test(path)
+  return /^\/(healthz|readyz|metrics|ping|openapi\.json|docs(\/.*)?|v1\/client\.js|v2|v2\/health\/(live|ready))$/.test(path)
 }

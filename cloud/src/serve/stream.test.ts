@@ -1,3 +1,4 @@
+import { PassThrough } from 'node:stream'
 import { Fault } from '@frameloop/kit/fault'
 import { expect, test } from 'vitest'
 import type { Slot } from '../models/model-slots.ts'
@@ -40,6 +41,7 @@ function open() {
       return slot
     },
     answerOf: (_, scores) => ({ scores }),
+    wire: new PassThrough(),
   })
   return {
     ...{ said, asked },

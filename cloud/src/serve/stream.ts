@@ -18,7 +18,7 @@ import { referenceKey } from '../models/model-input.ts'
 import type { Slot } from '../models/model-slots.ts'
 import { allow, type Caller } from './access.ts'
 import type { Engine } from './engine.ts'
-import { errorMessage } from './messages.ts'
+import { errorMessage, together, type Wire } from './messages.ts'
 
 const Name = Type.String({ pattern: namePattern })
 const Deadline = Type.Integer({ minimum: 1, maximum: 60_000 })
@@ -43,6 +43,8 @@ export interface StreamTools {
   readonly answerOf: (slot: Slot, scores: readonly number[]) => object
   /** Who asks; without one everything is allowed. */
   readonly caller?: Caller
+  /** What the socket writes to. */
+  readonly wire: Wire
 }
 
 export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume'>
@@ -74,12 +76,16 @@ export function readBinary(message: Buffer): { readonly about: About; readonly b
 }
 
 /** Serves one client until it goes. */
-export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, caller }: StreamTools): void {
+export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, caller, wire }: StreamTools): void {
   let opened: Static<typeof Opening> | undefined
   /** Answers in the order of the questions; each is sent when those before it are. */
   let last: Promise<void> = Promise.resolve()
   let unanswered = 0
-  const say = (message: object): void => socket.send(JSON.stringify(message))
+  const withOthers = together(wire)
+  const say = (message: object): void => {
+    withOthers()
+    socket.send(JSON.stringify(message))
+  }
   const open = (text: string): void => {
     const wish = checked<Static<typeof Opening>>(openings, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
     if (caller) allow(caller, 'predict', { task: wish.task })

@@ -1,24 +1,8 @@
 /** What the page knows: signals fed by the live feed and by the overview. */
+import { connectTo, type LivePrediction } from '@frameloop/client'
 import { signal } from '@preact/signals'
 
-export interface Answer {
-  readonly cameraId: string
-  readonly zone: string
-  readonly task: string
-  readonly answer: string
-  readonly confidence: number
-  readonly modelVersion: string
-  readonly frameId: string
-  readonly frameAt: number
-  readonly answeredAt: number
-  readonly pictureKey: string
-  readonly x: number
-  readonly y: number
-  readonly width: number
-  readonly height: number
-  readonly pictureWidth: number
-  readonly pictureHeight: number
-}
+export type Answer = LivePrediction
 
 export interface Stage {
   readonly stage: string
@@ -108,29 +92,31 @@ async function refresh(): Promise<void> {
   }
 }
 
-function listen(): void {
-  const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/v1/feeds`)
-  socket.addEventListener('open', () => {
-    connected.value = true
-    socket.send(JSON.stringify({}))
+/** How long after a refusal inference is asked again: a key of the console's may be put right meanwhile. */
+const refusedPause = 10_000
+
+async function listen(): Promise<void> {
+  const feed = connectTo().feed({
+    onState: (state) => {
+      connected.value = state === 'live'
+    },
   })
-  socket.addEventListener('message', ({ data }: MessageEvent<string>) => {
-    const message = JSON.parse(data) as Answer & { readonly kind: string }
-    if (message.kind !== 'prediction') return
-    const { cameraId } = message
-    const known = answers.value[cameraId] ?? {}
-    // answers about an older frame make room
-    const kept = Object.fromEntries(Object.entries(known).filter(([, answer]) => answer.frameAt >= message.frameAt - 2_000))
-    answers.value = { ...answers.value, [cameraId]: { ...kept, [`${message.task} ${message.zone}`]: message } }
-  })
-  socket.addEventListener('close', () => {
-    connected.value = false
-    setTimeout(listen, 1_000)
-  })
+  try {
+    for await (const message of feed) {
+      if (message.kind !== 'prediction') continue
+      const { cameraId } = message
+      const known = answers.value[cameraId] ?? {}
+      // answers about an older frame make room
+      const kept = Object.fromEntries(Object.entries(known).filter(([, answer]) => answer.frameAt >= message.frameAt - 2_000))
+      answers.value = { ...answers.value, [cameraId]: { ...kept, [`${message.task} ${message.zone}`]: message } }
+    }
+  } catch {
+    setTimeout(() => void listen(), refusedPause)
+  }
 }
 
 export function start(): void {
-  listen()
+  void listen()
   void refresh()
   setInterval(() => void refresh(), 1_500)
 }
