@@ -79,7 +79,7 @@ async function serve(port: number): Promise<void> {
       let answered = 0
       const ask = async (): Promise<void> => {
         while (performance.now() < until) {
-          await engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: bytes[answered % bytes.length] as Buffer })
+          await engine.ask({ kind: 'picture', digest, referenceKey: 'c z' }, bytes[answered % bytes.length] as Buffer)
           answered += 1
         }
       }

@@ -54,24 +54,19 @@ class FixedBatches {
     })
   }
 
-  answer(worker: number, questions: readonly Question[]): Promise<Report> {
-    const packed = new Uint8Array(questions.reduce((sum, { bytes }) => sum + bytes.length, 0))
-    let end = 0
-    const sent = questions.map((question) => {
-      packed.set(question.bytes, end)
-      end += question.bytes.length
-      return { ...question, bytes: packed.subarray(end - question.bytes.length, end) }
-    })
-    return this.order(worker, { kind: 'answer', questions: sent }, [packed.buffer])
+  answer(worker: number, question: Question, bytes: Uint8Array, count: number): Promise<Report> {
+    const packed = new Uint8Array(count * bytes.length)
+    for (let at = 0; at < count; at += 1) packed.set(bytes, at * bytes.length)
+    const order = { kind: 'answer', questions: new Array(count).fill(question), packed, ends: Array.from({ length: count }, (_, at) => (at + 1) * bytes.length) }
+    return this.order(worker, order, [packed.buffer])
   }
 
-  async perSecond(question: Question, batch: number, seconds: number): Promise<number> {
+  async perSecond(question: Question, bytes: Uint8Array, batch: number, seconds: number): Promise<number> {
     const until = performance.now() + seconds * 1000
     let answered = 0
-    const questions = new Array<Question>(batch).fill(question)
     const keep = async (worker: number): Promise<void> => {
       while (performance.now() < until) {
-        await this.answer(worker, questions)
+        await this.answer(worker, question, bytes, batch)
         answered += batch
       }
     }
@@ -108,7 +103,8 @@ async function batching(folder: string, seconds: number): Promise<BatchingFound>
   const files = filesIn(folder)
   const digest = digestOf(files)
   const { width = 0, height = 0 } = JSON.parse(String(files.get('meta.json') ?? '{}')) as { width?: number; height?: number }
-  const question: Question = { kind: 'pixels', digest, referenceKey: 'c z', bytes: new Uint8Array(width * height * 3).map((_, at) => (at * 31) % 256) }
+  const question: Question = { kind: 'pixels', digest, referenceKey: 'c z' }
+  const bytes = new Uint8Array(width * height * 3).map((_, at) => (at * 31) % 256)
   const fixed = new FixedBatches()
   await fixed.open(digest, files)
   const engine = new Engine(threads, ['onnxruntime'], program)
@@ -119,7 +115,7 @@ async function batching(folder: string, seconds: number): Promise<BatchingFound>
     const since = performance.now()
     const keep = async (): Promise<void> => {
       while (performance.now() < until) {
-        await engine.ask(question)
+        await engine.ask(question, bytes)
         answered += 1
       }
     }
@@ -130,7 +126,7 @@ async function batching(folder: string, seconds: number): Promise<BatchingFound>
   const adaptive: number[] = []
   for (let round = 0; round < 4; round += 1) {
     for (const batch of [1, 2, 4, 8, 16, 32, 64, 128]) {
-      const speed = await fixed.perSecond(question, batch, seconds)
+      const speed = await fixed.perSecond(question, bytes, batch, seconds)
       if (round > 0) found[batch] = [...(found[batch] ?? []), speed]
     }
     const speed = await adaptiveFor(2 * seconds)
@@ -140,9 +136,9 @@ async function batching(folder: string, seconds: number): Promise<BatchingFound>
   const rate = Math.max(...Object.values(medians)) / 10
   const [together, alone]: [number[], number[]] = [[], []]
   for (let round = 0; round < 3; round += 1) {
-    together.push(at95(await openLoop(rate, 3, () => engine.ask(question))))
+    together.push(at95(await openLoop(rate, 3, () => engine.ask(question, bytes))))
     let next = 0
-    alone.push(at95(await openLoop(rate, 3, () => fixed.answer(next++ % threads, [question]))))
+    alone.push(at95(await openLoop(rate, 3, () => fixed.answer(next++ % threads, question, bytes, 1))))
   }
   await fixed.close()
   await engine.close()
@@ -229,12 +225,10 @@ async function inside({ folder, env, frames }: Extract<ServeJob, { kind: 'inside
       const { zones, pixels, cameraId } = event
       await Promise.all(
         zones.map(({ zone, offset, shape }) =>
-          engine.ask({
-            kind: 'pixels',
-            digest: slot.change.digest,
-            referenceKey: `${cameraId} ${zone}`,
-            bytes: (pixels as Buffer).subarray(offset, offset + shape.reduce((product, side) => product * side, 1)),
-          }),
+          engine.ask(
+            { kind: 'pixels', digest: slot.change.digest, referenceKey: `${cameraId} ${zone}` },
+            (pixels as Buffer).subarray(offset, offset + shape.reduce((product, side) => product * side, 1)),
+          ),
         ),
       )
     }

@@ -13,19 +13,18 @@ import type { Example, ModelFiles, ModelMeta } from '../models/model-files.ts'
 import { referenceKey } from '../models/model-input.ts'
 import { type EngineName, openPredictor, type Predictor } from '../models/predictor.ts'
 
-/** What is asked about one input. */
+/** What is asked about the bytes of one input. */
 export type Question =
   /** Pixels as the model wants them, of one input or of several one behind the other. */
-  | { readonly kind: 'pixels'; readonly digest: string; readonly referenceKey: string; readonly bytes: Uint8Array }
+  | { readonly kind: 'pixels'; readonly digest: string; readonly referenceKey: string }
   /** Float32 [count, height, width, channels] as they go into the network, little-endian. */
-  | { readonly kind: 'tensor'; readonly digest: string; readonly bytes: Uint8Array }
+  | { readonly kind: 'tensor'; readonly digest: string }
   /** A picture that shows nothing but what is asked about. */
-  | { readonly kind: 'picture'; readonly digest: string; readonly referenceKey: string; readonly bytes: Uint8Array }
+  | { readonly kind: 'picture'; readonly digest: string; readonly referenceKey: string }
   /** A camera's whole picture, of which zones are asked about; `models` by task. */
   | {
       readonly kind: 'zones'
       readonly cameraId: string
-      readonly bytes: Uint8Array
       readonly zones: readonly TaskZone[]
       readonly references: ReadonlyMap<string, Uint8Array>
       readonly models: ReadonlyMap<string, string>
@@ -51,7 +50,8 @@ export type Answer = readonly Scored[] | Refusal
 export type Order =
   | { readonly kind: 'load'; readonly id: number; readonly digest: string; readonly files: ModelFiles; readonly engines: readonly EngineName[] }
   | { readonly kind: 'unload'; readonly id: number; readonly digest: string }
-  | { readonly kind: 'answer'; readonly id: number; readonly questions: readonly Question[] }
+  /** Their bytes one behind the other in `packed`, those of each up to its place in `ends`: a view for each would cost more to send than they do. */
+  | { readonly kind: 'answer'; readonly id: number; readonly questions: readonly Question[]; readonly packed: Uint8Array; readonly ends: readonly number[] }
 
 export interface Loaded {
   readonly meta: ModelMeta
@@ -85,25 +85,25 @@ function partsOf(bytes: Uint8Array, size: number): Uint8Array[] {
 const whole = { zone: '', x: 0, y: 0, width: 1, height: 1, pictureWidth: 1, pictureHeight: 1 }
 
 /** What of the input goes into which model. */
-async function examplesOf(question: Question): Promise<Asked[]> {
+async function examplesOf(question: Question, bytes: Uint8Array): Promise<Asked[]> {
   if (question.kind === 'pixels') {
     const model = modelOf(question.digest)
-    return partsOf(question.bytes, sizeOf(model)).map((pixels) => ({ model, input: { referenceKey: question.referenceKey, pixels } }))
+    return partsOf(bytes, sizeOf(model)).map((pixels) => ({ model, input: { referenceKey: question.referenceKey, pixels } }))
   }
   if (question.kind === 'tensor') {
     const model = modelOf(question.digest)
     // a copy, because floats begin at multiples of four
-    return partsOf(question.bytes, 4 * sizeOf(model)).map((part) => ({ model, input: new Float32Array(part.slice().buffer) }))
+    return partsOf(bytes, 4 * sizeOf(model)).map((part) => ({ model, input: new Float32Array(part.slice().buffer) }))
   }
   if (question.kind === 'picture') {
     const model = modelOf(question.digest)
     const { preprocessingParameters: preprocessing } = model.meta
     if (needsReference(preprocessing))
       throw new Fault('REQUEST_INVALID', 'The model compares with the reference picture of a camera: send the whole picture of one to /v1/predict?camera=…')
-    const picture = await decodePicture(question.bytes, { atLeast: preprocessing })
+    const picture = await decodePicture(bytes, { atLeast: preprocessing })
     return [{ model, input: { referenceKey: question.referenceKey, pixels: preparePixels(picture, whole, preprocessing) } }]
   }
-  const { groups } = await pixelWork.prepare(question.bytes, question.zones, question.references)
+  const { groups } = await pixelWork.prepare(bytes, question.zones, question.references)
   return groups.flatMap(({ packed, zones }) =>
     zones.flatMap(({ zone, tasks, rectangle, offset, shape }) =>
       tasks.map((task) => ({
@@ -118,9 +118,9 @@ const refusalOf = (thrown: unknown): Refusal =>
   thrown instanceof Fault ? { code: thrown.code, message: thrown.message } : { code: 'INTERNAL', message: thrown instanceof Error ? thrown.message : String(thrown) }
 
 /** All examples of one model go through it together, whoever asked. */
-async function answer(questions: readonly Question[]): Promise<Answer[]> {
+async function answer({ questions, packed, ends }: Extract<Order, { kind: 'answer' }>): Promise<Answer[]> {
   const asked: (readonly Asked[] | Refusal)[] = []
-  for (const question of questions) asked.push(await examplesOf(question).catch(refusalOf))
+  for (const [at, question] of questions.entries()) asked.push(await examplesOf(question, packed.subarray(ends[at - 1] ?? 0, ends[at])).catch(refusalOf))
   const byModel = new Map<Predictor, Asked[]>()
   for (const one of asked.flatMap((list) => ('code' in list ? [] : list))) {
     const list = byModel.get(one.model)
@@ -149,7 +149,7 @@ async function obey(order: Order): Promise<Report> {
   const { id } = order
   if (order.kind === 'answer') {
     const since = performance.now()
-    const answers = await answer(order.questions)
+    const answers = await answer(order)
     return { kind: 'answered', id, answers, ms: performance.now() - since }
   }
   if (order.kind === 'unload') {

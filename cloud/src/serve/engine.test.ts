@@ -55,7 +55,7 @@ test('hundreds of questions at once get the answers that each gets alone, whiche
   expect(await engine.load(digest, files)).toMatchObject({ engine: 'onnxruntime', why: '', meta: { classes: ['a', 'b'] } })
   const alone = await openPredictor(files, digest)
   const inputs = Array.from({ length: 300 }, (_, at) => ({ referenceKey: at % 3 ? 'c z' : 'other', pixels: pixelsOf(at + 2) }))
-  const replies = await Promise.all(inputs.map(({ pixels, referenceKey: key }) => engine.ask({ kind: 'pixels', digest, referenceKey: key, bytes: pixels })))
+  const replies = await Promise.all(inputs.map(({ pixels, referenceKey: key }) => engine.ask({ kind: 'pixels', digest, referenceKey: key }, pixels)))
   for (const [at, input] of inputs.entries()) {
     const [wanted = []] = await alone.predict([input])
     for (const [index, score] of (replies[at]?.scored[0]?.scores ?? []).entries()) expect(score).toBeCloseTo(wanted[index] ?? -1, 4)
@@ -74,10 +74,10 @@ test('a picture of what is asked about, and zones of a whole one, are prepared a
   const [crop, whole] = await Promise.all([picture(32, 32), picture(640, 480)])
   const shape = { zone: 'z', x: 100, y: 100, width: 64, height: 64, pictureWidth: 640, pictureHeight: 480 }
   const asked = await Promise.allSettled([
-    engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: crop }),
-    engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: Buffer.from('no picture') }),
-    engine.ask({ kind: 'picture', digest, referenceKey: 'c z', bytes: whole }),
-    engine.ask({ kind: 'zones', cameraId: 'c', bytes: whole, zones: [{ shape, task: 't', preprocessing }], references: new Map(), models: new Map([['t', digest]]) }),
+    engine.ask({ kind: 'picture', digest, referenceKey: 'c z' }, crop),
+    engine.ask({ kind: 'picture', digest, referenceKey: 'c z' }, Buffer.from('no picture')),
+    engine.ask({ kind: 'picture', digest, referenceKey: 'c z' }, whole),
+    engine.ask({ kind: 'zones', cameraId: 'c', zones: [{ shape, task: 't', preprocessing }], references: new Map(), models: new Map([['t', digest]]) }, whole),
   ])
   expect(asked[1]).toMatchObject({ status: 'rejected', reason: { code: 'PICTURE_UNREADABLE' } })
   const [fromCrop, , fromWhole, fromZone] = asked.map((one) => (one.status === 'fulfilled' ? one.value.scored : []))
@@ -97,7 +97,7 @@ test('two hundred models take the place of each other while questions come: none
   const ask = async (): Promise<void> => {
     while (!isOver) {
       const { digest } = current
-      const { scored } = await engine.ask({ kind: 'pixels', digest, referenceKey: 'c z', bytes: pixelsOf(7) })
+      const { scored } = await engine.ask({ kind: 'pixels', digest, referenceKey: 'c z' }, pixelsOf(7))
       // the biases tell the two from each other
       expect((scored[0]?.scores[0] ?? 0.5) > 0.5).toBe(digest === models[1]?.digest)
       answered += 1
@@ -119,12 +119,12 @@ test('two hundred models take the place of each other while questions come: none
 
 test('what nobody could answer in time is refused, and too much of it at once', async () => {
   const { digest, files } = await aModel(4)
-  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '', bytes: pixelsOf(1) })).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' })
+  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '' }, pixelsOf(1))).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' })
   await engine.load(digest, files)
-  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '', bytes: pixelsOf(1) }, Date.now() - 1)).rejects.toMatchObject({ code: 'DEADLINE_PASSED' })
-  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '', bytes: new Uint8Array(5) })).rejects.toMatchObject({ code: 'REQUEST_INVALID' })
+  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '' }, pixelsOf(1), Date.now() - 1)).rejects.toMatchObject({ code: 'DEADLINE_PASSED' })
+  await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '' }, new Uint8Array(5))).rejects.toMatchObject({ code: 'REQUEST_INVALID' })
   const much = new Uint8Array(5_000_000)
-  const all = await Promise.allSettled(Array.from({ length: 20 }, () => engine.ask({ kind: 'picture', digest, referenceKey: '', bytes: much })))
+  const all = await Promise.allSettled(Array.from({ length: 20 }, () => engine.ask({ kind: 'picture', digest, referenceKey: '' }, much)))
   expect(all.filter((one) => one.status === 'rejected' && (one.reason as { code: string }).code === 'OVERLOADED').length).toBe(8)
   expect(engine.waiting).toEqual({ questions: 0, bytes: 0 })
   await engine.unload(digest)
@@ -139,7 +139,7 @@ test('E5: a thread that dies fails what it had in hand, and another takes its pl
   const mortal = new Engine(2, undefined, pathToFileURL(program))
   const { digest, files } = await aModel(6)
   await mortal.load(digest, files)
-  const ask = (key: string) => mortal.ask({ kind: 'pixels', digest, referenceKey: key, bytes: pixelsOf(1) })
+  const ask = (key: string) => mortal.ask({ kind: 'pixels', digest, referenceKey: key }, pixelsOf(1))
   for (let death = 0; death < 3; death += 1) {
     await expect(ask('die')).rejects.toThrow('A thread that answers has ended with code 3')
     const replies = await Promise.allSettled(Array.from({ length: 20 }, () => ask('c z')))

@@ -35,6 +35,7 @@ export interface Reply {
 
 interface Waiting {
   readonly question: Question
+  readonly bytes: Uint8Array
   readonly deadline: EpochMs
   readonly resolve: (reply: Reply) => void
   readonly reject: (error: Error) => void
@@ -95,6 +96,11 @@ export class Engine {
     return { questions: [...this.#queues.values()].reduce((sum, { waiting }) => sum + waiting.length, 0), bytes: this.#waitingBytes }
   }
 
+  /** Models that are loaded. */
+  get loaded(): number {
+    return this.#models.size
+  }
+
   /** Loads a model into every thread, where it proves itself. Throws `MODEL_INVALID`. */
   async load(digest: string, files: ModelFiles): Promise<Loaded> {
     const order = { kind: 'load', digest, files, engines: this.#engines } as const
@@ -126,14 +132,14 @@ export class Engine {
   }
 
   /** Throws `OVERLOADED`, `DEADLINE_PASSED`, `MODEL_UNAVAILABLE` and what the question itself deserves. */
-  ask(question: Question, deadline: EpochMs = Number.POSITIVE_INFINITY): Promise<Reply> {
+  ask(question: Question, bytes: Uint8Array, deadline: EpochMs = Number.POSITIVE_INFINITY): Promise<Reply> {
     for (const digest of digestsOf(question))
       if (!this.#models.has(digest)) return Promise.reject(new Fault('MODEL_UNAVAILABLE', `The model ${digest.slice(0, 12)}… is not loaded`))
-    if (this.#waitingBytes + question.bytes.length > waitingLimit)
+    if (this.#waitingBytes + bytes.length > waitingLimit)
       return Promise.reject(new Fault('OVERLOADED', `${this.waiting.questions} questions of ${this.#waitingBytes} bytes wait already`))
     return new Promise((resolve, reject) => {
       this.#count(digestsOf(question), 1)
-      this.#waitingBytes += question.bytes.length
+      this.#waitingBytes += bytes.length
       const settled =
         <Value>(act: (value: Value) => void) =>
         (value: Value): void => {
@@ -143,7 +149,7 @@ export class Engine {
       const kind = kindOf(question)
       const queue = this.#queues.get(kind) ?? { waiting: [], limit: firstBatch }
       this.#queues.set(kind, queue)
-      queue.waiting.push({ question, deadline, resolve: settled(resolve), reject: settled(reject) })
+      queue.waiting.push({ question, bytes, deadline, resolve: settled(resolve), reject: settled(reject) })
       this.#pumpSoon()
     })
   }
@@ -195,7 +201,7 @@ export class Engine {
       for (const one of queue.waiting) {
         if (batch.length === count) break
         seen += 1
-        this.#waitingBytes -= one.question.bytes.length
+        this.#waitingBytes -= one.bytes.length
         if (one.deadline >= now) batch.push(one)
         else one.reject(new Fault('DEADLINE_PASSED', 'It was not answered before its deadline'))
       }
@@ -214,15 +220,15 @@ export class Engine {
     if (!first) return
     thread.batches += 1
     try {
-      const packed = new Uint8Array(batch.reduce((sum, { question }) => sum + question.bytes.length, 0))
+      const packed = new Uint8Array(batch.reduce((sum, { bytes }) => sum + bytes.length, 0))
       let end = 0
-      const questions = batch.map(({ question }) => {
-        packed.set(question.bytes, end)
-        end += question.bytes.length
-        return { ...question, bytes: packed.subarray(end - question.bytes.length, end) }
+      const ends = batch.map(({ bytes }) => {
+        packed.set(bytes, end)
+        end += bytes.length
+        return end
       })
-      // one piece that changes hands: a view of a larger buffer would take all of it along, once for each
-      const report = await this.#order(thread, { kind: 'answer', questions }, [packed.buffer])
+      // one piece that changes hands
+      const report = await this.#order(thread, { kind: 'answer', questions: batch.map(({ question }) => question), packed, ends }, [packed.buffer])
       const { answers, ms } = report as Extract<Report, { kind: 'answered' }>
       const queue = this.#queues.get(kindOf(first.question))
       if (queue) queue.limit = nextBatch(queue.limit, batch.length, ms)

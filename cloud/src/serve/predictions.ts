@@ -104,7 +104,7 @@ async function judge({ engine, slots, zones, store }: PredictionTools, caller: C
   const models = new Map([...slotOf].map(([name, { change }]) => [name, change.digest]))
   using _ = engine.hold(models.values())
   const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
-  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, bytes, zones: fitting, references, models })
+  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, zones: fitting, references, models }, bytes)
   const answers = scored.map(({ zone = '', task: name = '', rectangle = nowhere, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
   return { camera, traceId: traceIdOf(newTraceparent()), answers }
 }
@@ -128,7 +128,7 @@ async function judgePicture(
   allow(caller, 'predict', { camera, task })
   const slot = championOf(slots, task)
   const key = camera && zone ? referenceKey(camera, zone) : ''
-  const { scored } = await engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key, bytes })
+  const { scored } = await engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes)
   return { task, traceId: traceIdOf(newTraceparent()), ...answerOf(slot, scored[0]?.scores ?? []) }
 }
 
@@ -238,7 +238,7 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
       const asked = readInferRequest(body ?? Buffer.alloc(0), header === undefined ? undefined : Number(header), model.meta)
       const { bytes, datatype, reference } = asked
       const { digest } = change
-      const { scored } = await engine.ask(datatype === 'FP32' ? { kind: 'tensor', digest, bytes } : { kind: 'pixels', digest, referenceKey: reference, bytes })
+      const { scored } = await engine.ask(datatype === 'FP32' ? { kind: 'tensor', digest } : { kind: 'pixels', digest, referenceKey: reference }, bytes)
       const answer = writeInferAnswer(
         asked,
         { name: change.task, version: change.version },

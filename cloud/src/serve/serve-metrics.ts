@@ -3,7 +3,7 @@ import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
 import type { Engine } from './engine.ts'
 import type { FeedNumbers, Feeds } from './feeds.ts'
 
-export function serveMetrics(registry: Metrics, engine: Pick<Engine, 'waiting'>, feeds: Pick<Feeds, 'size' | 'numbers'>): void {
+export function serveMetrics(registry: Metrics, engine: Pick<Engine, 'waiting' | 'loaded'>, feeds: Pick<Feeds, 'size' | 'numbers'>): void {
   const registers = [registry]
   const gauge = (name: string, help: string, read: () => number): void =>
     void new Gauge({
@@ -14,6 +14,7 @@ export function serveMetrics(registry: Metrics, engine: Pick<Engine, 'waiting'>,
     })
   gauge('frameloop_serve_waiting_questions', 'Questions that wait for a thread', () => engine.waiting.questions)
   gauge('frameloop_serve_waiting_bytes', 'Their bytes', () => engine.waiting.bytes)
+  gauge('frameloop_models_loaded', 'Models that the threads hold', () => engine.loaded)
   gauge('frameloop_feed_readers', 'WebSockets that listen to live answers', () => feeds.size)
   const counter = (name: string, help: string, which: keyof FeedNumbers): void => {
     let told = 0

@@ -33,7 +33,7 @@ function open() {
   const slot = { change: { digest: 'd', modelName: 'm', version: '3' }, model: { engine: 'onnxruntime', meta: { classes: ['a', 'b'] } } } as unknown as Slot
   serveStream(socket, {
     engine: {
-      ask: ({ bytes }, deadline = 0) =>
+      ask: (_, bytes, deadline = 0) =>
         new Promise<Reply>((resolve, reject) => asked.push({ bytes, deadline, answer: (scores) => resolve({ scored: [{ scores }], predictMs: 1 }), fail: reject })),
     },
     championOf: (task) => {

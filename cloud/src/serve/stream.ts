@@ -104,7 +104,7 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       if (caller) allow(caller, 'predict', { camera })
       caller?.take()
       const key = camera && zone ? referenceKey(camera, zone) : ''
-      const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key, bytes }, Date.now() + deadlineMs)
+      const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key }, bytes, Date.now() + deadlineMs)
       return { kind: 'answer', id, task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
     } catch (thrown) {
       return errorMessage(thrown, { id })

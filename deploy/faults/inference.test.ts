@@ -1,0 +1,203 @@
+/**
+ * Bad days of inference: what it needs is away, and what it talks to misbehaves. Frozen means stopped by a signal: connections
+ * stand, and nobody answers.
+ */
+import { once } from 'node:events'
+import { connect, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { deflateSync } from 'node:zlib'
+import { type Client, connectTo, type ServedModel } from '@frameloop/client'
+import { until } from '@frameloop/kit/retry'
+import sharp from 'sharp'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { WebSocket } from 'ws'
+import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+
+const home = openOwnHome()
+let stack: OwnStack
+let serve: string
+let client: Client
+let model: ServedModel
+let crop: Buffer<ArrayBuffer>
+const report: string[] = []
+
+beforeAll(async () => {
+  stack = await startOwnStack(home, ['--demo'])
+  serve = stack.state.endpoints['serve'] ?? ''
+  client = connectTo({ url: serve, WebSocket })
+  const found = await until(async () => (await client.models())[0], 200_000, 500)
+  if (!found) throw new Error('no model serves')
+  model = found
+  crop = Buffer.from(
+    await sharp(Buffer.from(new Uint8Array(64 * 64 * 3).map((_, at) => (at * 37) % 256)), { raw: { width: 64, height: 64, channels: 3 } })
+      .jpeg()
+      .toBuffer(),
+  )
+})
+
+afterAll(async () => {
+  process.stdout.write(`${report.join('\n')}\n`)
+  await stack.end('SIGTERM')
+  home[Symbol.dispose]()
+})
+
+interface Asked {
+  readonly p99: number
+  readonly count: number
+}
+
+/** One question after the other, over HTTP and over a stream, until the signal. Throws with the first that is not answered. */
+async function asking(signal: AbortSignal): Promise<Asked> {
+  const took: number[] = []
+  const stream = client.stream(model.task)
+  while (!signal.aborted) {
+    const since = performance.now()
+    await client.classify(crop, { task: model.task })
+    took.push(performance.now() - since)
+    await stream.ask(crop)
+    await sleep(5)
+  }
+  stream.close()
+  const sorted = took.sort((a, b) => a - b)
+  return { p99: sorted[Math.floor(sorted.length * 0.99)] ?? 0, count: sorted.length }
+}
+
+async function during(act: () => Promise<void>): Promise<Asked> {
+  const stop = new AbortController()
+  const asked = asking(stop.signal)
+  // awaited below
+  asked.catch(() => {})
+  try {
+    await act()
+  } finally {
+    stop.abort()
+  }
+  return asked
+}
+
+const readyz = async (): Promise<{ readonly status: number; readonly degraded?: Readonly<Record<string, string>> }> => {
+  const response = await fetch(`${serve}/readyz`, { signal: AbortSignal.timeout(20_000) })
+  return { ...((await response.json()) as { degraded?: Record<string, string> }), status: response.status }
+}
+
+test.each([
+  ['postgres', 'postgres'],
+  ['kafka', undefined],
+  ['mlflow', undefined],
+  ['s3', undefined],
+  ['registry', undefined],
+] as const)('while %s is frozen for 15 s the last good model answers over HTTP and WebSocket', async (part, said) => {
+  const pid = stack.pidOf(part)
+  process.kill(pid, 'SIGSTOP')
+  try {
+    const asked = await during(async () => {
+      await sleep(15_000)
+      if (said) expect(await readyz()).toMatchObject({ status: 200, degraded: { [said]: expect.any(String) as unknown } })
+      else expect((await readyz()).status).toBe(200)
+    })
+    expect(asked.count).toBeGreaterThan(300)
+    report.push(`${part} frozen: ${asked.count} questions answered, p99 ${asked.p99.toFixed(1)} ms`)
+  } finally {
+    process.kill(pid, 'SIGCONT')
+  }
+  // and live answers go on by themselves when it is back
+  const [since, feed] = [Date.now(), client.feed()]
+  const timer = setTimeout(() => feed.close(), 90_000)
+  let live = 0
+  for await (const message of feed)
+    if (message.kind === 'prediction' && message.frameAt > since) {
+      live = message.frameAt
+      break
+    }
+  clearTimeout(timer)
+  expect(live).toBeGreaterThan(since)
+})
+
+/** A socket that upgrades to a WebSocket by hand and then says what it is told. */
+async function rawSocket(path: string): Promise<Socket> {
+  const { hostname, port } = new URL(serve)
+  const socket = connect(Number(port), hostname)
+  socket.on('error', () => {})
+  await once(socket, 'connect')
+  socket.write(
+    `GET ${path} HTTP/1.1\r\nhost: ${hostname}:${port}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`,
+  )
+  await once(socket, 'data')
+  return socket
+}
+/** A masked text frame; its mask is zero. */
+const textFrame = (text: string): Buffer => Buffer.concat([Buffer.from([0x81, 0x80 | text.length, 0, 0, 0, 0]), Buffer.from(text)])
+const closed = (socket: Socket, within: number): Promise<boolean> =>
+  Promise.race([new Promise<boolean>((resolve) => socket.once('close', () => resolve(true))), sleep(within, false)])
+
+test('whoever answers no ping is closed within two of them, and nobody else notices', async () => {
+  const silent = await rawSocket('/v1/feeds')
+  silent.resume()
+  silent.write(textFrame('{}'))
+  const asked = await during(async () => expect(await closed(silent, 40_000)).toBe(true))
+  report.push(`no pong: closed; ${asked.count} questions beside it, p99 ${asked.p99.toFixed(1)} ms`)
+})
+
+test('a thousand WebSockets that come and go do not slow the others to more than twice', async () => {
+  const alone = await during(() => sleep(8_000))
+  const beside = await during(async () => {
+    const until_ = Date.now() + 8_000
+    let opened = 0
+    const knock = async (): Promise<void> => {
+      while (Date.now() < until_) {
+        const socket = await rawSocket('/v1/feeds')
+        socket.write(textFrame('{}'))
+        opened += 1
+        await sleep(30)
+        socket.destroy()
+      }
+    }
+    await Promise.all(Array.from({ length: 8 }, knock))
+    expect(opened).toBeGreaterThan(1_000)
+    report.push(`flood: ${opened} WebSockets in 8 s`)
+  })
+  report.push(`flood: p99 ${alone.p99.toFixed(1)} ms alone, ${beside.p99.toFixed(1)} ms beside`)
+  expect(beside.p99).toBeLessThan(2 * alone.p99 + 5)
+})
+
+/** A PNG that says it is `side` pixels wide and high, of zeros: small here, `side` squared there. */
+function bombOf(side: number): Buffer {
+  const chunk = (type: string, body: Buffer): Buffer => {
+    const head = Buffer.alloc(4)
+    head.writeUInt32BE(body.length)
+    const data = Buffer.concat([Buffer.from(type, 'latin1'), body])
+    let crc = ~0
+    for (const byte of data) {
+      crc ^= byte
+      for (let bit = 0; bit < 8; bit += 1) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0)
+    }
+    const tail = Buffer.alloc(4)
+    tail.writeUInt32BE(~crc >>> 0)
+    return Buffer.concat([head, data, tail])
+  }
+  const header = Buffer.alloc(13)
+  header.writeUInt32BE(side, 0)
+  header.writeUInt32BE(side, 4)
+  header.set([8, 2, 0, 0, 0], 8)
+  return Buffer.concat([
+    Buffer.from('89504e470d0a1a0a', 'hex'),
+    chunk('IHDR', header),
+    chunk('IDAT', deflateSync(Buffer.alloc(20_000_000), { level: 9 })),
+    chunk('IEND', Buffer.alloc(0)),
+  ])
+}
+
+test('bombs are refused at once: pixels by their header, frames by their size, compression never taken', async () => {
+  const bomb = bombOf(60_000)
+  expect(bomb.length).toBeLessThan(50_000)
+  const since = performance.now()
+  await expect(client.classify(Buffer.from(bomb), { task: model.task })).rejects.toMatchObject({ code: 'PICTURE_TOO_LARGE', status: 413 })
+  expect(performance.now() - since).toBeLessThan(200)
+  const { hostname, port } = new URL(serve)
+  const socket = new WebSocket(`ws://${hostname}:${port}/v1/stream`, { perMessageDeflate: true })
+  await once(socket, 'open')
+  expect(socket.extensions).toBe('')
+  const ended = once(socket, 'close')
+  socket.send(Buffer.alloc(21_000_000))
+  expect((await ended)[0]).toBe(1009)
+})
