@@ -10,6 +10,7 @@ import { benchCameras, benchChain } from './chain.ts'
 import { benchDecode } from './decode.ts'
 import { benchFeatures } from './features.ts'
 import { benchHop } from './hop.ts'
+import { benchMotion } from './motion.ts'
 import { benchPredict } from './predict.ts'
 import { benchReplay } from './replay.ts'
 import { benchServe } from './serve.ts'
@@ -19,6 +20,7 @@ type Bench = (say: (text: string) => void) => Promise<object>
 
 const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
   agent: { about: 'the edge agent: durable appends, uploads, four streams, 1 to 64 cameras (about 8 minutes)', run: benchAgent },
+  motion: { about: 'one 1080p camera with motion gate: CPU time against motion (about 5 minutes; needs the Debian package motion)', run: benchMotion },
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
   cameras: { about: 'the same frames from 1 to 64 cameras: CPU per frame and memory (about 5 minutes)', run: benchCameras },

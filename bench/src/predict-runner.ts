@@ -64,12 +64,15 @@ async function serve(port: number): Promise<void> {
   const model = await engine.load(digest, files)
   const slot = { change: { task, modelName: 'bench', version: '1', digest, preprocessing: '' }, model } as unknown as Slot
   const slots = { of: () => slot, all: [slot] } as unknown as ModelSlots
+  const zones = { of: () => [], hasTask: () => true, loaded: true }
   const log = openLog('bench', 'error')
   const app = await openApi({ name: 'bench', metrics: openMetrics('bench'), notReady: () => ({}) }, { title: 'bench', bodyLimit: 20_000_000, log })
   await app.register(websocket, { options: { maxPayload: 20_000_000, perMessageDeflate: false } })
   requireCaller(app, openAccess, () => false)
-  app.get('/v1/stream', { websocket: true }, (socket, { raw }) => serveStream(socket, { engine, championOf: (name) => championOf(slots, name), answerOf, wire: raw.socket }))
-  await addPredictions(app, { engine, slots, zones: { of: () => [], loaded: true }, store: undefined as unknown as ObjectStore, pool: undefined as unknown as Pool }, () => true)
+  app.get('/v1/stream', { websocket: true }, (socket, { raw }) =>
+    serveStream(socket, { engine, championOf: (name) => championOf({ slots, zones }, name), answerOf, wire: raw.socket }),
+  )
+  await addPredictions(app, { engine, slots, zones, store: undefined as unknown as ObjectStore, pool: undefined as unknown as Pool }, () => true)
   await app.listen({ host: '127.0.0.1', port })
   process.send?.('ready')
   process.on('message', (message: { readonly kind: 'inProcess'; readonly pictures: readonly string[]; readonly ahead: number; readonly seconds: number }) => {

@@ -170,16 +170,29 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
     const crops = picturesOf.get('2 kB') ?? []
 
     // a WebSocket with 64 pictures ahead, against the engine asked from inside its own process
-    const streams: number[] = []
-    const inside: number[] = []
-    for (let round = 0; round < rounds; round += 1) {
-      streams.push(await streamOf(port, crops, seconds))
-      const told = once(ours, 'message')
-      ours.send({ kind: 'inProcess', pictures: crops.map((crop) => crop.toString('base64')), ahead: 64, seconds })
-      inside.push(((await told)[0] as { perSecond: number }).perSecond)
+    const [streams, inside]: [{ perSecond: number; cpuMs: number }[], { perSecond: number; cpuMs: number }[]] = [[], []]
+    const measured = async (act: () => Promise<number>): Promise<{ perSecond: number; cpuMs: number }> => {
+      const before = cpuMs(ours.pid ?? 0)
+      const perSecond = await act()
+      return { perSecond, cpuMs: (cpuMs(ours.pid ?? 0) - before) / (perSecond * seconds) }
     }
-    const streamRatio = streams.map((speed, at) => speed / (inside[at] ?? 1)).sort((a, b) => a - b)
-    say(`a WebSocket: ${Math.round(median(streams))}/s, the engine from inside ${Math.round(median(inside))}/s: ${median(streamRatio).toFixed(2)} x`)
+    for (let round = 0; round < rounds; round += 1) {
+      streams.push(await measured(() => streamOf(port, crops, seconds)))
+      inside.push(
+        await measured(async () => {
+          const told = once(ours, 'message')
+          ours.send({ kind: 'inProcess', pictures: crops.map((crop) => crop.toString('base64')), ahead: 64, seconds })
+          return ((await told)[0] as { perSecond: number }).perSecond
+        }),
+      )
+    }
+    const streamRatio = streams.map(({ perSecond }, at) => perSecond / (inside[at]?.perSecond ?? 1)).sort((a, b) => a - b)
+    const streamCpuRatio = streams.map(({ cpuMs: cpu }, at) => (inside[at]?.cpuMs ?? 0) / cpu).sort((a, b) => a - b)
+    const shown = (list: readonly { perSecond: number; cpuMs: number }[]): string =>
+      `${Math.round(median(list.map(({ perSecond }) => perSecond)))}/s, ${median(list.map(({ cpuMs: cpu }) => cpu)).toFixed(3)} CPU ms`
+    say(
+      `a WebSocket: ${shown(streams)}, the engine from inside ${shown(inside)}: ${median(streamRatio).toFixed(2)} x (${streamRatio[0]?.toFixed(2)} to ${streamRatio.at(-1)?.toFixed(2)}), by CPU time of the server ${median(streamCpuRatio).toFixed(2)} x`,
+    )
 
     const tensors = raw.map((bytes) => {
       const head = Buffer.from(
@@ -205,7 +218,7 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
     say(
       `tensors of 64x64x3 by v2 binary: ${Math.round(median(tensorRuns.map(({ perSecond }) => perSecond)))}/s, ${median(tensorRuns.map(({ cpuMs: cpu }) => cpu)).toFixed(2)} CPU ms`,
     )
-    return { connections, seconds, found, stream: { streams, inside, ratio: streamRatio }, tensors: tensorRuns }
+    return { connections, seconds, found, stream: { streams, inside, ratio: streamRatio, cpuRatio: streamCpuRatio }, tensors: tensorRuns }
   } finally {
     for (const server of servers.values()) await end(server)
     rmSync(folder, { recursive: true, force: true })

@@ -5,7 +5,8 @@ export const liveTopics = { input: 'bench.features', output: 'bench.predictions'
 
 export type ServeJob =
   | { readonly kind: 'batching'; readonly folder: string; readonly seconds: number }
-  | { readonly kind: 'live'; readonly name: string; readonly folder: string; readonly env: Readonly<Record<string, string>>; readonly frames: number }
+  /** `isBare`: answers are made up, which shows what is left of two cores beside everything but the engine. */
+  | { readonly kind: 'live'; readonly isBare: boolean; readonly name: string; readonly folder: string; readonly env: Readonly<Record<string, string>>; readonly frames: number }
   | { readonly kind: 'inside'; readonly folder: string; readonly env: Readonly<Record<string, string>>; readonly frames: number }
   | { readonly kind: 'feeds'; readonly port: number; readonly cameras: number; readonly perSecond: number; readonly pictureBytes: number }
 

@@ -159,15 +159,17 @@ async function openModel(folder: string): Promise<{ readonly engine: Engine; rea
   return { engine, slot: { change, model } as unknown as Slot }
 }
 
+const madeUp = { ask: () => Promise.resolve({ scored: [{ scores: [0.9, 0.1] }], predictMs: 0 }) }
+
 /** The live stage over all frames of the topic. */
-async function live({ folder, env, frames, name }: Extract<ServeJob, { kind: 'live' }>): Promise<LiveFound> {
+async function live({ folder, env, frames, name, isBare }: Extract<ServeJob, { kind: 'live' }>): Promise<LiveFound> {
   const { engine, slot } = await openModel(folder)
   const slots = { answering: () => [slot] } as unknown as ModelSlots
   let [answered, began, before]: [number, number, NodeJS.CpuUsage | undefined] = [0, 0, undefined]
   const bus = kafkaBus(env['KAFKA_BROKERS'] ?? '')
   const abort = new AbortController()
   const stage = startStage(
-    { ...liveStage(slots, engine, () => {}), name, inputs: [{ ...topics.featuresPrepared, name: liveTopics.input }] },
+    { ...liveStage(slots, isBare ? madeUp : engine, () => {}), name, inputs: [{ ...topics.featuresPrepared, name: liveTopics.input }] },
     {
       bus: {
         ...bus,

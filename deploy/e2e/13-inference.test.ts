@@ -93,7 +93,7 @@ test('a picture of what is asked about gets the answer that its pixels get', asy
 
 test.each<[string, (task: string) => string, string | Uint8Array, string, number, string]>([
   ['a model that is not there', () => '/v2/models/nothing/infer', '{}', 'application/json', 404, 'MODEL_UNKNOWN'],
-  ['a task that has no model', () => '/v1/models/nothing/predict', 'x', 'image/jpeg', 503, 'MODEL_UNAVAILABLE'],
+  ['a task that is not there', () => '/v1/models/nothing/predict', 'x', 'image/jpeg', 404, 'TASK_UNKNOWN'],
   ['another version', (task) => `/v2/models/${task}/versions/999/infer`, '{}', 'application/json', 404, 'MODEL_UNKNOWN'],
   ['a picture that is none', (task) => `/v1/models/${task}/predict`, 'no picture', 'image/jpeg', 422, 'PICTURE_UNREADABLE'],
   ['nothing', (task) => `/v1/models/${task}/predict`, '', 'image/jpeg', 400, 'REQUEST_INVALID'],
@@ -114,6 +114,12 @@ test.each<[string, (task: string) => string, string | Uint8Array, string, number
     status,
     { status, code, hint: expect.any(String) as unknown, detail: expect.any(String) as unknown },
   ])
+})
+
+test('a task whose first model is still to come is not ready, and is none for clients of the protocol', async () => {
+  await frameloop('tasks', 'set', 'still-to-come', '--size', '32x32')
+  await soon(async () => ((await post('/v1/models/still-to-come/predict', 'x', { 'content-type': 'image/jpeg' }))[0] === 503 ? true : undefined), 10_000)
+  expect(await post('/v2/models/still-to-come/infer', '{}', { 'content-type': 'application/json' })).toMatchObject([404, { code: 'MODEL_UNKNOWN' }])
 })
 
 test('a frame of the catalog is answered by its id, and several pictures at once, each with its own outcome', async () => {

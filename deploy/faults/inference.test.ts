@@ -3,10 +3,12 @@
  * stand, and nobody answers.
  */
 import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { deflateSync } from 'node:zlib'
 import { type Client, connectTo, type ServedModel } from '@frameloop/client'
+import { statFields } from '@frameloop/kit/process-identity'
 import { until } from '@frameloop/kit/retry'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -80,6 +82,17 @@ const readyz = async (): Promise<{ readonly status: number; readonly degraded?: 
   return { ...((await response.json()) as { degraded?: Record<string, string> }), status: response.status }
 }
 
+/** It and its children: PostgreSQL answers from processes of their own. */
+function family(pid: number): number[] {
+  const children = readdirSync('/proc')
+    .map(Number)
+    .filter((other) => !Number.isNaN(other) && Number(statFields(other)[1]) === pid)
+  return [pid, ...children.flatMap(family)]
+}
+const signalAll = (pids: readonly number[], signal: NodeJS.Signals): void => {
+  for (const pid of pids) process.kill(pid, signal)
+}
+
 test.each([
   ['postgres', 'postgres'],
   ['kafka', undefined],
@@ -87,8 +100,8 @@ test.each([
   ['s3', undefined],
   ['registry', undefined],
 ] as const)('while %s is frozen for 15 s the last good model answers over HTTP and WebSocket', async (part, said) => {
-  const pid = stack.pidOf(part)
-  process.kill(pid, 'SIGSTOP')
+  const frozen = family(stack.pidOf(part))
+  signalAll(frozen, 'SIGSTOP')
   try {
     const asked = await during(async () => {
       await sleep(15_000)
@@ -98,7 +111,7 @@ test.each([
     expect(asked.count).toBeGreaterThan(300)
     report.push(`${part} frozen: ${asked.count} questions answered, p99 ${asked.p99.toFixed(1)} ms`)
   } finally {
-    process.kill(pid, 'SIGCONT')
+    signalAll(frozen, 'SIGCONT')
   }
   // and live answers go on by themselves when it is back
   const [since, feed] = [Date.now(), client.feed()]

@@ -1,5 +1,7 @@
 /** One pool per process and transactions that are undone unless they succeed. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import type { Ms } from './units.ts'
 
 export type Pool = pg.Pool
 export type Client = pg.PoolClient
@@ -43,12 +45,15 @@ export function isDatabaseTransient(thrown: unknown): boolean {
   return /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|not queryable/.test((thrown as Error).message ?? '')
 }
 
+const probePatience: Ms = 2_000
+/** Probes that are under way. */
+const asked = new WeakMap<Pool, Promise<unknown>>()
+
 /** What `/readyz` says of the database: nothing when it answers. */
 export async function databaseNotReady(pool: Pool): Promise<Readonly<Record<string, string>>> {
-  try {
-    await pool.query('select 1')
-    return {}
-  } catch {
-    return { postgres: 'does not answer' }
-  }
+  // a database that has gone silent must not silence who asks, nor be asked again and again meanwhile
+  const asking = asked.get(pool) ?? pool.query('select 1').finally(() => asked.delete(pool))
+  asked.set(pool, asking)
+  const answers = await Promise.race([asking.then(() => true), sleep(probePatience, false, { ref: false })]).catch(() => false)
+  return answers ? {} : { postgres: 'does not answer' }
 }

@@ -14,7 +14,7 @@ export function isPreparedFor(slot: Slot, preprocessing: string, cameraId: strin
   return slot.change.preprocessing === preprocessing && slot.model.meta.referencePictures[cameraId] === referenceSha256
 }
 
-async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine, observe: (made: PredictionMade) => void, context: StageContext): Promise<Outcome> {
+async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<Engine, 'ask'>, observe: (made: PredictionMade) => void, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
   const asked = event.zones.flatMap((zone) =>
     zone.tasks.flatMap((task) =>
@@ -78,7 +78,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Engine
 }
 
 /** `observe` is told of every answer. */
-export function liveStage(slots: ModelSlots, engine: Engine, observe: (made: PredictionMade) => void): Stage<'FeaturesPrepared'> {
+export function liveStage(slots: ModelSlots, engine: Pick<Engine, 'ask'>, observe: (made: PredictionMade) => void): Stage<'FeaturesPrepared'> {
   return {
     ...{ name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade] },
     work: ({ event }, context) => answer(event, slots, engine, observe, context),

@@ -32,11 +32,12 @@ export interface PredictionTools {
   readonly pool: Pick<Pool, 'query'>
 }
 
-/** The champion of a task. Throws `MODEL_UNAVAILABLE`. */
-export function championOf(slots: ModelSlots, task: string): Slot {
+/** The champion of a task. Throws `TASK_UNKNOWN`, and `MODEL_UNAVAILABLE` of a task whose first model is still to come. */
+export function championOf({ slots, zones }: Pick<PredictionTools, 'slots' | 'zones'>, task: string): Slot {
   const slot = slots.of(task)
-  if (!slot) throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
-  return slot
+  if (slot) return slot
+  if (!zones.hasTask(task)) throw new Fault('TASK_UNKNOWN', `There is no task ${task}`, { task })
+  throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
 }
 
 /** What every answer says: the class, how sure, and which model says so. */
@@ -87,12 +88,13 @@ async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => P
 const nowhere = { x: 0, y: 0, width: 0, height: 0 }
 
 /** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE`, `MODEL_INVALID` and what the picture deserves. */
-async function judge({ engine, slots, zones, store }: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Uint8Array): Promise<FrameAnswers> {
+async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Uint8Array): Promise<FrameAnswers> {
+  const { engine, zones, store } = tools
   allow(caller, 'predict', { camera, task })
   const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
   const asked = zones.of(camera).filter((zone) => zone.task !== '' && (tasks.length === 0 || tasks.includes(zone.task)))
   if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${camera} has no zones${task ? ` for task ${task}` : ''}`, { cameraId: camera })
-  const slotOf = new Map(asked.map((zone) => [zone.task, championOf(slots, zone.task)] as const))
+  const slotOf = new Map(asked.map((zone) => [zone.task, championOf(tools, zone.task)] as const))
   const fitting = asked.filter((zone) => {
     const slot = slotOf.get(zone.task)
     return slot && isPreparedFor(slot, preprocessingDigest(zone.preprocessing), camera, zone.reference?.sha256)
@@ -119,16 +121,16 @@ async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: strin
 }
 
 async function judgePicture(
-  { engine, slots }: PredictionTools,
+  tools: PredictionTools,
   caller: Caller,
   task: string,
   { camera, zone }: { readonly camera?: string; readonly zone?: string },
   bytes: Uint8Array,
 ): Promise<PictureAnswer> {
   allow(caller, 'predict', { camera, task })
-  const slot = championOf(slots, task)
+  const slot = championOf(tools, task)
   const key = camera && zone ? referenceKey(camera, zone) : ''
-  const { scored } = await engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes)
+  const { scored } = await tools.engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes)
   return { task, traceId: traceIdOf(newTraceparent()), ...answerOf(slot, scored[0]?.scores ?? []) }
 }
 

@@ -38,7 +38,7 @@ const credit = 64
 
 export interface StreamTools {
   readonly engine: Pick<Engine, 'ask'>
-  /** Throws `MODEL_UNAVAILABLE`. */
+  /** Throws `TASK_UNKNOWN`, `MODEL_UNAVAILABLE`. */
   readonly championOf: (task: string) => Slot
   readonly answerOf: (slot: Slot, scores: readonly number[]) => object
   /** Who asks; without one everything is allowed. */

@@ -17,6 +17,8 @@ export interface TaskZone {
 export interface ZoneDirectory {
   /** Zones of a camera; the whole picture, asked about by nobody, when none are known. */
   of(cameraId: string): readonly TaskZone[]
+  /** Whether there is such a task; also before anything is asked about it. */
+  hasTask(task: string): boolean
   /** The first reading is done. */
   readonly loaded: boolean
 }
@@ -87,15 +89,19 @@ export const wholePicture: readonly TaskZone[] = [
 
 export function openZoneDirectory(pool: Pool, log: Log, refresh: Ms): ZoneDirectory & { readonly run: (signal: AbortSignal) => Promise<void> } {
   let zones: Map<string, TaskZone[]> | undefined
+  let tasks = new Set<string>()
   let failing = false
   return {
     of: (cameraId) => zones?.get(cameraId) ?? wholePicture,
+    hasTask: (task) => tasks.has(task),
     get loaded() {
       return zones !== undefined
     },
     async run(signal) {
       while (!signal.aborted) {
         try {
+          const { rows } = await pool.query<{ task: string }>('select task from tasks')
+          tasks = new Set(rows.map(({ task }) => task))
           zones = await selectZones(pool)
           failing = false
         } catch (thrown) {
