@@ -183,9 +183,9 @@ test('a stream of pictures is answered in order, rubbish in its place', async ()
 })
 
 /** Messages of a feed until there are enough. */
-async function hear(wish: FeedWish, isEnough: (heard: readonly FeedMessage[]) => boolean): Promise<FeedMessage[]> {
+async function hear(wish: FeedWish, isEnough: (heard: readonly FeedMessage[]) => boolean, by = client): Promise<FeedMessage[]> {
   const heard: FeedMessage[] = []
-  for await (const message of client.feed(wish)) if (heard.push(message) && isEnough(heard)) break
+  for await (const message of by.feed(wish)) if (heard.push(message) && isEnough(heard)) break
   return heard
 }
 const predictionsIn = (heard: readonly FeedMessage[]): LivePrediction[] => heard.filter((message) => message.kind === 'prediction')
@@ -304,6 +304,10 @@ test('where keys are asked for nobody gets in without one, a key reaches what it
         socket.on('error', () => resolve(false))
       })
     expect([await open(''), await open(`?ticket=${String(ticket)}`), await open(`?ticket=${String(ticket)}`)]).toEqual([false, true, false])
+    // the client of programs and pages gets its tickets itself
+    const heard = await hear({}, (so) => predictionsIn(so).length > 0, connectTo({ url: guarded, key, WebSocket }))
+    expect(predictionsIn(heard)[0]).toMatchObject({ task })
+    await expect(hear({}, () => true, connectTo({ url: guarded, key: `${key.slice(0, -2)}xx`, WebSocket }))).rejects.toMatchObject({ code: 'UNAUTHORIZED' })
     await frameloop('keys', 'revoke', key.split('_')[1] ?? '')
     await soon(async () => ((await ask('/v1/models'))[0] === 401 ? true : undefined))
   } finally {
