@@ -4,6 +4,8 @@
  * training crops as reference (chosen by measurement, `docs/decisions/0003`).
  */
 
+import { distanceKernel } from './distance-kernel.ts'
+
 /** Per `camera zone`: Uint8Array [height, width, channels], the median of the training crops. */
 export type References = ReadonlyMap<string, Uint8Array>
 
@@ -22,9 +24,40 @@ export interface Augmentation {
 const plain: Augmentation = { gain: 1, bias: 0, flip: false }
 const perStep = contrast / 255
 
-/** Without augmentation: a plain loop over whole numbers, a fifth of the general one's time. */
+interface Kernel {
+  readonly memory: WebAssembly.Memory
+  distance(crop: number, reference: number, end: number, out: number, factor: number): void
+}
+interface Opened {
+  readonly distance: Kernel['distance']
+  /** Bytes of an input that there is room for, a multiple of 16. */
+  readonly room: number
+  readonly crop: Uint8Array
+  readonly reference: Uint8Array
+  readonly out: Float32Array
+}
+let kernel: Kernel | undefined
+let opened: Opened | undefined
+
+/** One instance per thread, with room for the largest input it has seen. */
+function openKernel(bytes: number): Opened {
+  if (opened && opened.room >= bytes) return opened
+  kernel ??= new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(distanceKernel, 'base64')), {}).exports as unknown as Kernel
+  const room = (bytes + 15) & ~15
+  const missing = 6 * room - kernel.memory.buffer.byteLength
+  if (missing > 0) kernel.memory.grow(Math.ceil(missing / 65_536))
+  const { buffer } = kernel.memory
+  opened = { distance: kernel.distance, room, crop: new Uint8Array(buffer, 0, room), reference: new Uint8Array(buffer, room, room), out: new Float32Array(buffer, 2 * room, room) }
+  return opened
+}
+
+/** Without augmentation, sixteen values at a time: 8 µs for 64x64x3, where a loop in JavaScript takes 27. */
 function writeDistance(out: Float32Array, offset: number, crop: Uint8Array, reference: Uint8Array): void {
-  for (let at = 0; at < crop.length; at += 1) out[offset + at] = Math.abs((crop[at] as number) - (reference[at] as number)) * perStep
+  const { distance, room, crop: one, reference: other, out: distances } = openKernel(crop.length)
+  one.set(crop)
+  other.set(reference.length > room ? reference.subarray(0, crop.length) : reference)
+  distance(0, room, crop.length, 2 * room, perStep)
+  out.set(distances.length === crop.length ? distances : distances.subarray(0, crop.length), offset)
 }
 
 /** What a zone without a reference is compared with. */

@@ -1,3 +1,6 @@
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { assemble } from '@frameloop/kit/assemble'
 import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import type * as TF from '@tensorflow/tfjs-node'
 import { expect, test } from 'vitest'
@@ -20,6 +23,22 @@ test('the input is the distance to the reference, mirrored by pixels and not by 
   expect([...out].map((value) => Math.round((value * 255) / 4))).toEqual([10, 20, 30, 0, 0, 0])
   writeInput(out, 0, crop, reference, { width: 2, channels: 3 }, { gain: 1, bias: 0, flip: true })
   expect([...out].map((value) => Math.round((value * 255) / 4))).toEqual([0, 0, 0, 10, 20, 30])
+})
+
+test('the kernel is what its source says', async () => {
+  expect(readFileSync(new URL('./distance-kernel.ts', import.meta.url), 'utf8')).toBe(await assemble(fileURLToPath(new URL('./distance.wat', import.meta.url))))
+})
+
+test('inputs of any size are written whole, whatever was written before', () => {
+  for (const size of [1, 15, 16, 17, 3_000, 5]) {
+    const crop = new Uint8Array(size).map((_, at) => (at * 91) % 256)
+    const reference = new Uint8Array(size).map((_, at) => (at * 57 + 13) % 256)
+    const out = new Float32Array(size + 2)
+    writeInput(out, 1, crop, reference, { width: size, channels: 1 })
+    const wanted = Float32Array.from(crop, (value, at) => Math.abs(value - (reference[at] as number)) * Math.fround(4 / 255))
+    expect([...out.subarray(1, size + 1)]).toEqual([...wanted])
+    expect([out[0], out[size + 1]]).toEqual([0, 0])
+  }
 })
 
 test('what is served is what was trained: without augmentation the quick way gives what the general one gives', () => {

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { assemble } from '@frameloop/kit/assemble'
 import fc from 'fast-check'
 import sharp from 'sharp'
 import { expect, test } from 'vitest'
-import { resizeKernel } from '../picture/assemble.ts'
 import { decodePicture, type Picture } from '../picture/decode-picture.ts'
 import { denoise, equalise, sharpen } from '../picture/filters.ts'
 import { resize } from '../picture/resize.ts'
@@ -32,7 +33,7 @@ test.each([
 })
 
 test('the committed WebAssembly is what resize.wat says', async () => {
-  expect(readFileSync(new URL('../picture/resize-kernel.ts', import.meta.url), 'utf8')).toBe(await resizeKernel())
+  expect(readFileSync(new URL('../picture/resize-kernel.ts', import.meta.url), 'utf8')).toBe(await assemble(fileURLToPath(new URL('../picture/resize.wat', import.meta.url))))
 })
 
 test('area is the weighted mean of what each pixel covers, for any crop and size', () => {
