@@ -4,7 +4,7 @@ import type { Entry } from '../spool/contents.ts'
 import { openingAt, UploadQueue } from './lanes.ts'
 import { freeAfter } from './uploader.ts'
 
-const at = (capturedAt: number) => ({ head: { capturedAt } })
+const at = (capturedAt: number, cameraId = 'a') => ({ cameraId, head: { capturedAt } })
 const minute = 60_000
 
 test('live goes before what has waited, each lane in its order, and some places are kept for live', () => {
@@ -27,6 +27,22 @@ test('one that failed comes next again, and one that waited too long is backlog'
   expect(queue.take(0, 6, 2)).toEqual(at(0))
   queue.add([at(minute)], minute)
   expect([queue.take(minute, 6, 2), queue.take(minute, 6, 2)]).toEqual([at(minute), at(1)])
+})
+
+test('a camera that is held waits by itself, and comes in its order when it is released', () => {
+  const queue = new UploadQueue<ReturnType<typeof at>>()
+  const take = (): string | undefined => {
+    const item = queue.take(0, 6, 2)
+    return item && `${item.cameraId}${item.head.capturedAt}`
+  }
+  queue.add([at(1, 'a'), at(1, 'b'), at(2, 'a'), at(2, 'b'), at(3, 'a')], 0)
+  const first = queue.take(0, 6, 2) as ReturnType<typeof at>
+  queue.again(first, 0)
+  queue.hold('a')
+  expect([take(), take(), take()]).toEqual(['b1', 'b2', undefined])
+  queue.add([at(4, 'a'), at(3, 'b')], 0)
+  queue.release('a')
+  expect([take(), take(), take(), take(), take(), take()]).toEqual(['a1', 'a2', 'a3', 'a4', 'b3', undefined])
 })
 
 test('a long queue keeps its order', () => {

@@ -23,6 +23,7 @@ export function openingAt(windows: readonly string[], outside: Exclude<Opening, 
 }
 
 interface Queued {
+  readonly cameraId: string
   readonly head: { readonly capturedAt: EpochMs }
 }
 
@@ -38,6 +39,12 @@ class Queue<Item> {
   back(item: Item): void {
     if (this.#at > 0) this.#items[--this.#at] = item
     else this.#items.unshift(item)
+  }
+
+  /** At the beginning again, in their order. */
+  backAll(items: readonly Item[]): void {
+    this.#items = [...items, ...this.#items.slice(this.#at)]
+    this.#at = 0
   }
 
   peek(): Item | undefined {
@@ -56,27 +63,49 @@ class Queue<Item> {
   }
 }
 
-/** What is to be uploaded, live first, each lane in the order of the spool. */
+/** What is to be uploaded, live first, each lane in the order of the spool. A camera can be held: the others go on. */
 export class UploadQueue<Item extends Queued> {
-  readonly #live = new Queue<Item>()
-  readonly #backlog = new Queue<Item>()
+  readonly #lanes: Readonly<Record<Lane, Queue<Item>>> = { live: new Queue(), backlog: new Queue() }
+  /** What was met of cameras that are held, in its order. */
+  readonly #aside = new Map<string, Readonly<Record<Lane, Item[]>>>()
 
   add(items: Iterable<Item>, now: EpochMs): void {
-    for (const item of items) (laneOf(item.head.capturedAt, now) === 'live' ? this.#live : this.#backlog).push(item)
+    for (const item of items) this.#lanes[laneOf(item.head.capturedAt, now)].push(item)
   }
 
   /** The next one; `reserved`: how many of the free places are for live ones only. */
   take(now: EpochMs, free: number, reserved: number): Item | undefined {
+    const { live, backlog } = this.#lanes
     // whoever has waited too long is backlog by now
-    for (let item = this.#live.peek(); item !== undefined && laneOf(item.head.capturedAt, now) === 'backlog'; item = this.#live.peek()) {
-      this.#live.take()
-      this.#backlog.push(item)
+    for (let item = live.peek(); item !== undefined && laneOf(item.head.capturedAt, now) === 'backlog'; item = live.peek()) {
+      live.take()
+      backlog.push(item)
     }
-    return this.#live.take() ?? (free > reserved ? this.#backlog.take() : undefined)
+    return this.#takeFrom('live') ?? (free > reserved ? this.#takeFrom('backlog') : undefined)
+  }
+
+  #takeFrom(lane: Lane): Item | undefined {
+    for (;;) {
+      const item = this.#lanes[lane].take()
+      const aside = item && this.#aside.get(item.cameraId)
+      if (!item || !aside) return item
+      aside[lane].push(item)
+    }
   }
 
   /** One that could not be uploaded comes next again. */
   again(item: Item, now: EpochMs): void {
-    ;(laneOf(item.head.capturedAt, now) === 'live' ? this.#live : this.#backlog).back(item)
+    this.#lanes[laneOf(item.head.capturedAt, now)].back(item)
+  }
+
+  hold(cameraId: string): void {
+    if (!this.#aside.has(cameraId)) this.#aside.set(cameraId, { live: [], backlog: [] })
+  }
+
+  /** What was held comes before everything else again. */
+  release(cameraId: string): void {
+    const aside = this.#aside.get(cameraId)
+    this.#aside.delete(cameraId)
+    for (const lane of ['live', 'backlog'] as const) if (aside && aside[lane].length > 0) this.#lanes[lane].backAll(aside[lane])
   }
 }

@@ -60,6 +60,14 @@ function storeSaid(thrown: unknown): string {
   return thrown instanceof Fault ? `S3 does not answer: ${rootMessage(thrown)}` : `S3 refused it: ${(thrown as Error).name}: ${rootMessage(thrown)}`
 }
 
+/** Whether it has answered and will not have frames of this camera now: rights that are missing, a bucket that is. Others may go on. */
+function isRefusal(thrown: unknown): boolean {
+  const status = (thrown as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode ?? 0
+  return status >= 400 && status < 500 && ![408, 409, 412, 429].includes(status)
+}
+
+const backoff = { first: 200, cap: 5_000 } as const
+
 /** When the uplink is free again after `bytes` more, so that no more than `limit` bytes a second go out; `free` is when it was. */
 export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Bytes): EpochMs {
   return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
@@ -77,6 +85,8 @@ export async function runUploader(
   let failures = 0
   let free = 0
   const queue = new UploadQueue<Entry>()
+  /** Cameras whose frames are refused: how often in a row, and until when they are held. */
+  const refused = new Map<string, { readonly times: number; readonly until: EpochMs }>()
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
@@ -114,6 +124,7 @@ export async function runUploader(
       )
       await spool.markStored(entry, stored.versionId)
       failures = 0
+      refused.delete(entry.cameraId)
       troubles.uploads.delete(entry.cameraId)
     } catch (thrown) {
       entry.busy = false
@@ -124,7 +135,19 @@ export async function runUploader(
         spool.markUnreadable(entry)
         return
       }
-      queue.again(entry, Date.now())
+      const now = Date.now()
+      queue.again(entry, now)
+      if (isRefusal(thrown)) {
+        failures = 0
+        const before = refused.get(entry.cameraId)
+        // those that were under way with it say the same
+        if (before && before.until > now) return
+        const times = (before?.times ?? 0) + 1
+        refused.set(entry.cameraId, { times, until: now + backoffPause(times, backoff, Math.random()) })
+        queue.hold(entry.cameraId)
+        if (times === 1) log.warn({ err: thrown, cameraId: entry.cameraId }, 'frames of a camera are refused by the object store')
+        return
+      }
       failures += 1
       if (failures === 1) log.warn({ err: thrown }, 'uploads wait for the object store')
     }
@@ -134,6 +157,7 @@ export async function runUploader(
     // they may change from afar
     const { concurrency, limit, windows, outside } = limits()
     queue.add(spool.takeNew(), Date.now())
+    for (const [cameraId, { until }] of refused) if (until <= Date.now()) queue.release(cameraId)
     while (running.size < concurrency) {
       const now = Date.now()
       if (free > now) break
@@ -147,7 +171,7 @@ export async function runUploader(
       const task: Promise<void> = upload(entry).finally(() => running.delete(task))
       running.add(task)
     }
-    if (failures > 0) await sleep(backoffPause(failures, { first: 200, cap: 5_000 }, Math.random()), undefined, { signal }).catch(() => {})
+    if (failures > 0) await sleep(backoffPause(failures, backoff, Math.random()), undefined, { signal }).catch(() => {})
     const pause = free - Date.now()
     if (pause > 0) await sleep(pause, undefined, { signal }).catch(() => {})
     else await Promise.race([...running, spool.changed(1_000, signal)])
