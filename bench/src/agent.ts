@@ -1,26 +1,31 @@
 /**
  * The agent: frames made durable against raw appends of the same bytes, delivered to S3 against a bare loop of PUTs,
- * four streams of 25 pictures a second from pipe to disk, and 1 to 64 cameras.
+ * live frames beside what two hours of an outage left, four streams of 25 pictures a second from pipe to disk, and 1 to 64 cameras.
  */
 import { spawn } from 'node:child_process'
 import { createHash, createHmac } from 'node:crypto'
-import { closeSync, mkdtempSync, rmSync } from 'node:fs'
+import { closeSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { Agent, request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { runAnnouncer } from '@frameloop/edge-agent/announce/announcer'
 import { type CameraTools, cameraMetrics, openCamera, runCamera } from '@frameloop/edge-agent/camera'
 import type { FrameHead } from '@frameloop/edge-agent/spool/contents'
 import { type Disk, realDisk } from '@frameloop/edge-agent/spool/disk'
 import { Spool } from '@frameloop/edge-agent/spool/spool'
 import { runUploader } from '@frameloop/edge-agent/upload/uploader'
 import { sha256Hex } from '@frameloop/kit/digest'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { openMetrics } from '@frameloop/kit/metrics'
 import { jpegsOf } from '@frameloop/kit/mpjpeg'
 import { objectStoreOf } from '@frameloop/kit/object-store'
 import { until } from '@frameloop/kit/retry'
+import { openCodec } from '@frameloop/schemas/codec'
 import { mintEpoch } from '@frameloop/schemas/ids'
+import { openRegistry } from '@frameloop/schemas/registry'
+import { topics } from '@frameloop/schemas/topics'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
 import { median } from './measure.ts'
 import { enlargedFrames, footageFrames } from './pictures.ts'
@@ -33,6 +38,8 @@ const uploadRounds = 5
 const streams = 4
 const streamSeconds = 20
 const streamRate = 25
+/** Live frames a second, of two cameras. */
+const outageRate = 10
 const log = openLog('bench', 'silent')
 
 const headOf = (epoch: string, seq: number, sha256: string, cameraId = 'bench'): FrameHead =>
@@ -364,19 +371,110 @@ async function benchManyCameras(folder: string, pictures: readonly Buffer[], env
   return { found, growth }
 }
 
+/** Live frames from capture to Kafka's word for them, alone and while what two hours of an outage left goes out beside them. */
+async function benchOutage(folder: string, pictures: readonly Buffer[], env: Readonly<Record<string, string>>, say: (text: string) => void): Promise<object> {
+  const store = objectStoreOf(env)
+  const codec = openCodec(openRegistry(env['SCHEMA_REGISTRY_URL'] ?? ''))
+  const kafka = openKafka(env['KAFKA_BROKERS'] ?? '', 'bench', log)
+  const [producer, admin] = [kafka.producer(), kafka.admin()]
+  await Promise.all([producer.connect(), admin.connect()])
+  await createTopics(
+    admin,
+    [topics.mediaCaptured, topics.mediaBackfill].map(({ name }) => ({ topic: `bench.${name}`, numPartitions: 6 })),
+  )
+  const digests = pictures.map((picture) => sha256Hex(picture))
+  const spool = await Spool.open({ folder: join(folder, 'outage'), capacity: 8_000_000_000, segmentBytes: 16_000_000 }, log)
+  const outage = 2 * 3_600_000
+  const cameras = ['north', 'south']
+  const epoch = mintEpoch()
+  const seqs = new Map<string, number>()
+  let latencies: number[] = []
+  const append = (cameraId: string, capturedAt: number, at: number): Promise<unknown> => {
+    const seq = (seqs.get(cameraId) ?? 0) + 1
+    seqs.set(cameraId, seq)
+    return spool.append({ ...headOf(epoch, seq, digests[at % pictures.length] ?? '', cameraId), capturedAt }, pictures[at % pictures.length] as Buffer)
+  }
+  const told: typeof producer = {
+    ...producer,
+    async sendBatch(batch) {
+      // beside the chain: it would work on the same cores
+      const topicMessages = batch.topicMessages?.map(({ topic, messages }) => ({ topic: `bench.${topic}`, messages })) ?? []
+      const answer = await producer.sendBatch({ ...batch, topicMessages })
+      const now = Date.now()
+      for (const { topic, messages } of batch.topicMessages ?? [])
+        if (topic === topics.mediaCaptured.name) for (const { value } of messages) latencies.push(now - (await codec.decode('MediaCaptured', value as Buffer)).capturedAt)
+      return answer
+    },
+  }
+  const stop = new AbortController()
+  const identity = { agentId: 'bench-outage', siteId: 'bench', bucketPrefix: 'frameloop' }
+  const troubles = { uploads: new Map<string, string>(), announcements: '' }
+  let isOut = false
+  const running = [
+    runUploader(spool, store, identity, () => ({ concurrency: 6, limit: 0, windows: isOut ? ['00:00-00:00'] : [], outside: 'nothing' }), troubles, log, stop.signal),
+    runAnnouncer(spool, told, codec, identity, troubles, log, stop.signal),
+  ]
+  const live = async (seconds: number): Promise<{ readonly p95: number; readonly frames: number }> => {
+    latencies = []
+    const began = Date.now()
+    let at = 0
+    for (; at < seconds * outageRate; at += 1) {
+      const due = began + (at * 1000) / outageRate
+      if (due > Date.now()) await sleep(due - Date.now())
+      void append(cameras[at % cameras.length] ?? '', Date.now(), at)
+    }
+    const through = await until(() => latencies.length >= at || undefined, 60_000, 10)
+    if (!through) throw new Error(`${latencies.length} of ${at} live frames were announced`)
+    const sorted = latencies.sort((a, b) => a - b)
+    return { p95: sorted[Math.floor(sorted.length * 0.95)] ?? 0, frames: at }
+  }
+  const [ratios, drained]: [number[], number[]] = [[], []]
+  for (let round = 0; round < 3; round += 1) {
+    const alone = await live(20)
+    isOut = true
+    const waiting = (outage / 1000) * cameras.length
+    const began = Date.now() - outage
+    for (let from = 0; from < waiting; from += 256)
+      await Promise.all(
+        Array.from({ length: Math.min(256, waiting - from) }, (_, n) => append(cameras[(from + n) % cameras.length] ?? '', began + ((from + n) / cameras.length) * 1000, from + n)),
+      )
+    isOut = false
+    const before = spool.size.frames
+    const beside = await live(20)
+    drained.push((before - spool.size.frames + beside.frames) / 20)
+    ratios.push(beside.p95 / alone.p95)
+    say(`outage, round ${round + 1}: live p95 ${alone.p95} ms alone, ${beside.p95} ms while ${drained.at(-1)?.toFixed(0)} frames of ${waiting} drain a second`)
+    if (!(await until(() => spool.size.frames === 0 || undefined, 300_000, 100))) throw new Error('the backlog did not drain within five minutes')
+  }
+  stop.abort()
+  await Promise.allSettled(running)
+  await spool.close()
+  await Promise.all([producer.disconnect(), admin.disconnect()])
+  store.close()
+  say(`after two hours of outage: live p95 ${shown(ratios)} of normal`)
+  return { ratios, drained }
+}
+
 export async function benchAgent(say: (text: string) => void): Promise<object> {
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-agent-bench-'))
   using home = openOwnHome()
   const { jpegs } = enlargedFrames(folder, 30, 24)
   const count = 50
   const small = footageFrames(folder, count)
+  const smallPictures = Array.from({ length: count }, (_, at) => readFileSync(join(small, `${at}.jpg`)))
   try {
     const append = await benchAppend(folder, jpegs, say)
     const stream = await benchStreams(folder, small, count, say)
     const stack = await startOwnStack(home, ['--no-demo'])
     try {
       const env = stack.state.environment
-      return { append, stream, upload: await benchUpload(folder, jpegs, env, say), cameras: await benchManyCameras(folder, jpegs, env, say) }
+      return {
+        append,
+        stream,
+        upload: await benchUpload(folder, jpegs, env, say),
+        cameras: await benchManyCameras(folder, jpegs, env, say),
+        outage: await benchOutage(folder, smallPictures, env, say),
+      }
     } finally {
       await stack.end('SIGTERM')
     }
