@@ -3,6 +3,10 @@
  * B1  Only committed records are read (`read_committed`), and never by auto-commit.
  * B2  A batch comes as soon as there is one record, with all that lies ready behind it; it never waits to be full.
  * B3  The producer is idempotent; a configuration that says otherwise does not start.
+ * B4  A request of a transaction that was not answered is not sent again under the same epoch: it may be on its way still, and
+ *     would end the next transaction in its middle. The producer is given up before the client would repeat it (`docs/decisions/0015`).
+ * B5  Offsets are sent when all outputs have been acknowledged: whatever ends a transaction too early, no offset passes a record
+ *     whose outputs are not there.
  */
 
 import { isUtf8 } from 'node:buffer'
@@ -18,6 +22,11 @@ import type { BusRecord } from './stage.ts'
 const codes = rdkafka.CODES.ERRORS
 /** librdkafka's logical offset: the oldest record there is. */
 const beginning = -2
+
+/** A request that was not answered for so long is repeated by the client, on a new connection. */
+const requestTimeout: Ms = 15_000
+/** B4 */
+const requestPatience: Ms = 12_000
 
 /**
  * How long the broker holds a question when there is nothing new. What comes is answered at once all the same; asking ten
@@ -102,7 +111,7 @@ const shared = (brokers: string, clientId: string) => ({
   'client.id': clientId,
   'socket.keepalive.enable': true,
   // a connection that has gone silent is opened anew before transactions and sessions have run out twice
-  'socket.timeout.ms': 15_000,
+  'socket.timeout.ms': requestTimeout,
   'reconnect.backoff.ms': 50,
   'reconnect.backoff.max.ms': 1_000,
   log_level: 3,
@@ -339,13 +348,15 @@ export class TransactionalProducer implements Producer {
     await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
     await onStep('begun')
     for (const record of records) produce(this.#client, record)
+    // B5
+    if (records.length > 0) await called('sending records', requestPatience + 2_000, (done) => this.#client.flush(requestPatience, done))
     await onStep('produced')
     if (consumer && offsets.length > 0) {
       const { client } = consumer as KafkaConsumer
-      await called('sending offsets', 20_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], client, 15_000, done))
+      await called('sending offsets', requestPatience + 2_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], client, requestPatience, done))
     }
     await onStep('offsets sent')
-    await called('committing', 35_000, (done) => this.#client.commitTransaction(30_000, done))
+    await called('committing', requestPatience + 2_000, (done) => this.#client.commitTransaction(requestPatience, done))
     await onStep('committed')
   }
 
