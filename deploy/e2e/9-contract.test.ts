@@ -3,12 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
+import { until } from '@frameloop/kit/retry'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { kafkaBus, readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { testStageContract } from '@frameloop/stream-processors/chain/stage-contract'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { BrokerConnection, transactionStates, Writer } from '../src/hanging-transactions.ts'
 import { env, state } from './session.ts'
 
 const kafka = openKafka(env('KAFKA_BROKERS'), 'contract', openLog('contract', 'error'))
@@ -55,6 +57,53 @@ test('a producer that is thrown away in the middle of a transaction lets go of i
   expect(await Promise.race([ended.then(() => 'ended'), sleep(45_000, 'hangs')])).toBe('ended')
   await consumer.close()
 }, 60_000)
+
+/** EndTxn as a client sends it again that was not answered: with the epoch that the id has now. */
+async function endLate(transactionalId: string): Promise<void> {
+  const broker = await BrokerConnection.open(env('KAFKA_BROKERS').split(',')[0] ?? '')
+  try {
+    const known = (await transactionStates(broker)).find(({ id }) => id === transactionalId)
+    if (!known) throw new Error(`the coordinator knows no ${transactionalId}`)
+    await broker.call([26, 3], new Writer().string(transactionalId).int64(known.producerId).int16(known.epoch).int8(1).tags())
+  } finally {
+    broker.close()
+  }
+}
+
+test.each(['begun', 'produced', 'offsets sent', 'committed'] as const)(
+  'a commit that was held on its way and comes when the next transaction has %s loses no record and lets none out twice',
+  async (at) => {
+    const bus = kafkaBus(env('KAFKA_BROKERS'))
+    const log = openLog('contract', 'fatal')
+    const name = `contract.late.${at.replace(' ', '-')}`
+    await createTopics(admin, [
+      { topic: name, numPartitions: 1 },
+      { topic: `${name}.out`, numPartitions: 1 },
+    ])
+    const group = `frameloop.${name}`
+    const consumer = await bus.connectConsumer({ groupId: group, instance: `${group}.1`, topics: [name], log })
+    let transactional = await bus.openProducer(`${group}.1`, log)
+    const out = (value: string) => [{ topic: `${name}.out`, key: 'a', value: Buffer.from(value), headers: {} }]
+    const offset = (to: number) => [{ topic: name, partition: 0, offset: to }]
+    await until(() => consumer.assigned.length > 0 || consumer.poll({ lane: 'live', limit: 1, patience: 100 }).then(() => undefined), 30_000, 10)
+    await transactional.transact(out('first'), offset(1), consumer)
+    const commit = () => transactional.transact(out('second'), offset(2), consumer, async (step) => (step === at ? endLate(`${group}.1`) : undefined))
+    // as a stage does it: after any failure a new producer, and on from what is committed
+    await commit().catch(async () => {
+      await transactional.discard()
+      transactional = await bus.openProducer(`${group}.1`, log)
+      const [committed] = await consumer.committed()
+      if (committed?.offset === 1) await transactional.transact(out('second'), offset(2), consumer)
+    })
+    expect(await consumer.committed()).toEqual([{ topic: name, partition: 0, offset: 2 }])
+    const values: string[] = []
+    for await (const { value } of readTopic(env('KAFKA_BROKERS'), name, `${name}.out`, AbortSignal.timeout(20_000))) values.push(String(value))
+    expect(values).toEqual(['first', 'second'])
+    await transactional.discard()
+    await consumer.close()
+  },
+  60_000,
+)
 
 test('a topic on which more and more comes is read to where it ended when it was asked, also a partition that ends with a marker', async () => {
   const topic = 'contract.growing'

@@ -12,7 +12,7 @@ import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 
 /** Writes Kafka's flexible encoding (KIP-482): compact strings and arrays, empty tagged fields. */
-class Writer {
+export class Writer {
   readonly #parts: Buffer[] = []
 
   int8 = (value: number): this => this.#put(1, (to) => to.writeInt8(value))
@@ -109,7 +109,7 @@ const api = { writeTxnMarkers: [27, 1], describeProducers: [61, 0], describeTran
 const limit = 10_000
 
 /** One connection to one broker without TLS or login: the embedded one. */
-class BrokerConnection {
+export class BrokerConnection {
   readonly #socket: Socket
   #correlation = 0
 
@@ -204,8 +204,15 @@ async function openTransactions(broker: BrokerConnection, topics: readonly Topic
   return found
 }
 
-/** Producer id → what its coordinator recorded of its newest transaction. */
-async function coordinatorStates(broker: BrokerConnection): Promise<ReadonlyMap<bigint, { readonly state: string; readonly epoch: number }>> {
+/** What a coordinator recorded of the newest transaction of an id. */
+export interface TransactionState {
+  readonly id: string
+  readonly producerId: bigint
+  readonly epoch: number
+  readonly state: string
+}
+
+export async function transactionStates(broker: BrokerConnection): Promise<TransactionState[]> {
   const all = new Writer()
   all
     .array([], () => {})
@@ -226,10 +233,9 @@ async function coordinatorStates(broker: BrokerConnection): Promise<ReadonlyMap<
   request.array(ids, (id) => request.string(id)).tags()
   const answer = await broker.call(api.describeTransactions, request)
   answer.int32()
-  const states = new Map<bigint, { state: string; epoch: number }>()
-  answer.array(() => {
+  return answer.array(() => {
     answer.int16()
-    answer.string()
+    const id = answer.string()
     const state = answer.string()
     answer.int32()
     answer.int64()
@@ -241,9 +247,8 @@ async function coordinatorStates(broker: BrokerConnection): Promise<ReadonlyMap<
       answer.tags()
     })
     answer.tags()
-    states.set(producerId, { state, epoch })
+    return { id, producerId, epoch, state }
   })
-  return states
 }
 
 async function writeMarker(broker: BrokerConnection, open: OpenTransaction, isCommit: boolean): Promise<void> {
@@ -292,7 +297,7 @@ export async function endHangingTransactions(broker: string, log: Log): Promise<
   try {
     const before = await openTransactions(connection, all)
     if (before.length === 0) return []
-    const states = await coordinatorStates(connection)
+    const states = new Map((await transactionStates(connection)).map((one) => [one.producerId, one]))
     const after = await openTransactions(connection, all)
     const ended: string[] = []
     for (const open of after.filter((now) => before.some((then) => same(now, then)))) {
