@@ -402,14 +402,19 @@ async function benchOutage(folder: string, pictures: readonly Buffer[], env: Rea
       const answer = await producer.sendBatch({ ...batch, topicMessages })
       const now = Date.now()
       for (const { topic, messages } of batch.topicMessages ?? [])
-        if (topic === topics.mediaCaptured.name) for (const { value } of messages) latencies.push(now - (await codec.decode('MediaCaptured', value as Buffer)).capturedAt)
+        if (topic === topics.mediaCaptured.name)
+          for (const { value } of messages) {
+            const { capturedAt } = await codec.decode('MediaCaptured', value as Buffer)
+            // the last seconds of the outage are live too, and have waited already
+            if (capturedAt >= liveSince) latencies.push(now - capturedAt)
+          }
       return answer
     },
   }
   const stop = new AbortController()
   const identity = { agentId: 'bench-outage', siteId: 'bench', bucketPrefix: 'frameloop' }
   const troubles = { uploads: new Map<string, string>(), announcements: '' }
-  let isOut = false
+  let [isOut, liveSince] = [false, 0]
   const running = [
     runUploader(spool, store, identity, () => ({ concurrency: 6, limit: 0, windows: isOut ? ['00:00-00:00'] : [], outside: 'nothing' }), troubles, log, stop.signal),
     runAnnouncer(spool, told, codec, identity, troubles, log, stop.signal),
@@ -417,6 +422,7 @@ async function benchOutage(folder: string, pictures: readonly Buffer[], env: Rea
   const live = async (seconds: number): Promise<{ readonly p95: number; readonly frames: number }> => {
     latencies = []
     const began = Date.now()
+    liveSince = began
     let at = 0
     for (; at < seconds * outageRate; at += 1) {
       const due = began + (at * 1000) / outageRate
