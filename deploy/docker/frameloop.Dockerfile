@@ -14,6 +14,7 @@ COPY schemas/package.json schemas/
 COPY edge-agent/package.json edge-agent/
 COPY stream-processors/package.json stream-processors/
 COPY cloud/package.json cloud/
+COPY cloud/client/package.json cloud/client/
 COPY deploy/package.json deploy/
 COPY bench/package.json bench/
 COPY deploy/setup deploy/setup

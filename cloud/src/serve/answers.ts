@@ -11,7 +11,6 @@ const answer = {
 }
 const traceId = Type.String({ pattern: '^[0-9a-f]{32}$' })
 
-export const Answer = Type.Object(answer)
 export const PictureAnswer = Type.Object({ task: Type.String(), traceId, ...answer })
 export const FrameAnswers = Type.Object({
   camera: Type.String(),

@@ -2,14 +2,13 @@
 
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
-import { backoffPause } from '@frameloop/kit/retry'
+import { retry } from '@frameloop/kit/retry'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -112,18 +111,17 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
   lifetime.run(
     'live',
-    async (signal) => {
-      for (let attempt = 1; ; attempt += 1) {
-        try {
-          return await live.run(signal)
-        } catch (thrown) {
-          if (signal.aborted || !(thrown instanceof Fault && thrown.code === 'PRODUCER_FENCED')) throw thrown
+    (signal) =>
+      retry(
+        () => live.run(signal),
+        {
+          backoff: { first: 500, cap: 10_000 },
           // Kafka forgets a member whose broker stood still; whoever asks over HTTP need not notice
-          log.warn({ err: thrown }, 'the live stage joins its group anew')
-          await sleep(backoffPause(attempt, { first: 500, cap: 10_000 }, Math.random()), undefined, { signal }).catch(() => {})
-        }
-      }
-    },
+          isTransient: (thrown) => thrown instanceof Fault && thrown.code === 'PRODUCER_FENCED',
+          onRetry: (thrown) => log.warn({ err: thrown }, 'the live stage joins its group anew'),
+        },
+        signal,
+      ),
     fail,
   )
   await listen(app, config, lifetime)
