@@ -32,6 +32,12 @@ test.each(processNames)('%s accepts the settings it is given in containers, and 
   expect(service?.depends_on).toHaveProperty('provision')
 })
 
+test('the image is given the package.json of every workspace: npm installs nothing without one of them', () => {
+  const { workspaces } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { workspaces: string[] }
+  const image = readFileSync(join(root, 'deploy/docker/frameloop.Dockerfile'), 'utf8')
+  for (const workspace of workspaces) expect(image).toContain(`COPY ${workspace}/package.json ${workspace}/\n`)
+})
+
 test('images of backing services are pinned to the versions that `npm start` runs', () => {
   expect([services['kafka']?.image, services['registry']?.image, services['s3']?.image]).toEqual([
     'apache/kafka:4.4.0',
