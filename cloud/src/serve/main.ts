@@ -8,7 +8,6 @@ import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
-import { retry } from '@frameloop/kit/retry'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -109,20 +108,6 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf, caller, wire: raw.socket }),
   )
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
-  lifetime.run(
-    'live',
-    (signal) =>
-      retry(
-        () => live.run(signal),
-        {
-          backoff: { first: 500, cap: 10_000 },
-          // Kafka forgets a member whose broker stood still; whoever asks over HTTP need not notice
-          isTransient: (thrown) => thrown instanceof Fault && thrown.code === 'PRODUCER_FENCED',
-          onRetry: (thrown) => log.warn({ err: thrown }, 'the live stage joins its group anew'),
-        },
-        signal,
-      ),
-    fail,
-  )
+  lifetime.run('live', (signal) => live.run(signal), fail)
   await listen(app, config, lifetime)
 })
