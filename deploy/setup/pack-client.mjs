@@ -12,21 +12,7 @@ rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
 copyFileSync(path.join(buildFolder, 'client/client.js'), path.join(folder, 'index.js'))
 for (const file of ['README.md', '../../LICENSE']) copyFileSync(path.join(source, file), path.join(folder, path.basename(file)))
-execFileSync(
-  path.join(root, 'node_modules/.bin/tsc'),
-  [
-    '-p',
-    path.join(source, 'tsconfig.json'),
-    '--noEmit',
-    'false',
-    '--declaration',
-    '--emitDeclarationOnly',
-    '--rewriteRelativeImportExtensions',
-    '--outDir',
-    path.join(folder, 'types'),
-  ],
-  { stdio: 'inherit' },
-)
+execFileSync(path.join(root, 'node_modules/.bin/tsc'), ['-p', path.join(source, 'tsconfig.json'), '--outDir', path.join(folder, 'types')], { stdio: 'inherit' })
 const { private: _, exports: __, ...about } = JSON.parse(readFileSync(path.join(source, 'package.json'), 'utf8'))
 const exports = { '.': { types: './types/index.d.ts', default: './index.js' } }
 writeFileSync(path.join(folder, 'package.json'), `${JSON.stringify({ ...about, exports, files: ['index.js', 'types', 'README.md', 'LICENSE'] }, null, 2)}\n`)

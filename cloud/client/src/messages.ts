@@ -64,24 +64,13 @@ export interface Problem {
 }
 
 /** A live answer about one zone of a frame. Times are milliseconds since 1970. */
-export interface LivePrediction {
+export interface LivePrediction extends ZoneAnswer {
   readonly kind: 'prediction'
   readonly cameraId: string
   readonly frameId: string
-  readonly zone: string
-  readonly task: string
-  readonly answer: string
-  readonly confidence: number
-  readonly scores: readonly ClassScore[]
-  readonly modelName: string
-  readonly modelVersion: string
   readonly frameAt: number
   readonly answeredAt: number
   readonly pictureKey: string
-  readonly x: number
-  readonly y: number
-  readonly width: number
-  readonly height: number
   readonly pictureWidth: number
   readonly pictureHeight: number
   readonly traceId: string

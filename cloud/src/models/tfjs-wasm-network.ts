@@ -1,4 +1,4 @@
-/** TF.js in WebAssembly, for machines on which nothing native loads: some five times the CPU time of ONNX Runtime. */
+/** TF.js in WebAssembly, for machines on which nothing native loads. */
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { setWasmPaths } from '@tensorflow/tfjs-backend-wasm'
