@@ -169,7 +169,7 @@ async function live({ folder, env, frames, name, isBare }: Extract<ServeJob, { k
   const bus = kafkaBus(env['KAFKA_BROKERS'] ?? '')
   const abort = new AbortController()
   const stage = startStage(
-    { ...liveStage(slots, isBare ? madeUp : engine, () => {}), name, inputs: [{ ...topics.featuresPrepared, name: liveTopics.input }] },
+    { ...liveStage(slots, isBare ? madeUp : engine, { made: () => {}, failed: () => {} }), name, inputs: [{ ...topics.featuresPrepared, name: liveTopics.input }] },
     {
       bus: {
         ...bus,

@@ -39,19 +39,18 @@ test('a broker that is gone for an hour: every frame of it is announced afterwar
   let refusals = 0
   const came: { readonly topic: string; readonly camera: string; readonly seq: number }[] = []
   const producer = {
-    async sendBatch({ topicMessages = [] }) {
+    async send({ topic, messages }) {
       if (isGone) {
         refusals += 1
         throw new Error('Connection error: connect ECONNREFUSED')
       }
-      for (const { topic, messages } of topicMessages)
-        for (const { value } of messages) {
-          const { cameraId, seq } = await codec.decode('MediaCaptured', value as Buffer)
-          came.push({ topic, camera: cameraId, seq })
-        }
+      for (const { value } of messages) {
+        const { cameraId, seq } = await codec.decode('MediaCaptured', value as Buffer)
+        came.push({ topic, camera: cameraId, seq })
+      }
       return []
     },
-  } as Pick<Producer, 'sendBatch'> as Producer
+  } as Pick<Producer, 'send'> as Producer
   const store = { putOnce: async ({ key }: { readonly key: string }) => ({ bucket: '', key, sha256: '', bytes: 0, versionId: '' }) } as Pick<ObjectStore, 'putOnce'> as ObjectStore
   const troubles: Troubles = { uploads: new Map(), announcements: '' }
   const identity = { agentId: 'a', siteId: 's', bucketPrefix: 'b' }

@@ -4,11 +4,17 @@
  * L2  A closer that fails does not keep the others from running.
  * L3  `signal` is aborted before the first closer runs, so loops end before what they use is closed.
  */
+import { setMaxListeners } from 'node:events'
 import { toError } from './fault.ts'
 
 export class Lifetime implements AsyncDisposable {
   readonly #closers: { readonly name: string; readonly close: () => unknown }[] = []
   readonly #controller = new AbortController()
+
+  constructor() {
+    // all that waits for something waits for the end as well
+    setMaxListeners(0, this.#controller.signal)
+  }
 
   /** Aborted when the lifetime begins to end. */
   get signal(): AbortSignal {

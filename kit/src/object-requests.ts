@@ -55,6 +55,7 @@ const timestamp = (at: EpochMs): string => new Date(at).toISOString().replace(/[
 
 export class ObjectRequests {
   readonly #settings: ObjectRequestSettings
+  readonly #endpoint: URL | undefined
   readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 32 })
   readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 32 })
   /** The store's clock against ours: a box on a pole may be days off, and signatures hold for a quarter of an hour. */
@@ -62,6 +63,7 @@ export class ObjectRequests {
 
   constructor(settings: ObjectRequestSettings) {
     this.#settings = settings
+    this.#endpoint = settings.endpoint ? new URL(settings.endpoint) : undefined
   }
 
   /** Asked again once when nothing comes, or 5xx. Throws `StoreRefusal` for what is not 2xx, and errors of the network. */
@@ -88,7 +90,7 @@ export class ObjectRequests {
 
   async #sendOnce({ method, bucket, key, headers, body }: ObjectRequest, signal: AbortSignal | undefined): Promise<ObjectAnswer> {
     const { endpoint, region, credentials, silence } = this.#settings
-    const url = new URL(endpoint || `https://${bucket}.s3.${region}.amazonaws.com`)
+    const url = this.#endpoint ?? new URL(`https://${bucket}.s3.${region}.amazonaws.com`)
     const path = `${url.pathname.replace(/\/$/, '')}${endpoint ? `/${bucket}` : ''}/${encodeKey(key)}`
     const isTls = url.protocol === 'https:'
     const signed = aws4.sign(

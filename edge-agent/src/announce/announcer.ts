@@ -7,7 +7,7 @@ import { rootMessage } from '@frameloop/kit/fault'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { EpochMs } from '@frameloop/kit/units'
+import type { Ms } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { contentTypeOf } from '@frameloop/schemas/object-keys'
 import { signatureHeader } from '@frameloop/schemas/signature'
@@ -15,33 +15,22 @@ import { topics } from '@frameloop/schemas/topics'
 import type { Entry } from '../spool/contents.ts'
 import type { Loss } from '../spool/losses.ts'
 import type { Spool } from '../spool/spool.ts'
-import { laneOf } from '../upload/lanes.ts'
+import { AnnouncementQueue, type Lane } from '../upload/lanes.ts'
 import { type Identity, placeOf, signatureOf, type Troubles } from '../upload/uploader.ts'
 
 const batchLimit = 200
-
-/** Of each camera and lane the leading frames that are stored: order holds, and one slow upload delays only its own. */
-export function announceable(entries: Iterable<Entry>, limit: number, now: EpochMs): Entry[] {
-  const blocked = new Set<string>()
-  const ready: Entry[] = []
-  for (const entry of entries) {
-    if (ready.length >= limit) break
-    const queue = `${laneOf(entry.head.capturedAt, now)} ${entry.cameraId}`
-    if (blocked.has(queue)) continue
-    if (entry.stored) ready.push(entry)
-    else blocked.add(queue)
-  }
-  return ready
-}
+/** Announcements of the backlog are gathered this long: nobody waits for them, and each request costs as much as many frames in it. */
+const backlogGather: Ms = 100
 
 export async function runAnnouncer(spool: Spool, producer: Producer, codec: Codec, identity: Identity, troubles: Troubles, log: Log, signal: AbortSignal): Promise<void> {
-  const announce = async (entries: readonly Entry[], now: EpochMs): Promise<void> => {
-    const batches = new Map<string, { key: string; value: Buffer; headers: Record<string, string> }[]>()
+  const queue = new AnnouncementQueue<Entry>()
+  const arrivals = spool.arrivals()
+  const announce = async (entries: readonly Entry[], lane: Lane): Promise<void> => {
+    const topic = lane === 'live' ? topics.mediaCaptured : topics.mediaBackfill
+    const messages: { key: string; value: Buffer; headers: Record<string, string> }[] = []
     for (const entry of entries) {
       const { head } = entry
       const { mediaId, bucket, key } = placeOf(identity, head)
-      const lane = laneOf(head.capturedAt, now)
-      const topic = lane === 'live' ? topics.mediaCaptured : topics.mediaBackfill
       const event = {
         siteId: identity.siteId,
         cameraId: head.cameraId,
@@ -60,14 +49,13 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
         motion: head.motion ?? null,
         sourceName: head.sourceName,
       }
-      const batch = batches.get(topic.name) ?? []
       const about = { key: head.cameraId, id: mediaId, time: head.capturedAt, source: identity.agentId, traceparent: head.traceparent }
       const record = await recordOf(codec, topic, event, about)
       const signature = signatureOf(identity, head)
-      batch.push(signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } })
-      batches.set(topic.name, batch)
+      messages.push(signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } })
     }
-    await producer.sendBatch({ acks: -1, topicMessages: [...batches].map(([topic, messages]) => ({ topic, messages })) })
+    await producer.send({ topic: topic.name, acks: -1, messages })
+    queue.remove(lane, entries)
     await spool.markAnnounced(entries)
   }
   const tell = async (losses: readonly Loss[]): Promise<void> => {
@@ -84,24 +72,37 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
     await producer.send({ topic: topics.mediaLost.name, acks: -1, messages })
     await spool.markTold(losses)
   }
-  let failures = 0
-  while (!signal.aborted) {
-    const now = Date.now()
-    const ready = announceable(spool.entries, batchLimit, now)
-    const losses = spool.losses(batchLimit)
-    try {
-      if (ready.length > 0) await announce(ready, now)
-      if (losses.length > 0) await tell(losses)
-      failures = 0
-      troubles.announcements = ''
-    } catch (thrown) {
-      if (signal.aborted) return
-      failures += 1
-      troubles.announcements = rootMessage(thrown)
-      if (failures === 1) log.warn({ err: thrown }, 'announcements wait for Kafka')
-      await sleep(backoffPause(failures, { first: 200, cap: 5_000 }, Math.random()), undefined, { signal }).catch(() => {})
-      continue
+  /** What each kind of announcement last failed with. */
+  const said = new Map<string, string>()
+  /** One kind waits for no other. `next`: what is to be sent now. */
+  const repeat = async (kind: string, next: () => (() => Promise<void>) | undefined, gather: Ms = 0): Promise<void> => {
+    for (let failures = 0; !signal.aborted; ) {
+      const send = next()
+      let pause = gather
+      try {
+        await (send?.() ?? spool.changed(1_000, signal))
+        failures = 0
+        said.delete(kind)
+      } catch (thrown) {
+        if (signal.aborted) return
+        failures += 1
+        if (said.size === 0) log.warn({ err: thrown }, 'announcements wait for Kafka')
+        said.set(kind, rootMessage(thrown))
+        pause = backoffPause(failures, { first: 200, cap: 5_000 }, Math.random())
+      }
+      troubles.announcements = [...said.values()].at(-1) ?? ''
+      if (pause > 0) await sleep(pause, undefined, { signal }).catch(() => {})
     }
-    if (ready.length === 0 && losses.length === 0) await spool.changed(1_000, signal)
   }
+  const frames = (lane: Lane) => (): (() => Promise<void>) | undefined => {
+    const now = Date.now()
+    queue.add(arrivals(), now)
+    const ready = queue.ready(lane, batchLimit, now, (entry) => spool.holds(entry))
+    return ready.length > 0 ? () => announce(ready, lane) : undefined
+  }
+  const losses = (): (() => Promise<void>) | undefined => {
+    const untold = spool.losses(batchLimit)
+    return untold.length > 0 ? () => tell(untold) : undefined
+  }
+  await Promise.all([repeat('live', frames('live')), repeat('backlog', frames('backlog'), backlogGather), repeat('losses', losses)])
 }

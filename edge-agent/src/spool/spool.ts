@@ -23,7 +23,7 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
-import type { Bytes } from '@frameloop/kit/units'
+import type { Bytes, Ms } from '@frameloop/kit/units'
 import { chooseEvictions } from './budget.ts'
 import { type Account, Contents, digestIn, type Entry, type EpochCounter, type FrameHead, type FrameKey, kinds, Replay, recordFrom, type SpoolRecord } from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
@@ -39,6 +39,8 @@ const slack = 1.25
 /** Bytes moved for each byte captured, at most; four is what it takes when all that is captured is soon given up. */
 const mostMoved = 5
 const movedAtOnce: Bytes = 1_000_000
+/** How long records that nobody waits for are gathered. */
+const unhurried: Ms = 50
 
 export interface SpoolSettings {
   readonly folder: string
@@ -76,8 +78,11 @@ export class Spool {
   /** Losses whose record is not on disk yet. */
   readonly #unwritten = new Set<Loss>()
   #queue: Waiting[] = []
-  #fresh: Entry[] = []
+  /** What each of those who take frames as they come has not seen yet. */
+  readonly #unseen: Entry[][] = []
   #flushing: Promise<void> | undefined
+  /** Writes what is in no hurry. */
+  #later: NodeJS.Timeout | undefined
   #moving: Promise<void> | undefined
   /** Bytes that may be moved. */
   #moveCredit: Bytes = 0
@@ -111,7 +116,6 @@ export class Spool {
     }
     writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
     const damaged = spool.#recover(true)
-    spool.#fresh = [...spool.#contents.entries].filter(({ stored }) => !stored)
     for (const loss of damaged) spool.#unwritten.add(loss)
     await spool.#startSegment()
     await Promise.all(damaged.map((loss) => spool.#writeLoss(loss)))
@@ -140,11 +144,11 @@ export class Spool {
     return this.#contents.entries
   }
 
-  /** Frames that wait to be stored and were not handed out before. */
-  takeNew(): readonly Entry[] {
-    const taken = this.#fresh
-    this.#fresh = []
-    return taken
+  /** Frames as they come: first those that are there, then with each call what came since the last. */
+  arrivals(): () => readonly Entry[] {
+    const unseen = [...this.entries]
+    this.#unseen.push(unseen)
+    return () => unseen.splice(0)
   }
 
   /** Whether it has not been given up or forgotten. */
@@ -210,7 +214,7 @@ export class Spool {
       if (this.#contents.logBytes > limit + segmentBytes) await this.#moving
       const place = await this.#write({ kind: 'frame', head }, bytes)
       const entry = this.#contents.put(head, length, place)
-      this.#fresh.push(entry)
+      for (const unseen of this.#unseen) unseen.push(entry)
       this.#notify()
       return entry
     } finally {
@@ -218,13 +222,13 @@ export class Spool {
     }
   }
 
-  async read({ segment, bodyAt, bytes: length, seq }: Entry): Promise<Buffer> {
+  /** A frame's bytes; in `room`, where it is given one. */
+  async read({ segment, bodyAt, bytes: length, seq }: Entry, room = Buffer.allocUnsafe(length)): Promise<Buffer<ArrayBuffer>> {
     const file = openSync(join(this.#settings.folder, segmentName(segment)), 'r')
     try {
-      const bytes = Buffer.allocUnsafe(length)
-      const { bytesRead } = await readAt(file, bytes, 0, length, bodyAt)
+      const { bytesRead } = await readAt(file, room, 0, length, bodyAt)
       if (bytesRead !== length) throw new Fault('SPOOL_BROKEN', `Segment ${segmentName(segment)} ends before frame ${seq} does`, { segment })
-      return bytes
+      return room.subarray(0, length)
     } finally {
       closeSync(file)
     }
@@ -240,11 +244,14 @@ export class Spool {
     return found
   }
 
-  /** S3 has it durably. */
+  /**
+   * S3 has it durably. It may be announced at once: this stands in the log before its announcement does. Nobody waits for a
+   * sync of it, so it goes with what is written next: whoever loses it uploads the frame once more, and finds it there.
+   */
   async markStored(entry: Entry, versionId: string): Promise<void> {
-    await this.#write({ kind: 'stored', head: { ...keyOf(entry), versionId } })
     entry.stored = { versionId }
     this.#notify()
+    await this.#write({ kind: 'stored', head: { ...keyOf(entry), versionId } }, undefined, unhurried)
   }
 
   /** Kafka has acknowledged them; they are forgotten once this stands in the log. */
@@ -288,6 +295,7 @@ export class Spool {
 
   async close(): Promise<void> {
     this.#isClosing = true
+    this.#flushNow()
     while (this.#flushing !== undefined || this.#moving !== undefined) await (this.#moving ?? this.#flushing)
     if (this.#file >= 0) closeSync(this.#file)
     unlinkSync(join(this.#settings.folder, 'lock'))
@@ -416,7 +424,8 @@ export class Spool {
     if (batch.length > 0) await write()
   }
 
-  #write(record: SpoolRecord, body: Uint8Array = new Uint8Array()): Promise<{ readonly segment: number; readonly bodyAt: Bytes }> {
+  /** `delay`: how long it may wait for others to be written with. */
+  #write(record: SpoolRecord, body: Uint8Array = new Uint8Array(), delay: Ms = 0): Promise<{ readonly segment: number; readonly bodyAt: Bytes }> {
     return new Promise((resolve, reject) => {
       if (this.#broken) {
         reject(new Fault('SPOOL_BROKEN', 'The spool takes nothing more since a write failed', {}, this.#broken))
@@ -427,9 +436,17 @@ export class Spool {
         done: (segment, bodyAt) => resolve({ segment, bodyAt }),
         failed: reject,
       })
-      this.#flushing ??= this.#flush().finally(() => {
-        this.#flushing = undefined
-      })
+      if (delay === 0) this.#flushNow()
+      else this.#later ??= setTimeout(() => this.#flushNow(), delay)
+    })
+  }
+
+  #flushNow(): void {
+    clearTimeout(this.#later)
+    this.#later = undefined
+    if (this.#queue.length === 0) return
+    this.#flushing ??= this.#flush().finally(() => {
+      this.#flushing = undefined
     })
   }
 

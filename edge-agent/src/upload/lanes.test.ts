@@ -1,7 +1,5 @@
 import { expect, test } from 'vitest'
-import { announceable } from '../announce/announcer.ts'
-import type { Entry } from '../spool/contents.ts'
-import { openingAt, UploadQueue } from './lanes.ts'
+import { AnnouncementQueue, openingAt, reservedFor, UploadQueue } from './lanes.ts'
 import { freeAfter } from './uploader.ts'
 
 const at = (capturedAt: number, cameraId = 'a') => ({ cameraId, head: { capturedAt } })
@@ -17,6 +15,11 @@ test('live goes before what has waited, each lane in its order, and some places 
   queue.take(10 * minute, 6, 2)
   expect(queue.take(10 * minute, 2, 2)).toBeUndefined()
   expect(queue.take(10 * minute, 3, 2)).toEqual(at(3))
+})
+
+test('what has waited goes out alone while live frames come, on most places when none do, and not at all outside its windows', () => {
+  expect([reservedFor('all', 6, 100), reservedFor('all', 6, 60_000), reservedFor('live', 6, 60_000)]).toEqual([5, 2, 6])
+  expect([reservedFor('all', 1, 100), reservedFor('all', 1, 60_000)]).toEqual([0, 0])
 })
 
 test('one that failed comes next again, and one that waited too long is backlog', () => {
@@ -55,11 +58,24 @@ test('a long queue keeps its order', () => {
 })
 
 test('announcements keep the order of a camera in each lane: an old frame that still waits holds no live one back', () => {
-  const entry = (cameraId: string, seq: number, capturedAt: number, stored: boolean): Entry =>
-    ({ cameraId, seq, head: { capturedAt }, stored: stored ? { versionId: '' } : undefined }) as unknown as Entry
+  const entry = (cameraId: string, seq: number, capturedAt: number, stored: boolean) => ({ cameraId, seq, head: { capturedAt }, stored })
   const now = 10 * minute
   const entries = [entry('a', 1, 0, false), entry('a', 2, 1, true), entry('b', 1, 0, true), entry('a', 3, now, true), entry('a', 4, now, false), entry('a', 5, now, true)]
-  expect(announceable(entries, 10, now).map(({ cameraId, seq }) => `${cameraId}${seq}`)).toEqual(['b1', 'a3'])
+  const queue = new AnnouncementQueue<(typeof entries)[number]>()
+  const gone = new Set<(typeof entries)[number]>()
+  const ready = (lane: 'live' | 'backlog', limit = 10, at = now) => queue.ready(lane, limit, at, (item) => !gone.has(item))
+  const names = (items: typeof entries): string[] => items.map(({ cameraId, seq }) => `${cameraId}${seq}`)
+  queue.add(entries, now)
+  expect([names(ready('live')), names(ready('backlog'))]).toEqual([['a3'], ['b1']])
+  expect(names(ready('live')), 'until they are removed').toEqual(['a3'])
+  queue.remove('live', ready('live'))
+  expect(ready('live')).toEqual([])
+  if (entries[0]) gone.add(entries[0])
+  expect(names(ready('backlog')), 'what was given up holds nobody back').toEqual(['a2', 'b1'])
+  expect(names(ready('backlog', 1))).toEqual(['a2'])
+  if (entries[4]) entries[4].stored = true
+  expect(names(ready('live', 10, now + minute)), 'what was live is backlog now').toEqual([])
+  expect(names(ready('backlog', 10, now + minute)), 'one of each camera in turn').toEqual(['a2', 'b1', 'a4', 'a5'])
 })
 
 test('no more than the limit goes out, whatever the sizes', () => {

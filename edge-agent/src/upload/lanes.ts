@@ -22,6 +22,15 @@ export function openingAt(windows: readonly string[], outside: Exclude<Opening, 
   return windows.length === 0 || isOpen ? 'all' : outside
 }
 
+/** Live frames come, when the last one went out less than this ago. */
+const liveLately: Ms = 2_000
+
+/** How many of the places for uploads are for live frames only. While such come, what has waited goes out alone, when nothing else does: it gets what they leave. */
+export function reservedFor(opening: Exclude<Opening, 'nothing'>, places: number, sinceLive: Ms): number {
+  if (opening === 'live') return places
+  return sinceLive < liveLately ? places - 1 : Math.min(2, places - 1)
+}
+
 interface Queued {
   readonly cameraId: string
   readonly head: { readonly capturedAt: EpochMs }
@@ -47,8 +56,8 @@ class Queue<Item> {
     this.#at = 0
   }
 
-  peek(): Item | undefined {
-    return this.#items[this.#at]
+  peek(ahead = 0): Item | undefined {
+    return this.#items[this.#at + ahead]
   }
 
   take(): Item | undefined {
@@ -107,5 +116,51 @@ export class UploadQueue<Item extends Queued> {
     const aside = this.#aside.get(cameraId)
     this.#aside.delete(cameraId)
     for (const lane of ['live', 'backlog'] as const) if (aside && aside[lane].length > 0) this.#lanes[lane].backAll(aside[lane])
+  }
+}
+
+/** What is to be announced: of each lane and camera its frames in the order they came. */
+export class AnnouncementQueue<Item extends Queued & { readonly stored: unknown }> {
+  readonly #lanes: Readonly<Record<Lane, Map<string, Queue<Item>>>> = { live: new Map(), backlog: new Map() }
+
+  add(items: Iterable<Item>, now: EpochMs): void {
+    for (const item of items) this.#of(laneOf(item.head.capturedAt, now), item.cameraId).push(item)
+  }
+
+  /**
+   * Of each camera the leading frames that are stored, one of each in turn: order holds, and one slow upload delays only its
+   * own. They stay until `remove`. `holds`: whether a frame is still to be delivered.
+   */
+  ready(lane: Lane, limit: number, now: EpochMs, holds: (item: Item) => boolean): Item[] {
+    let leading = [...this.#lanes[lane]].map(([cameraId, queue]) => {
+      for (let item = queue.peek(); item !== undefined; item = queue.peek()) {
+        const isLate = lane === 'live' && laneOf(item.head.capturedAt, now) === 'backlog'
+        if (holds(item) && !isLate) break
+        queue.take()
+        if (isLate) this.#of('backlog', cameraId).push(item)
+      }
+      return queue
+    })
+    const ready: Item[] = []
+    for (let ahead = 0; leading.length > 0; ahead += 1) {
+      leading = leading.filter((queue) => {
+        const item = queue.peek(ahead)
+        if (ready.length >= limit || !item?.stored || !holds(item)) return false
+        ready.push(item)
+        return true
+      })
+    }
+    return ready
+  }
+
+  /** Those that were `ready`. */
+  remove(lane: Lane, items: readonly Item[]): void {
+    for (const { cameraId } of items) this.#lanes[lane].get(cameraId)?.take()
+  }
+
+  #of(lane: Lane, cameraId: string): Queue<Item> {
+    const queue = this.#lanes[lane].get(cameraId) ?? new Queue<Item>()
+    this.#lanes[lane].set(cameraId, queue)
+    return queue
   }
 }

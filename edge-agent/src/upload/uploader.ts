@@ -12,7 +12,7 @@ import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-key
 import { signClaim } from '@frameloop/schemas/signature'
 import type { Entry, FrameHead } from '../spool/contents.ts'
 import type { Spool } from '../spool/spool.ts'
-import { openingAt, UploadQueue } from './lanes.ts'
+import { laneOf, openingAt, reservedFor, UploadQueue } from './lanes.ts'
 
 export interface Identity {
   readonly agentId: string
@@ -73,6 +73,25 @@ export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Byte
   return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
 }
 
+/** Larger frames, which are clips, get memory of their own. */
+const roomLimit: Bytes = 4_000_000
+
+/** Memory that frames are read into, used again: taken anew for each it costs as much CPU as the rest of an upload (measured). */
+class Rooms {
+  readonly #free: Buffer<ArrayBuffer>[] = []
+
+  /** At least as large. */
+  take(bytes: Bytes): Buffer<ArrayBuffer> {
+    const room = this.#free.pop()
+    return room && room.length >= bytes ? room : Buffer.allocUnsafe(Math.ceil(Math.max(bytes, 65_536) * 1.25))
+  }
+
+  /** Nobody uses it any more. */
+  give(room: Buffer<ArrayBuffer>): void {
+    if (room.length <= roomLimit) this.#free.push(room)
+  }
+}
+
 export async function runUploader(
   spool: Spool,
   store: ObjectStore,
@@ -84,16 +103,21 @@ export async function runUploader(
 ): Promise<void> {
   let failures = 0
   let free = 0
+  /** When a live frame last went out. */
+  let liveAt: EpochMs = 0
   const queue = new UploadQueue<Entry>()
+  const rooms = new Rooms()
+  const arrivals = spool.arrivals()
   /** Cameras whose frames are refused: how often in a row, and until when they are held. */
   const refused = new Map<string, { readonly times: number; readonly until: EpochMs }>()
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
     const signature = signatureOf(identity, head)
-    let body: Buffer
+    const room = rooms.take(entry.bytes)
+    let body: Buffer<ArrayBuffer>
     try {
-      body = await spool.read(entry)
+      body = await spool.read(entry, room)
     } catch (thrown) {
       log.error({ err: thrown, key }, 'frame cannot be read from the spool')
       spool.markUnreadable(entry)
@@ -122,7 +146,9 @@ export async function runUploader(
         },
         signal,
       )
-      await spool.markStored(entry, stored.versionId)
+      // one that failed may still be on its way out
+      rooms.give(room)
+      spool.markStored(entry, stored.versionId).catch((thrown: unknown) => log.error({ err: thrown, key }, 'upload not noted in the spool'))
       failures = 0
       refused.delete(entry.cameraId)
       troubles.uploads.delete(entry.cameraId)
@@ -156,16 +182,20 @@ export async function runUploader(
   while (!signal.aborted) {
     // they may change from afar
     const { concurrency, limit, windows, outside } = limits()
-    queue.add(spool.takeNew(), Date.now())
+    queue.add(
+      arrivals().filter(({ stored }) => !stored),
+      Date.now(),
+    )
     for (const [cameraId, { until }] of refused) if (until <= Date.now()) queue.release(cameraId)
     while (running.size < concurrency) {
       const now = Date.now()
       if (free > now) break
       const opening = openingAt(windows, outside, new Date(now))
       if (opening === 'nothing') break
-      const entry = queue.take(now, concurrency - running.size, opening === 'live' ? concurrency : Math.min(2, concurrency - 1))
+      const entry = queue.take(now, concurrency - running.size, reservedFor(opening, concurrency, now - liveAt))
       if (!entry) break
       if (!spool.holds(entry)) continue
+      if (laneOf(entry.head.capturedAt, now) === 'live') liveAt = now
       free = freeAfter(free, now, entry.bytes, limit)
       entry.busy = true
       const task: Promise<void> = upload(entry).finally(() => running.delete(task))
