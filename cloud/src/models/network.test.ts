@@ -86,7 +86,10 @@ test('a model read back from its files answers the same with every engine, and o
   for (const engine of engineNames) {
     const predictor = await openPredictor(files, digest, [engine])
     expect(predictor).toMatchObject({ engine, why: '' })
-    answers.set(engine, (await predictor.predict([example, { ...example, referenceKey: 'unknown' }])).flat())
+    answers.set(
+      engine,
+      (await predictor.predict([example, { ...example, referenceKey: 'unknown' }])).flatMap((scores) => scores ?? []),
+    )
   }
   const [first = []] = answers.values()
   for (const [engine, scores] of answers) for (const [at, score] of scores.entries()) expect(Math.abs(score - (first[at] ?? 1)), engine).toBeLessThan(1e-4)

@@ -24,9 +24,9 @@ export interface Predictor {
   readonly why: string
   /**
    * Softmax scores per input, in the order of `meta.classes`. An input is the pixels of a zone, or what goes into the network
-   * itself, float32 [height, width, channels]. One call after the other. Throws `MODEL_INVALID` when a score is no number.
+   * itself, float32 [height, width, channels]. Undefined for one whose scores are no numbers. One call after the other.
    */
-  predict(inputs: readonly (Example | Float32Array)[]): Promise<number[][]>
+  predict(inputs: readonly (Example | Float32Array)[]): Promise<(number[] | undefined)[]>
   dispose(): Promise<void>
 }
 
@@ -59,6 +59,10 @@ async function openNetwork(content: ModelContent, wanted: readonly EngineName[])
   throw new Fault('MODEL_INVALID', `No engine runs the model: ${failures.join('; ')}`)
 }
 
+/** What is said of an answer that is none. */
+export const notANumber = 'The model answered with something that is no number'
+const areNumbers = (logits: Float32Array): boolean => logits.every(Number.isFinite)
+
 export function softmax(logits: Float32Array): number[] {
   const most = Math.max(...logits)
   const powers = [...logits].map((value) => Math.exp(value - most))
@@ -82,21 +86,21 @@ export async function openPredictor(files: ModelFiles, digest: string, wanted: r
       else writeInput(all, at * size, input.pixels, references.get(input.referenceKey), meta)
     }
     const logits = await network.run(all, inputs.length)
-    if (!logits.every(Number.isFinite)) throw new Fault('MODEL_INVALID', 'The model answered with something that is no number')
     return inputs.map((_, at) => logits.subarray(at * meta.classes.length, (at + 1) * meta.classes.length))
   }
   // also its first run, which is the slow one and not a caller's
   const answered = probes.length > 0 ? await logitsOf(probes) : []
   for (const [at, { logits }] of probes.entries()) {
-    const difference = differenceOf(logits, answered[at] ?? [])
-    if (!(difference <= parityLimit)) {
-      await network.dispose()
-      throw new Fault('MODEL_INVALID', `With ${engine} the model answers its probe ${at + 1} otherwise than when it was registered, by ${difference}`, { engine })
-    }
+    const found = answered[at] ?? new Float32Array()
+    const difference = differenceOf(logits, found)
+    if (difference <= parityLimit) continue
+    await network.dispose()
+    if (!areNumbers(found)) throw new Fault('MODEL_INVALID', notANumber)
+    throw new Fault('MODEL_INVALID', `With ${engine} the model answers its probe ${at + 1} otherwise than when it was registered, by ${difference}`, { engine })
   }
   return {
     ...{ meta, digest, engine, why },
-    predict: async (inputs) => (await logitsOf(inputs)).map(softmax),
+    predict: async (inputs) => (await logitsOf(inputs)).map((logits) => (areNumbers(logits) ? softmax(logits) : undefined)),
     dispose: async () => network.dispose(),
   }
 }

@@ -11,7 +11,7 @@ import type { Rectangle } from '@frameloop/stream-processors/picture/resize'
 import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import type { Example, ModelFiles, ModelMeta } from '../models/model-files.ts'
 import { referenceKey } from '../models/model-input.ts'
-import { type EngineName, openPredictor, type Predictor } from '../models/predictor.ts'
+import { type EngineName, notANumber, openPredictor, type Predictor } from '../models/predictor.ts'
 
 /** What is asked about the bytes of one input. */
 export type Question =
@@ -114,6 +114,7 @@ async function examplesOf(question: Question, bytes: Uint8Array): Promise<Asked[
   )
 }
 
+const noNumber: Refusal = { code: 'MODEL_INVALID', message: notANumber }
 const refusalOf = (thrown: unknown): Refusal =>
   thrown instanceof Fault ? { code: thrown.code, message: thrown.message } : { code: 'INTERNAL', message: thrown instanceof Error ? thrown.message : String(thrown) }
 
@@ -130,7 +131,7 @@ async function answer({ questions, packed, ends }: Extract<Order, { kind: 'answe
   const scored = new Map<Asked, readonly number[] | Refusal>()
   for (const [model, list] of byModel) {
     const scores = await model.predict(list.map(({ input }) => input)).catch(refusalOf)
-    for (const [at, one] of list.entries()) scored.set(one, 'code' in scores ? scores : (scores[at] as number[]))
+    for (const [at, one] of list.entries()) scored.set(one, 'code' in scores ? scores : (scores[at] ?? noNumber))
   }
   return asked.map((list) => {
     if ('code' in list) return list

@@ -64,6 +64,16 @@ test('hundreds of questions at once get the answers that each gets alone, whiche
   await engine.unload(digest)
 })
 
+test('whoever sends something that is no number gets no answer, and takes none from those asked together with it', async () => {
+  const { digest, files } = await aModel(5)
+  await engine.load(digest, files)
+  const tensor = (value: number): Uint8Array => new Uint8Array(new Float32Array(size).fill(value).buffer)
+  const asked = await Promise.allSettled(Array.from({ length: 40 }, (_, at) => engine.ask({ kind: 'tensor', digest }, tensor(at % 8 === 0 ? Number.NaN : at / 40))))
+  for (const [at, { status }] of asked.entries()) expect(status, `question ${at}`).toBe(at % 8 === 0 ? 'rejected' : 'fulfilled')
+  expect(asked[0]).toMatchObject({ reason: { code: 'MODEL_INVALID', message: 'The model answered with something that is no number' } })
+  await engine.unload(digest)
+})
+
 test('a picture of what is asked about, and zones of a whole one, are prepared as in training; a wrong one fails alone', async () => {
   const { digest, files } = await aModel(2)
   await engine.load(digest, files)

@@ -9,7 +9,7 @@ import type * as TF from '@tensorflow/tfjs-node'
 import { bestOf, digestOf, type ModelFiles } from '../models/model-files.ts'
 import { referenceKey, writeInput } from '../models/model-input.ts'
 import { buildNetwork } from '../models/network.ts'
-import { engineNames, openPredictor } from '../models/predictor.ts'
+import { engineNames, notANumber, openPredictor } from '../models/predictor.ts'
 import { device, tf } from '../models/tensorflow.ts'
 import { writeModel } from '../models/write-model.ts'
 import type { Example } from './dataset.ts'
@@ -144,9 +144,11 @@ async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Ev
     for (let from = 0; from < job.heldOut.length; from += 64) {
       const part = job.heldOut.slice(from, from + 64).map((index) => job.examples[index] as Example)
       const scores = await predictor.predict(part.map(({ cameraId, zone, pixels }) => ({ referenceKey: referenceKey(cameraId, zone), pixels })))
-      part.forEach(({ cameraId, zone, label }, at) => {
-        judged.push({ zone: `${cameraId} ${zone}`, truth: label, answer: bestOf(predictor.meta.classes, scores[at] ?? []).answer })
-      })
+      for (const [at, { cameraId, zone, label }] of part.entries()) {
+        const found = scores[at]
+        if (!found) throw new Fault('MODEL_INVALID', notANumber)
+        judged.push({ zone: `${cameraId} ${zone}`, truth: label, answer: bestOf(predictor.meta.classes, found).answer })
+      }
     }
     return evaluate(judged)
   } finally {
