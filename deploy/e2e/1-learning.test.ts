@@ -150,7 +150,9 @@ test('an earlier version is promoted by hand and rolled back, and answers follow
   const other =
     (await pool.query<{ version: string }>("select version from model_versions where task = 'pedestrians' and version <> $1 order by created_at limit 1", [now])).rows[0]
       ?.version ?? ''
-  expect(await frameloop('models', 'promote', 'pedestrians', other, '--reason', 'a test')).toContain(`version ${other} of pedestrians is champion now, version ${now} was`)
+  expect(await frameloop('models', 'promote', 'pedestrians', other, '--reason', 'a test', '--no-probation')).toContain(
+    `version ${other} of pedestrians is champion now, version ${now} was`,
+  )
   await soon(async () => ((await serves()) === other ? true : undefined))
   expect(JSON.parse(await frameloop('models', 'show', 'pedestrians', other))).toMatchObject({
     version: other,

@@ -2,23 +2,30 @@
  * Bad days of inference: what it needs is away, and what it talks to misbehaves. Frozen means stopped by a signal: connections
  * stand, and nobody answers.
  */
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { deflateSync } from 'node:zlib'
 import { type Client, connectTo, type ServedModel } from '@frameloop/client'
+import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { statFields } from '@frameloop/kit/process-identity'
 import { until } from '@frameloop/kit/retry'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { root } from '../src/home.ts'
 
+const run = promisify(execFile)
 const home = openOwnHome()
 let stack: OwnStack
 let serve: string
 let client: Client
+let pool: Pool
 let model: ServedModel
 let crop: Buffer<ArrayBuffer>
 const report: string[] = []
@@ -27,6 +34,7 @@ beforeAll(async () => {
   stack = await startOwnStack(home, ['--demo'])
   serve = stack.state.endpoints['serve'] ?? ''
   client = connectTo({ url: serve, WebSocket })
+  pool = openPool(stack.state.environment['DATABASE_URL'] ?? '', 'faults')
   const found = await until(async () => (await client.models())[0], 200_000, 500)
   if (!found) throw new Error('no model serves')
   model = found
@@ -39,6 +47,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   process.stdout.write(`${report.join('\n')}\n`)
+  await pool.end()
   await stack.end('SIGTERM')
   home[Symbol.dispose]()
 })
@@ -214,4 +223,40 @@ test('bombs are refused at once: pixels by their header, frames by their size, c
   const ended = once(socket, 'close')
   socket.send(Buffer.alloc(21_000_000))
   expect((await ended)[0]).toBe(1009)
+})
+
+test('a model that learned from wrong labels is promoted, found out beside the one before it, and taken back within two minutes', async () => {
+  const frameloop = (...args: string[]): Promise<string> =>
+    run(process.execPath, [join(root, 'deploy/bin/frameloop.mjs'), ...args], { env: { ...process.env, FRAMELOOP_HOME: home.folder } }).then(({ stdout }) => stdout)
+  const serving = async (): Promise<string | undefined> => (await client.models()).find(({ task }) => task === model.task)?.version
+  const good = await serving()
+  // somebody has mixed up the two classes in all labels there are; those to come are right
+  const mixUp = (): Promise<unknown> =>
+    pool.query("update labels set label = case label when 'empty' then 'occupied' when 'occupied' then 'empty' else label end where task = $1 and recorded_at < $2", [
+      model.task,
+      since,
+    ])
+  const since = new Date()
+  await mixUp()
+  const trained = JSON.parse(await frameloop('train', model.task, '--wait', '--json')) as { readonly version: string; readonly promoted: boolean }
+  await mixUp()
+  expect(trained).toMatchObject({ promoted: true })
+  expect(await until(async () => ((await serving()) === trained.version ? true : undefined), 20_000, 100), 'the fault has fired').toBe(true)
+  const bad = Date.now()
+  expect(await until(async () => ((await serving()) === good ? true : undefined), 120_000, 100), 'the one before serves again').toBe(true)
+  report.push(`wrong labels: taken back after ${((Date.now() - bad) / 1000).toFixed(1)} s`)
+  const { rows } = await pool.query<{ decided_by: string; reason: string }>(
+    "select decided_by, reason from promotions where task = $1 and alias = 'champion' order by id desc limit 1",
+    [model.task],
+  )
+  expect(rows).toEqual([
+    { decided_by: 'watch', reason: expect.stringMatching(new RegExp(`^version ${trained.version} did not pass its probation: .* balanced accuracy against `)) as unknown },
+  ])
+  report.push(`wrong labels: ${rows[0]?.reason}`)
+  const decisions = await pool.query("select 1 from decisions where task = $1 and decision = 'rollback'", [model.task])
+  expect(decisions.rowCount).toBe(1)
+  const shadow = async (): Promise<true | undefined> =>
+    (await pool.query("select 1 from (select version from promotions where task = $1 and alias = 'shadow' order by id desc limit 1) last where version = ''", [model.task]))
+      .rowCount === 1 || undefined
+  expect(await until(shadow, 20_000, 200), 'its shadow goes with the probation').toBe(true)
 })

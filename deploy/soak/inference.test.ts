@@ -124,7 +124,7 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
   while (Date.now() - began < minutes * 60_000) {
     for (const reader of readers.splice(0)) reader.close()
     for (let at = 0; at < 20; at += 1) void open(at % 10 === 9)
-    await frameloop('models', 'promote', task, versions[swaps % 2] ?? '')
+    await frameloop('models', 'promote', task, versions[swaps % 2] ?? '', '--no-probation')
     swaps += 1
     await sleep(15_000)
     samples.push(await sampleOf(pid))

@@ -2,7 +2,8 @@
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Alias } from '@frameloop/cloud/models/promote'
+import { openMlflow } from '@frameloop/cloud/models/mlflow'
+import { type Alias, probationTime, promote, retire, rollback } from '@frameloop/cloud/models/roles'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
@@ -23,7 +24,7 @@ import { type Home, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
-import { listModels, promote, retire, rollback, showModel, showModels } from './models.ts'
+import { listModels, showModel, showModels } from './models.ts'
 import { progressOf } from './progress.ts'
 import { provision } from './provision.ts'
 import { repair } from './repair.ts'
@@ -505,6 +506,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       print(json ? JSON.stringify(found, null, 2) : showModels(found))
     })
   const by = process.env['USER'] || 'command'
+  const mlflow = () => openMlflow(setting('MLFLOW_TRACKING_URI'))
   models
     .command('show')
     .description('one version: figures per zone, data, when it served; JSON')
@@ -517,8 +519,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<TASK>', 'the task')
     .argument('<VERSION>', 'as `models list` prints it')
     .option('--reason <TEXT>', 'stands in the record', 'promoted by hand')
-    .action(async (task: string, version: string, { reason }: { reason: string }) => {
-      const { before } = await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason))
+    .option(
+      '--no-probation',
+      'keep it whatever its answers are like; else for ten minutes the one before answers in its shadow, and takes its place again if it is right more often',
+    )
+    .action(async (task: string, version: string, { reason, probation }: { reason: string; probation: boolean }) => {
+      const role = { alias: 'champion', ...(probation ? { probation: probationTime } : {}) } as const
+      const { before } = await withDatabase((pool) => promote(pool, mlflow(), task, version, role, by, reason))
       print(`version ${version} of ${task} is champion now${before ? `, version ${before} was` : ''}`)
     })
   models
@@ -530,7 +537,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--reason <TEXT>', 'stands in the record', 'challenges by hand')
     .action(async (task: string, version: string, { share, reason }: { share: string; reason: string }) => {
       if (!(Number(share) > 0 && Number(share) <= 1)) throw new Fault('REQUEST_INVALID', `A share lies between 0 and 1, ${share} does not`)
-      await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason, { alias: 'challenger', share: Number(share) }))
+      await withDatabase((pool) => promote(pool, mlflow(), task, version, { alias: 'challenger', share: Number(share) }, by, reason))
       print(`version ${version} of ${task} answers ${Number(share) * 100} % of the live frames`)
     })
   models
@@ -540,7 +547,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<VERSION>', 'as `models list` prints it')
     .option('--reason <TEXT>', 'stands in the record', 'watched by hand')
     .action(async (task: string, version: string, { reason }: { reason: string }) => {
-      await withDatabase((pool) => promote(pool, setting('MLFLOW_TRACKING_URI'), task, version, by, reason, { alias: 'shadow' }))
+      await withDatabase((pool) => promote(pool, mlflow(), task, version, { alias: 'shadow' }, by, reason))
       print(`version ${version} of ${task} answers in the shadow of the champion`)
     })
   models
@@ -549,7 +556,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<TASK>', 'the task')
     .addArgument(new Argument('<ALIAS>', 'which of them').choices(['challenger', 'shadow']))
     .action(async (task: string, alias: Alias) => {
-      await withDatabase((pool) => retire(pool, task, alias, by))
+      await withDatabase((pool) => retire(pool, task, alias, by, 'retired by hand'))
       print(`${task} has no ${alias} any more`)
     })
   models
@@ -558,7 +565,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<TASK>', 'the task')
     .option('--reason <TEXT>', 'stands in the record', '')
     .action(async (task: string, { reason }: { reason: string }) => {
-      const { version, before } = await withDatabase((pool) => rollback(pool, setting('MLFLOW_TRACKING_URI'), task, by, reason))
+      const { version, before } = await withDatabase((pool) => rollback(pool, mlflow(), task, by, reason))
       print(`version ${version} of ${task} is champion again, version ${before} was`)
     })
   const predictions = program.command('predictions').description('answers')

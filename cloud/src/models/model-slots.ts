@@ -10,7 +10,7 @@ import type { ModelChanged } from '@frameloop/schemas/events'
 import type { Loaded } from '../serve/engine-thread.ts'
 import type { Mlflow } from './mlflow.ts'
 import { type ModelFiles, modelFileNames } from './model-files.ts'
-import { aliases } from './promote.ts'
+import { aliases } from './roles.ts'
 
 export interface Slot {
   readonly change: ModelChanged

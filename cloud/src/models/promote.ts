@@ -1,7 +1,4 @@
-/** May this version replace that one? A decision, and the record of it. */
-import type { Sql } from '@frameloop/kit/postgres'
-import { topics } from '@frameloop/schemas/topics'
-import { enqueue } from '../outbox.ts'
+/** May this version replace that one? A decision, without side effects. */
 import type { Evaluation } from '../train/evaluate.ts'
 
 export interface Verdict {
@@ -28,32 +25,4 @@ export function mayReplace(challenger: Evaluation, champion: Evaluation | undefi
   if (challenger.balancedAccuracy >= champion.balancedAccuracy)
     return { promote: true, reason: `${score} balanced accuracy against ${before} of the champion on the same ${challenger.n} held-out examples` }
   return { promote: false, reason: `${score} balanced accuracy does not reach the champion's ${before} on the same ${challenger.n} held-out examples` }
-}
-
-export interface ModelVersion {
-  readonly task: string
-  readonly version: string
-  readonly modelName: string
-  readonly runId: string
-  readonly digest: string
-  readonly artifactPath: string
-  readonly preprocessing: string
-  readonly datasetDigest: string
-}
-
-/** `champion` answers; `challenger` answers a share of the frames in its place; `shadow` answers too, on record, and nobody is told. */
-export const aliases = ['champion', 'challenger', 'shadow'] as const
-export type Alias = (typeof aliases)[number]
-
-/** Writes the promotion and tells models.changed, in the caller's transaction. `share` is a challenger's. */
-export async function recordPromotion(sql: Sql, model: ModelVersion, alias: Alias, decidedBy: string, reason: string, share = 1): Promise<void> {
-  await sql.query('insert into promotions (task, alias, version, decided_by, reason, share) values ($1, $2, $3, $4, $5, $6)', [
-    model.task,
-    alias,
-    model.version,
-    decidedBy,
-    reason,
-    share,
-  ])
-  await enqueue(sql, topics.modelsChanged, `${model.task}:${alias}`, `${model.modelName}-${model.version}`, { ...model, alias, share, decidedBy, reason, changedAt: Date.now() })
 }

@@ -1,4 +1,5 @@
 /** features.prepared → predictions.made: every zone that a task asks about, answered by the task's champion or challenger, and by its shadow. A stage of the chain like the others. */
+import { Fault } from '@frameloop/kit/fault'
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
@@ -14,7 +15,14 @@ export function isPreparedFor(slot: Slot, preprocessing: string, cameraId: strin
   return slot.change.preprocessing === preprocessing && slot.model.meta.referencePictures[cameraId] === referenceSha256
 }
 
-async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<Engine, 'ask'>, observe: (made: PredictionMade) => void, context: StageContext): Promise<Outcome> {
+/** Who is told of what becomes of live frames. */
+export interface LiveObserver {
+  made(answer: PredictionMade): void
+  /** A model has no answer to what another one has. */
+  failed(slot: Slot, thrown: unknown): void
+}
+
+async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<Engine, 'ask'>, observer: LiveObserver, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
   const asked = event.zones.flatMap((zone) =>
     zone.tasks.flatMap((task) =>
@@ -22,7 +30,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<E
       slots.answering(task, event.frameId, (slot) => isPreparedFor(slot, event.preprocessing, event.cameraId, event.reference?.sha256)).map((slot) => ({ zone, task, slot })),
     ),
   )
-  const outputs = await Promise.all(
+  const settled = await Promise.allSettled(
     asked.map(async ({ zone, task, slot }): Promise<Output> => {
       const size = zone.shape.reduce((product, side) => product * side, 1)
       const pixels = packed.subarray(zone.offset, zone.offset + size)
@@ -70,17 +78,27 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<E
         pictureWidth: event.pictureWidth,
         pictureHeight: event.pictureHeight,
       }
-      observe(made)
+      observer.made(made)
       return { topic: topics.predictionsMade, key: cameraId, id: frameId, time: frameAt, event: made }
     }),
   )
+  const outputs: Output[] = []
+  const failures: { readonly slot: Slot; readonly thrown: unknown }[] = []
+  for (const [at, { slot }] of asked.entries()) {
+    const one = settled[at]
+    if (one?.status === 'fulfilled') outputs.push(one.value)
+    else failures.push({ slot, thrown: one?.reason })
+  }
+  // what one model cannot say takes nothing from what the others do; where none says anything the frame is refused, and anything else is tried again
+  const severe = failures.find(({ thrown }) => outputs.length === 0 || !(thrown instanceof Fault && thrown.code === 'MODEL_INVALID'))
+  if (severe) throw severe.thrown
+  for (const { slot, thrown } of failures) observer.failed(slot, thrown)
   return { kind: 'emit', outputs }
 }
 
-/** `observe` is told of every answer. */
-export function liveStage(slots: ModelSlots, engine: Pick<Engine, 'ask'>, observe: (made: PredictionMade) => void): Stage<'FeaturesPrepared'> {
+export function liveStage(slots: ModelSlots, engine: Pick<Engine, 'ask'>, observer: LiveObserver): Stage<'FeaturesPrepared'> {
   return {
     ...{ name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade] },
-    work: ({ event }, context) => answer(event, slots, engine, observe, context),
+    work: ({ event }, context) => answer(event, slots, engine, observer, context),
   }
 }

@@ -25,7 +25,7 @@ import { Feeds } from './feeds.ts'
 import { hopObserver } from './hop-times.ts'
 import { liveStage } from './live.ts'
 import { addPredictions, answerOf, championOf, isOpenPath } from './predictions.ts'
-import { serveMetrics } from './serve-metrics.ts'
+import { failureObserver, serveMetrics } from './serve-metrics.ts'
 import { serveStream } from './stream.ts'
 
 /** Of a picture, however it comes. */
@@ -73,7 +73,7 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     },
     fail,
   )
-  const live = startStage(liveStage(slots, engine, hopObserver(metrics)), {
+  const live = startStage(liveStage(slots, engine, { made: hopObserver(metrics), failed: failureObserver(metrics, log) }), {
     bus: kafkaBus(config.kafkaBrokers),
     instance: config.instance,
     codec,

@@ -1,5 +1,7 @@
 /** What inference says of itself beside the times of hops: what waits, who listens, who was left behind. */
+import type { Log } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
+import type { Slot } from '../models/model-slots.ts'
 import type { Engine } from './engine.ts'
 import type { FeedNumbers, Feeds } from './feeds.ts'
 
@@ -29,4 +31,19 @@ export function serveMetrics(registry: Metrics, engine: Pick<Engine, 'waiting' |
   counter('frameloop_feed_sent_total', 'Messages sent to readers of feeds', 'sent')
   counter('frameloop_feed_skipped_total', 'Answers that readers of feeds were too slow for', 'skipped')
   counter('frameloop_feed_stalled_total', 'Readers closed because they took nothing', 'stalled')
+}
+
+/** Counts what models have no answer to; the first of each is in the log. */
+export function failureObserver(registry: Metrics, log: Log): (slot: Slot, thrown: unknown) => void {
+  const counter = new Counter({
+    ...{ name: 'frameloop_answers_failed_total', help: 'Zones of live frames that a model had no answer to, while others had', labelNames: ['task', 'version'] },
+    registers: [registry],
+  })
+  const known = new Set<string>()
+  return ({ change: { task, version } }, thrown) => {
+    counter.inc({ task, version })
+    if (known.has(`${task} ${version}`)) return
+    known.add(`${task} ${version}`)
+    log.error({ err: thrown, task, version }, 'a model has no answer')
+  }
 }

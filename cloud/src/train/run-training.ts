@@ -12,7 +12,8 @@ import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import type { Mlflow } from '../models/mlflow.ts'
 import { mlmodelFile } from '../models/mlflow.ts'
 import { type ModelFiles, modelFileNames } from '../models/model-files.ts'
-import { type ModelVersion, mayReplace, recordPromotion } from '../models/promote.ts'
+import { mayReplace } from '../models/promote.ts'
+import { type ModelVersion, probationTime, recordPromotion } from '../models/roles.ts'
 import { enqueue } from '../outbox.ts'
 import { buildDataset } from './dataset.ts'
 import { type FitJob, type FitMessage, hyperparameters } from './fit.ts'
@@ -228,7 +229,9 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
           dataset.referencePictures,
         ],
       )
-      if (verdict.promote) await recordPromotion(client, model, 'champion', request.requested_by || request.cause, verdict.reason)
+      // who forces it insists on it
+      const role = { alias: 'champion', ...(request.force_promote ? {} : { probation: probationTime }) } as const
+      if (verdict.promote) await recordPromotion(client, model, role, request.requested_by || request.cause, verdict.reason)
       await client.query("update training_runs set state = 'succeeded', version = $2, metrics = $3, promoted = $4, reason = $5, ended_at = now() where request_id = $1", [
         request.request_id,
         version,

@@ -1,5 +1,6 @@
 /**
  * Starts the watcher: compares the champion's last labelled answers with the truth and asks for training when they are bad;
+ * lets the champion before a new one answer beside it and take its place again when it proves better;
  * compares what is served with what the path of training makes of the same pictures and raises an alarm when it is not the same.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -15,16 +16,21 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import { CloudSettings } from '../config.ts'
 import { labelOfPrediction } from '../labels/labels.ts'
+import { type Mlflow, openMlflow } from '../models/mlflow.ts'
+import { promote, retire } from '../models/roles.ts'
 import { runOutbox } from '../outbox.ts'
 import { evaluate, figuresOf, type Judged } from '../train/evaluate.ts'
 import { compareLive, sayDifferent } from '../train/live-sample.ts'
 import { requestTraining } from '../train/request.ts'
+import { type BothAnswered, judgeProbation } from './probation.ts'
 import { judgeQuality } from './retrain-policy.ts'
 
 const interval = 5_000
 const sampleInterval = 60_000
 /** The window: enough to be steady, short enough to notice a change within a minute or two. */
 const lastAnswers = 240
+/** After this both have been loaded by every replica. */
+const settling = 20_000
 
 interface Champion {
   readonly task: string
@@ -49,6 +55,71 @@ async function selectJudged(pool: Pool, { task, version, cut_at }: Champion): Pr
     [task, version, cut_at, lastAnswers],
   )
   return rows
+}
+
+/** Whom the new champion of a task is judged beside. */
+interface OnProbation {
+  readonly version: string
+  readonly before: string
+  /** Whether its time is not over. */
+  readonly is_judged: boolean
+  readonly shadow: string
+  /** Whether the shadow is there because we asked for it. */
+  readonly is_ours: boolean
+  readonly shadow_since: Date | null
+  readonly has_challenger: boolean
+}
+
+async function selectProbation(pool: Pool, task: string): Promise<OnProbation | undefined> {
+  const { rows } = await pool.query<OnProbation>(
+    `with latest as (select distinct on (alias) * from promotions where task = $1 order by alias, id desc)
+     select c.version, b.version as before, coalesce(c.probation_until > now(), false) as is_judged, coalesce(s.version, '') as shadow,
+       coalesce(s.decided_by = 'watch', false) as is_ours, s.decided_at as shadow_since, coalesce(x.version, '') <> '' as has_challenger
+     from latest c
+     join lateral (select version from promotions p where p.task = $1 and p.alias = 'champion' and p.id < c.id and p.version <> c.version order by p.id desc limit 1) b on true
+     left join latest s on s.alias = 'shadow' left join latest x on x.alias = 'challenger'
+     where c.alias = 'champion'`,
+    [task],
+  )
+  return rows[0]
+}
+
+async function selectBothAnswered(pool: Pool, task: string, { version, before }: OnProbation, since: Date): Promise<(BothAnswered & { readonly at: Date })[]> {
+  const { rows } = await pool.query<BothAnswered & { readonly at: Date }>(
+    `select p.camera_id || ' ' || p.zone as zone, l.label as truth, p.answer as before, p.predict_ms as "beforeMs", n.answer as now, n.predict_ms as "nowMs", p.answered_at as at
+     from predictions p
+     left join predictions n on n.frame_id = p.frame_id and n.frame_at = p.frame_at and n.zone = p.zone and n.task = p.task and n.model_version = $2
+     left join labels l on ${labelOfPrediction}
+     where p.task = $1 and p.model_version = $3 and p.answered_at > $4
+     order by p.answered_at desc limit 2000`,
+    [task, version, before, since],
+  )
+  return rows
+}
+
+/** Lets the champion before a new one answer in its shadow, and makes it champion again when it proves better. */
+async function watchProbation(pool: Pool, mlflow: Pick<Mlflow, 'setAlias'>, task: string, log: Log): Promise<void> {
+  const roles = await selectProbation(pool, task)
+  if (!roles) return
+  const { version, before, shadow, is_ours: isOurs, shadow_since: since } = roles
+  const hasShadow = shadow !== ''
+  if (!roles.is_judged) {
+    if (hasShadow && isOurs) await retire(pool, task, 'shadow', 'watch', `the probation of version ${version} is over`)
+    return
+  }
+  if (shadow !== before || !since) {
+    // somebody's own shadow stays
+    if (!hasShadow || isOurs) await promote(pool, mlflow, task, before, { alias: 'shadow' }, 'watch', `champion before version ${version}, which is on probation`)
+    return
+  }
+  const asked = await selectBothAnswered(pool, task, roles, since)
+  // a challenger answers some of them in its place
+  const settled = roles.has_challenger ? [] : asked.filter(({ at }) => at.getTime() > since.getTime() + settling)
+  const verdict = judgeProbation(asked, settled)
+  if (verdict.kind !== 'back') return
+  await promote(pool, mlflow, task, before, { alias: 'champion' }, 'watch', `version ${version} did not pass its probation: ${verdict.why}`)
+  await pool.query("insert into decisions (task, decision, evidence) values ($1, 'rollback', $2)", [task, { why: verdict.why, version, before, asked: asked.length }])
+  log.error({ task, version, before }, `the new model did not pass its probation: ${verdict.why}`)
 }
 
 async function watch(pool: Pool, champion: Champion, gauge: Gauge<'task'>): Promise<void> {
@@ -129,11 +200,15 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
     },
     fail,
   )
+  const { setAlias } = openMlflow(config.mlflowTrackingUri)
+  // the promotion log is the truth; the alias follows it
+  const mlflow = { setAlias: (...alias: Parameters<typeof setAlias>) => setAlias(...alias).catch((thrown: unknown) => log.warn({ err: thrown }, 'alias not set')) }
   lifetime.run(
     'watch',
     async (signal) => {
       while (!signal.aborted) {
         try {
+          for (const { task } of await selectChampions(pool)) await watchProbation(pool, mlflow, task, log)
           for (const champion of await selectChampions(pool)) await watch(pool, champion, gauge)
         } catch (thrown) {
           log.warn({ err: thrown }, 'watching waits for the database')

@@ -173,6 +173,7 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
         preprocessing: event.preprocessing,
         captured_at: iso(event.capturedAt),
         answered_at: iso(event.answeredAt),
+        predict_ms: event.predictMs,
       })
       return
     }

@@ -88,9 +88,9 @@ export async function upsertFeatures(sql: Sql, rows: Rows): Promise<void> {
 
 export async function upsertPredictions(sql: Sql, rows: Rows): Promise<void> {
   await sql.query(
-    `insert into predictions (frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at)
-     select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at
-     from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz')}
+    `insert into predictions (frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms)
+     select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms
+     from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz, predict_ms double precision')}
      on conflict (frame_id, zone, task, model_version, frame_at) do nothing`,
     [jsonOf(rows)],
   )
