@@ -182,6 +182,30 @@ test('a stream of pictures is answered in order, rubbish in its place', async ()
     expect(answer).toMatchObject(id === 7 ? { status: 'rejected', reason: { code: 'PICTURE_UNREADABLE' } } : { status: 'fulfilled', value: { task, modelVersion: version } })
 })
 
+test('an answer to a picture that was sent along is followed to its model, run and data by its trace id', async () => {
+  const { task, version } = await served()
+  const { width, height, pixels } = await aCrop(task)
+  const jpeg = await sharp(pixels, { raw: { width, height, channels: 3 } })
+    .jpeg()
+    .toBuffer()
+  const stream = client.stream(task)
+  const [asked, streamed] = await Promise.all([client.classify(jpeg, { task }), stream.ask(jpeg)])
+  stream.close()
+  const infer = await fetch(`${serve}/v2/models/${task}/infer`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ inputs: [{ name: 'pixels', shape: [1, height, width, 3], datatype: 'UINT8', data: [...pixels] }] }),
+  })
+  expect(infer.status).toBe(200)
+  const traceIds = [asked.traceId, streamed.traceId, infer.headers.get('x-trace-id') ?? '']
+  expect(new Set(traceIds).size).toBe(3)
+  for (const traceId of traceIds)
+    expect(await frameloop('follow', traceId)).toMatch(
+      new RegExp(`version ${version}: MLflow run [0-9a-f]{32}, dataset [0-9a-f]{64}, digest [0-9a-f]{64}\n.*\nserved as   champion since `),
+    )
+  await expect(frameloop('follow', 'f'.repeat(32))).rejects.toThrow(/is no trace id of an answer to a picture that was sent along/)
+})
+
 /** Messages of a feed until there are enough. */
 async function hear(wish: FeedWish, isEnough: (heard: readonly FeedMessage[]) => boolean, by = client): Promise<FeedMessage[]> {
   const heard: FeedMessage[] = []

@@ -19,7 +19,7 @@ import { addAgentKey, listAgents, showAgents, wantCameras } from './agents.ts'
 import { type KeyFlags, listKeys, makeKey, revokeKey, showKeys } from './api-keys.ts'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
-import { follow, showWay } from './follow.ts'
+import { follow, followAnswer, isTraceId, showOrigin, showWay } from './follow.ts'
 import { type Home, openHome, readState, writeState } from './home.ts'
 import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, type TrainFlags, train } from './learning.ts'
@@ -250,10 +250,15 @@ export async function main(argv: readonly string[]): Promise<void> {
   program.command('logs').description('the log of a part or process').argument('<PROCESS>', 'for example validate').action(runLogs)
   program
     .command('follow')
-    .description('where a frame or media has been')
-    .argument('<ID>', 'a frame or media id')
+    .description('where a frame or media has been, or which model and data an answer to a picture that was sent along comes from')
+    .argument('<ID>', 'a frame or media id, or the trace id of an answer')
     .option('--json', 'for programs')
     .action(async (id: string, { json }: { json?: boolean }) => {
+      if (isTraceId(id)) {
+        const origin = await withDatabase((pool) => followAnswer(pool, id))
+        print(json ? JSON.stringify(origin, null, 2) : showOrigin(origin))
+        return
+      }
       const way = await withDatabase((pool) => follow(pool, id))
       print(json ? JSON.stringify(way, null, 2) : showWay(way))
     })

@@ -1,7 +1,8 @@
-/** `frameloop follow`: where a frame or media has been, from the capture to the model that answered. */
+/** `frameloop follow`: where a frame or media has been, from the capture to the model that answered; and where an answer comes from. */
 import { Fault } from '@frameloop/kit/fault'
 import type { Pool } from '@frameloop/kit/postgres'
 import { isUuid } from '@frameloop/schemas/ids'
+import { readAnswerTrace } from '@frameloop/schemas/trace'
 
 type Row = Readonly<Record<string, unknown>>
 
@@ -89,4 +90,45 @@ export function showWay(way: Way): string {
     ),
   ]
   return lines.join('\n')
+}
+
+/** Which model has answered about a picture that was sent along, and what it has learned from. */
+export interface Origin {
+  readonly traceId: string
+  readonly answeredAt: Date
+  readonly model: Row
+  /** How it served then: its last promotion before. */
+  readonly served: Row | undefined
+}
+
+export const isTraceId = (id: string): boolean => /^[0-9a-f]{32}$/.test(id)
+
+/** Throws `FRAME_UNKNOWN` when no model has such a digest. */
+export async function followAnswer(pool: Pool, traceId: string): Promise<Origin> {
+  const { answeredAt, digest } = readAnswerTrace(traceId)
+  const { rows } = await pool.query<Row>(
+    'select task, version, model_name, run_id, digest, dataset_digest, preprocessing, created_at from model_versions where left(digest, 8) = $1 order by created_at limit 1',
+    [digest],
+  )
+  const [model] = rows
+  if (!model)
+    throw new Fault(
+      'FRAME_UNKNOWN',
+      `${traceId} is no trace id of an answer to a picture that was sent along: no model has a digest that begins with ${digest}. A live answer is followed by its frameId`,
+    )
+  const served = await pool.query<Row>(
+    'select alias, share, decided_by, reason, decided_at from promotions where task = $1 and version = $2 and decided_at <= $3 order by id desc limit 1',
+    [model['task'], model['version'], new Date(answeredAt)],
+  )
+  return { traceId, answeredAt: new Date(answeredAt), model, served: served.rows[0] }
+}
+
+export function showOrigin({ traceId, answeredAt, model, served }: Origin): string {
+  return [
+    `answer      ${traceId}`,
+    `given       ${time(answeredAt)}, about what was sent along, which is not kept`,
+    `model       ${model['model_name']} version ${model['version']}: MLflow run ${model['run_id']}, dataset ${model['dataset_digest']}, digest ${model['digest']}`,
+    `prepared    preprocessing ${model['preprocessing']}`,
+    ...(served ? [`served as   ${served['alias']} since ${time(served['decided_at'])} by ${served['decided_by']}: ${served['reason']}`] : []),
+  ].join('\n')
 }

@@ -23,6 +23,7 @@ export interface StreamAbout {
 
 export interface StreamAnswer extends Answer {
   readonly task: string
+  readonly traceId: string
   readonly camera?: string
   readonly zone?: string
 }

@@ -51,7 +51,7 @@ export type Order =
   | { readonly kind: 'load'; readonly id: number; readonly digest: string; readonly files: ModelFiles; readonly engines: readonly EngineName[] }
   | { readonly kind: 'unload'; readonly id: number; readonly digest: string }
   /** Their bytes one behind the other in `packed`, those of each up to its place in `ends`: a view for each would cost more to send than they do. */
-  | { readonly kind: 'answer'; readonly id: number; readonly questions: readonly Question[]; readonly packed: Uint8Array; readonly ends: readonly number[] }
+  | { readonly kind: 'answer'; readonly id: number; readonly questions: readonly Question[]; readonly packed: Uint8Array<ArrayBuffer>; readonly ends: readonly number[] }
 
 export interface Loaded {
   readonly meta: ModelMeta
@@ -62,8 +62,8 @@ export interface Loaded {
 export type Report =
   | { readonly kind: 'loaded'; readonly id: number; readonly loaded: Loaded | Refusal }
   | { readonly kind: 'unloaded'; readonly id: number }
-  /** `ms`: what all of it took. */
-  | { readonly kind: 'answered'; readonly id: number; readonly answers: readonly Answer[]; readonly ms: number }
+  /** `ms`: what all of it took. `room`: the memory that the questions came in, given back. */
+  | { readonly kind: 'answered'; readonly id: number; readonly answers: readonly Answer[]; readonly ms: number; readonly room: ArrayBuffer }
 
 const models = new Map<string, Predictor>()
 
@@ -151,7 +151,7 @@ async function obey(order: Order): Promise<Report> {
   if (order.kind === 'answer') {
     const since = performance.now()
     const answers = await answer(order)
-    return { kind: 'answered', id, answers, ms: performance.now() - since }
+    return { kind: 'answered', id, answers, ms: performance.now() - since, room: order.packed.buffer }
   }
   if (order.kind === 'unload') {
     await models.get(order.digest)?.dispose()
@@ -174,6 +174,9 @@ if (parentPort) {
   const port = parentPort
   let work: Promise<void> = Promise.resolve()
   port.on('message', (order: Order) => {
-    work = work.then(async () => port.postMessage(await obey(order)))
+    work = work.then(async () => {
+      const report = await obey(order)
+      port.postMessage(report, 'room' in report ? [report.room] : [])
+    })
   })
 }

@@ -26,6 +26,9 @@ const mostBatch = 256
 const ordersAhead = 2
 const restartPause: Ms = 200
 const waitingLimit: Bytes = 64_000_000
+/** What is at least so large goes to a thread in memory that is used again: taking it anew costs more than all that is done with it (measured). */
+const roomLeast: Bytes = 65_536
+const roomMost: Bytes = 8_000_000
 
 export interface Reply {
   readonly scored: readonly Scored[]
@@ -33,9 +36,13 @@ export interface Reply {
   readonly predictMs: Ms
 }
 
+/** The bytes of a question, whole or in the pieces they came in: they are put together once, on their way to a thread. */
+export type Pieces = Uint8Array | readonly Uint8Array[]
+
 interface Waiting {
   readonly question: Question
-  readonly bytes: Uint8Array
+  readonly pieces: readonly Uint8Array[]
+  readonly length: Bytes
   readonly deadline: EpochMs
   readonly resolve: (reply: Reply) => void
   readonly reject: (error: Error) => void
@@ -80,6 +87,8 @@ export class Engine {
   /** Called when a question is answered: somebody waits for the last one. */
   readonly #watchers = new Set<() => void>()
   #waitingBytes: Bytes = 0
+  /** Memory that threads have given back. */
+  readonly #rooms: ArrayBuffer[] = []
   #ids = 0
   #isPumping = false
   #isClosed = false
@@ -132,14 +141,16 @@ export class Engine {
   }
 
   /** Throws `OVERLOADED`, `DEADLINE_PASSED`, `MODEL_UNAVAILABLE` and what the question itself deserves. */
-  ask(question: Question, bytes: Uint8Array, deadline: EpochMs = Number.POSITIVE_INFINITY): Promise<Reply> {
+  ask(question: Question, bytes: Pieces, deadline: EpochMs = Number.POSITIVE_INFINITY): Promise<Reply> {
+    const pieces = bytes instanceof Uint8Array ? [bytes] : bytes
+    const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
     for (const digest of digestsOf(question))
       if (!this.#models.has(digest)) return Promise.reject(new Fault('MODEL_UNAVAILABLE', `The model ${digest.slice(0, 12)}… is not loaded`))
-    if (this.#waitingBytes + bytes.length > waitingLimit)
+    if (this.#waitingBytes + length > waitingLimit)
       return Promise.reject(new Fault('OVERLOADED', `${this.waiting.questions} questions of ${this.#waitingBytes} bytes wait already`))
     return new Promise((resolve, reject) => {
       this.#count(digestsOf(question), 1)
-      this.#waitingBytes += bytes.length
+      this.#waitingBytes += length
       const settled =
         <Value>(act: (value: Value) => void) =>
         (value: Value): void => {
@@ -149,7 +160,7 @@ export class Engine {
       const kind = kindOf(question)
       const queue = this.#queues.get(kind) ?? { waiting: [], limit: firstBatch }
       this.#queues.set(kind, queue)
-      queue.waiting.push({ question, bytes, deadline, resolve: settled(resolve), reject: settled(reject) })
+      queue.waiting.push({ question, pieces, length, deadline, resolve: settled(resolve), reject: settled(reject) })
       this.#pumpSoon()
     })
   }
@@ -201,7 +212,7 @@ export class Engine {
       for (const one of queue.waiting) {
         if (batch.length === count) break
         seen += 1
-        this.#waitingBytes -= one.bytes.length
+        this.#waitingBytes -= one.length
         if (one.deadline >= now) batch.push(one)
         else one.reject(new Fault('DEADLINE_PASSED', 'It was not answered before its deadline'))
       }
@@ -220,16 +231,19 @@ export class Engine {
     if (!first) return
     thread.batches += 1
     try {
-      const packed = new Uint8Array(batch.reduce((sum, { bytes }) => sum + bytes.length, 0))
+      const packed = this.#room(batch.reduce((sum, { length }) => sum + length, 0))
       let end = 0
-      const ends = batch.map(({ bytes }) => {
-        packed.set(bytes, end)
-        end += bytes.length
+      const ends = batch.map(({ pieces }) => {
+        for (const piece of pieces) {
+          packed.set(piece, end)
+          end += piece.length
+        }
         return end
       })
       // one piece that changes hands
       const report = await this.#order(thread, { kind: 'answer', questions: batch.map(({ question }) => question), packed, ends }, [packed.buffer])
-      const { answers, ms } = report as Extract<Report, { kind: 'answered' }>
+      const { answers, ms, room } = report as Extract<Report, { kind: 'answered' }>
+      if (room.byteLength >= roomLeast && room.byteLength <= roomMost) this.#rooms.push(room)
       const queue = this.#queues.get(kindOf(first.question))
       if (queue) queue.limit = nextBatch(queue.limit, batch.length, ms)
       for (const [at, { resolve, reject }] of batch.entries()) {
@@ -243,6 +257,12 @@ export class Engine {
       thread.batches -= 1
       this.#pump()
     }
+  }
+
+  #room(bytes: Bytes): Uint8Array<ArrayBuffer> {
+    if (bytes < roomLeast) return new Uint8Array(bytes)
+    const room = this.#rooms.pop()
+    return room && room.byteLength >= bytes ? new Uint8Array(room, 0, bytes) : new Uint8Array(new ArrayBuffer(Math.ceil(bytes * 1.5)), 0, bytes)
   }
 
   #order(thread: Thread, order: WithoutId<Order>, transferred: readonly ArrayBuffer[] = []): Promise<Report> {

@@ -7,7 +7,7 @@ import { problemOf } from '@frameloop/kit/http'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import { namePattern } from '@frameloop/schemas/ids'
-import { newTraceparent, traceIdOf } from '@frameloop/schemas/trace'
+import { answerTraceId } from '@frameloop/schemas/trace'
 import { referencesOf } from '@frameloop/stream-processors/features/features'
 import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import type { ZoneDirectory } from '@frameloop/stream-processors/features/zones'
@@ -20,7 +20,8 @@ import type { ModelSlots, Slot } from '../models/model-slots.ts'
 import { allow, type Caller, within } from './access.ts'
 import * as Answers from './answers.ts'
 import { answered, oneOrEach, pictureBodies } from './answers.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, Pieces } from './engine.ts'
+import { gather, isGathered } from './gather.ts'
 import { isPreparedFor } from './live.ts'
 import { InferBody, inputName, jsonLengthHeader, modelMetadata, outputName, readInferRequest, serverMetadata, writeInferAnswer } from './open-inference.ts'
 
@@ -38,6 +39,11 @@ export function championOf({ slots, zones }: Pick<PredictionTools, 'slots' | 'zo
   if (slot) return slot
   if (!zones.hasTask(task)) throw new Fault('TASK_UNKNOWN', `There is no task ${task}`, { task })
   throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
+}
+
+/** Of an answer to what was sent along: `frameloop follow` reads the model out of it. */
+export function traceOf({ change }: Slot): string {
+  return answerTraceId(change.digest, Date.now())
 }
 
 /** What every answer says: the class, how sure, and which model says so. */
@@ -62,10 +68,10 @@ const Frames = Type.Object(
 const orProblem = <Answered>(answering: Promise<Answered>): Promise<Answered | Problem> => answering.catch((thrown: unknown) => problemOf(thrown).document)
 
 /** Answers the picture in the body, or each of those in a multipart body. */
-async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => Promise<object>): Promise<object> {
+async function eachPicture(request: FastifyRequest, answer: (bytes: Pieces) => Promise<object>): Promise<object> {
   if (!request.isMultipart()) {
     const { body } = request
-    if (!Buffer.isBuffer(body) || body.length === 0)
+    if (!isGathered(body) || body.length === 0)
       throw new Fault('REQUEST_INVALID', 'Send the picture itself as the body, with its content type (image/jpeg, image/png, image/webp), or several as multipart/form-data')
     return answer(body)
   }
@@ -88,7 +94,7 @@ async function eachPicture(request: FastifyRequest, answer: (bytes: Buffer) => P
 const nowhere = { x: 0, y: 0, width: 0, height: 0 }
 
 /** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE`, `MODEL_INVALID` and what the picture deserves. */
-async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Uint8Array): Promise<FrameAnswers> {
+async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Pieces): Promise<FrameAnswers> {
   const { engine, zones, store } = tools
   allow(caller, 'predict', { camera, task })
   const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
@@ -108,7 +114,8 @@ async function judge(tools: PredictionTools, caller: Caller, camera: string, tas
   const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
   const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, zones: fitting, references, models }, bytes)
   const answers = scored.map(({ zone = '', task: name = '', rectangle = nowhere, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
-  return { camera, traceId: traceIdOf(newTraceparent()), answers }
+  const [first] = slotOf.values()
+  return { camera, traceId: traceOf(first as Slot), answers }
 }
 
 async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined): Promise<FrameAnswers> {
@@ -125,13 +132,13 @@ async function judgePicture(
   caller: Caller,
   task: string,
   { camera, zone }: { readonly camera?: string; readonly zone?: string },
-  bytes: Uint8Array,
+  bytes: Pieces,
 ): Promise<PictureAnswer> {
   allow(caller, 'predict', { camera, task })
   const slot = championOf(tools, task)
   const key = camera && zone ? referenceKey(camera, zone) : ''
   const { scored } = await tools.engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes)
-  return { task, traceId: traceIdOf(newTraceparent()), ...answerOf(slot, scored[0]?.scores ?? []) }
+  return { task, traceId: traceOf(slot), ...answerOf(slot, scored[0]?.scores ?? []) }
 }
 
 function addPictures(app: FastifyInstance, tools: PredictionTools): void {
@@ -235,7 +242,8 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
     }
     app.post<{ Params: { task: string; version?: string }; Body: Buffer }>(`${path}/infer`, about, async ({ params, headers, body, caller }, reply) => {
       allow(caller, 'predict', { task: params.task })
-      const { change, model } = modelOf(params)
+      const slot = modelOf(params)
+      const { change, model } = slot
       const header = headers[jsonLengthHeader]
       const asked = readInferRequest(body ?? Buffer.alloc(0), header === undefined ? undefined : Number(header), model.meta)
       const { bytes, datatype, reference } = asked
@@ -246,6 +254,7 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
         { name: change.task, version: change.version },
         scored.map(({ scores }) => scores),
       )
+      reply.header('x-trace-id', traceOf(slot))
       if (answer.jsonLength === undefined) return reply.type('application/json').send(answer.body)
       return reply.header(jsonLengthHeader, answer.jsonLength).type('application/octet-stream').send(answer.body)
     })
@@ -254,7 +263,7 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
 
 export async function addPredictions(app: FastifyInstance, tools: PredictionTools, isReady: () => boolean): Promise<void> {
   const { slots } = tools
-  app.addContentTypeParser(['image/jpeg', 'image/png', 'image/webp', 'application/octet-stream'], { parseAs: 'buffer' }, (_, body, done) => done(null, body))
+  app.addContentTypeParser(['image/jpeg', 'image/png', 'image/webp', 'application/octet-stream'], gather)
   app.get('/v1/models', { config: { described: { response: answered(Answers.Models) } }, schema: { summary: 'Which models serve' } }, ({ caller }) => {
     allow(caller, 'models')
     const seen = slots.all.filter(({ change }) => caller.scope.tasks.length === 0 || caller.scope.tasks.includes(change.task))

@@ -34,13 +34,16 @@ function open() {
   serveStream(socket, {
     engine: {
       ask: (_, bytes, deadline = 0) =>
-        new Promise<Reply>((resolve, reject) => asked.push({ bytes, deadline, answer: (scores) => resolve({ scored: [{ scores }], predictMs: 1 }), fail: reject })),
+        new Promise<Reply>((resolve, reject) =>
+          asked.push({ bytes: bytes as Uint8Array, deadline, answer: (scores) => resolve({ scored: [{ scores }], predictMs: 1 }), fail: reject }),
+        ),
     },
     championOf: (task) => {
       if (task !== 'street') throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`)
       return slot
     },
     answerOf: (_, scores) => ({ scores }),
+    traceOf: () => 'trace',
     wire: new PassThrough(),
   })
   return {
