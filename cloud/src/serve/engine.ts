@@ -10,6 +10,7 @@
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { Fault, toError } from '@frameloop/kit/fault'
+import { Rooms } from '@frameloop/kit/rooms'
 import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
 import type { ModelFiles } from '../models/model-files.ts'
 import { type EngineName, engineNames } from '../models/predictor.ts'
@@ -26,9 +27,6 @@ const mostBatch = 256
 const ordersAhead = 2
 const restartPause: Ms = 200
 const waitingLimit: Bytes = 64_000_000
-/** What is at least so large goes to a thread in memory that is used again: taking it anew costs more than all that is done with it (measured). */
-const roomLeast: Bytes = 65_536
-const roomMost: Bytes = 8_000_000
 
 export interface Reply {
   readonly scored: readonly Scored[]
@@ -87,8 +85,7 @@ export class Engine {
   /** Called when a question is answered: somebody waits for the last one. */
   readonly #watchers = new Set<() => void>()
   #waitingBytes: Bytes = 0
-  /** Memory that threads have given back. */
-  readonly #rooms: ArrayBuffer[] = []
+  readonly #rooms = new Rooms()
   #ids = 0
   #isPumping = false
   #isClosed = false
@@ -231,7 +228,7 @@ export class Engine {
     if (!first) return
     thread.batches += 1
     try {
-      const packed = this.#room(batch.reduce((sum, { length }) => sum + length, 0))
+      const packed = this.#rooms.take(batch.reduce((sum, { length }) => sum + length, 0))
       let end = 0
       const ends = batch.map(({ pieces }) => {
         for (const piece of pieces) {
@@ -243,7 +240,7 @@ export class Engine {
       // one piece that changes hands
       const report = await this.#order(thread, { kind: 'answer', questions: batch.map(({ question }) => question), packed, ends }, [packed.buffer])
       const { answers, ms, room } = report as Extract<Report, { kind: 'answered' }>
-      if (room.byteLength >= roomLeast && room.byteLength <= roomMost) this.#rooms.push(room)
+      this.#rooms.give(room)
       const queue = this.#queues.get(kindOf(first.question))
       if (queue) queue.limit = nextBatch(queue.limit, batch.length, ms)
       for (const [at, { resolve, reject }] of batch.entries()) {
@@ -257,12 +254,6 @@ export class Engine {
       thread.batches -= 1
       this.#pump()
     }
-  }
-
-  #room(bytes: Bytes): Uint8Array<ArrayBuffer> {
-    if (bytes < roomLeast) return new Uint8Array(bytes)
-    const room = this.#rooms.pop()
-    return room && room.byteLength >= bytes ? new Uint8Array(room, 0, bytes) : new Uint8Array(new ArrayBuffer(Math.ceil(bytes * 1.5)), 0, bytes)
   }
 
   #order(thread: Thread, order: WithoutId<Order>, transferred: readonly ArrayBuffer[] = []): Promise<Report> {

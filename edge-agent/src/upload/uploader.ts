@@ -6,6 +6,7 @@ import { Fault, rootMessage } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
+import { Rooms } from '@frameloop/kit/rooms'
 import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
@@ -73,25 +74,6 @@ export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Byte
   return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
 }
 
-/** Larger frames, which are clips, get memory of their own. */
-const roomLimit: Bytes = 4_000_000
-
-/** Memory that frames are read into, used again: taken anew for each it costs as much CPU as the rest of an upload (measured). */
-class Rooms {
-  readonly #free: Buffer<ArrayBuffer>[] = []
-
-  /** At least as large. */
-  take(bytes: Bytes): Buffer<ArrayBuffer> {
-    const room = this.#free.pop()
-    return room && room.length >= bytes ? room : Buffer.allocUnsafe(Math.ceil(Math.max(bytes, 65_536) * 1.25))
-  }
-
-  /** Nobody uses it any more. */
-  give(room: Buffer<ArrayBuffer>): void {
-    if (room.length <= roomLimit) this.#free.push(room)
-  }
-}
-
 export async function runUploader(
   spool: Spool,
   store: ObjectStore,
@@ -147,7 +129,7 @@ export async function runUploader(
         signal,
       )
       // one that failed may still be on its way out
-      rooms.give(room)
+      rooms.give(room.buffer)
       spool.markStored(entry, stored.versionId).catch((thrown: unknown) => log.error({ err: thrown, key }, 'upload not noted in the spool'))
       failures = 0
       refused.delete(entry.cameraId)

@@ -1,8 +1,11 @@
 /** The program of a thread that works on pixels; asked by `pixel-threads.ts`. */
 import { Fault } from '@frameloop/kit/fault'
 import { move, transferableSymbol, valueSymbol } from 'piscina'
-import type { Refused } from './pixel-threads.ts'
+import type { Answered, Refused } from './pixel-threads.ts'
 import { type PictureLook, type PixelWork, type PreparedPicture, pixelWork } from './pixel-work.ts'
+
+type Asked = Uint8Array<ArrayBuffer>
+type Tail<List extends readonly unknown[]> = List extends readonly [unknown, ...infer Rest] ? Rest : never
 
 /** An error keeps its message on the way between threads and loses its code: what was thrown on purpose travels as data. */
 async function answered<Result>(work: Promise<Result>): Promise<Result | Refused> {
@@ -14,13 +17,15 @@ async function answered<Result>(work: Promise<Result>): Promise<Result | Refused
   }
 }
 
-export function look(bytes: Uint8Array): Promise<PictureLook | Refused> {
-  return answered(pixelWork.look(bytes))
+/** Buffers change hands without a copy. */
+const handing = <Result>(result: Result | Refused, { buffer }: Asked, buffers: readonly ArrayBufferLike[] = []): Answered<Result> =>
+  move({ [transferableSymbol]: [buffer, ...buffers], [valueSymbol]: { result, room: buffer } }) as unknown as Answered<Result>
+
+export async function look([bytes]: [Asked]): Promise<Answered<PictureLook>> {
+  return handing(await answered(pixelWork.look(bytes)), bytes)
 }
 
-export async function prepare(question: Parameters<PixelWork['prepare']>): Promise<PreparedPicture | Refused> {
-  const answer = await answered(pixelWork.prepare(...question))
-  if ('refused' in answer) return answer
-  // prepared pixels change hands without a copy
-  return move({ [transferableSymbol]: answer.groups.map(({ packed }) => packed.buffer), [valueSymbol]: answer }) as unknown as PreparedPicture
+export async function prepare([bytes, ...about]: [Asked, ...Tail<Parameters<PixelWork['prepare']>>]): Promise<Answered<PreparedPicture>> {
+  const answer = await answered(pixelWork.prepare(bytes, ...about))
+  return handing(answer, bytes, 'refused' in answer ? [] : answer.groups.map(({ packed }) => packed.buffer))
 }

@@ -6,6 +6,7 @@
  */
 import { availableParallelism } from 'node:os'
 import { Fault, type FaultCode } from '@frameloop/kit/fault'
+import { Rooms } from '@frameloop/kit/rooms'
 import { Piscina } from 'piscina'
 import type { PictureLook, PixelWork, PreparedPicture } from './pixel-work.ts'
 
@@ -23,21 +24,27 @@ function resultOf<Result extends object>(answer: Result | Refused): Result {
   return answer
 }
 
-/** A view may look at a part of a large buffer, and all of it would be sent along; a thread gets a buffer of its own. */
-const owned = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => new Uint8Array(bytes)
+/** What a thread answers, and the memory that it was asked in. */
+export interface Answered<Result> {
+  readonly result: Result | Refused
+  readonly room: ArrayBuffer
+}
 
 /** `program`: where the built thread lies. */
 export function openPixelThreads(count = availableParallelism(), program = new URL('./pixel-thread.mjs', import.meta.url)): PixelThreads {
   const pool = new Piscina({ filename: program.href, minThreads: 0, maxThreads: count, idleTimeout: 600_000, concurrentTasksPerWorker: 2, atomics: 'disabled' })
+  const rooms = new Rooms()
+  /** Whoever sends bytes keeps them: a thread gets a copy. */
+  const ask = async <Result extends object>(name: string, bytes: Uint8Array, more: readonly unknown[]): Promise<Result> => {
+    const own = rooms.take(bytes.length)
+    own.set(bytes)
+    const { result, room } = (await pool.run([own, ...more], { name, transferList: [own.buffer] })) as Answered<Result>
+    rooms.give(room)
+    return resultOf(result)
+  }
   return {
-    async look(bytes) {
-      const own = owned(bytes)
-      return resultOf<PictureLook>(await pool.run(own, { name: 'look', transferList: [own.buffer] }))
-    },
-    async prepare(bytes, zones, references) {
-      const own = owned(bytes)
-      return resultOf<PreparedPicture>(await pool.run([own, zones, references], { name: 'prepare', transferList: [own.buffer] }))
-    },
+    look: (bytes) => ask<PictureLook>('look', bytes, []),
+    prepare: (bytes, zones, references) => ask<PreparedPicture>('prepare', bytes, [zones, references]),
     close: () => pool.destroy(),
   }
 }
