@@ -38,6 +38,18 @@ async function aCrop(task: string): Promise<{ readonly camera: string; readonly 
   return { camera: '', zone: '', ...found, width, height, pixels: Buffer.from(new Uint8Array(width * height * 3).map((_, at) => (at * 37 + (at >> 6)) % 256)) }
 }
 
+/** Such a crop, and a picture of it. */
+async function aJpeg(task: string): Promise<Awaited<ReturnType<typeof aCrop>> & { readonly jpeg: Buffer<ArrayBuffer> }> {
+  const crop = await aCrop(task)
+  const { width, height, pixels } = crop
+  return {
+    ...crop,
+    jpeg: await sharp(pixels, { raw: { width, height, channels: 3 } })
+      .jpeg()
+      .toBuffer(),
+  }
+}
+
 const post = async (path: string, body: Uint8Array | string, headers: Record<string, string>): Promise<readonly [number, Record<string, unknown>]> => {
   const response = await fetch(`${serve}${path}`, { method: 'POST', headers, body: body as never })
   return [response.status, (await response.json()) as Record<string, unknown>]
@@ -168,10 +180,7 @@ test("SageMaker's contract: a ping, and invocations of the model that is named",
 
 test('a stream of pictures is answered in order, rubbish in its place', async () => {
   const { task, version } = await served()
-  const { width, height, pixels } = await aCrop(task)
-  const jpeg = await sharp(pixels, { raw: { width, height, channels: 3 } })
-    .jpeg()
-    .toBuffer()
+  const { jpeg } = await aJpeg(task)
   const stream = client.stream(task)
   const order: number[] = []
   // more than may be on their way at once
@@ -184,10 +193,7 @@ test('a stream of pictures is answered in order, rubbish in its place', async ()
 
 test('an answer to a picture that was sent along is followed to its model, run and data by its trace id', async () => {
   const { task, version } = await served()
-  const { width, height, pixels } = await aCrop(task)
-  const jpeg = await sharp(pixels, { raw: { width, height, channels: 3 } })
-    .jpeg()
-    .toBuffer()
+  const { jpeg, width, height, pixels } = await aJpeg(task)
   const stream = client.stream(task)
   const [asked, streamed] = await Promise.all([client.classify(jpeg, { task }), stream.ask(jpeg)])
   stream.close()

@@ -1,45 +1,45 @@
 import { expect, test } from 'vitest'
-import { AnnouncementQueue, openingAt, reservedFor, UploadQueue } from './lanes.ts'
+import { AnnouncementQueue, backlogPlaces, openingAt, UploadQueue } from './lanes.ts'
 import { freeAfter } from './uploader.ts'
 
 const at = (capturedAt: number, cameraId = 'a') => ({ cameraId, head: { capturedAt } })
 const minute = 60_000
 
-test('live goes before what has waited, each lane in its order, and some places are kept for live', () => {
+test('live goes before what has waited, each lane in its order, and what has waited only where it may', () => {
   const queue = new UploadQueue<ReturnType<typeof at>>()
   queue.add([at(1), at(2)], 10 * minute)
   queue.add([at(10 * minute), at(10 * minute + 1)], 10 * minute)
-  const taken = Array.from({ length: 5 }, (_, n) => queue.take(10 * minute, 6 - n, 2)?.head.capturedAt)
+  const taken = Array.from({ length: 5 }, () => queue.take(10 * minute, true)?.head.capturedAt)
   expect(taken).toEqual([10 * minute, 10 * minute + 1, 1, 2, undefined])
   queue.add([at(3), at(10 * minute + 2)], 10 * minute)
-  queue.take(10 * minute, 6, 2)
-  expect(queue.take(10 * minute, 2, 2)).toBeUndefined()
-  expect(queue.take(10 * minute, 3, 2)).toEqual(at(3))
+  queue.take(10 * minute, false)
+  expect(queue.take(10 * minute, false)).toBeUndefined()
+  expect(queue.take(10 * minute, true)).toEqual(at(3))
 })
 
-test('what has waited goes out alone while live frames come, on most places when none do, and not at all outside its windows', () => {
-  expect([reservedFor('all', 6, 100), reservedFor('all', 6, 60_000), reservedFor('live', 6, 60_000)]).toEqual([5, 2, 6])
-  expect([reservedFor('all', 1, 100), reservedFor('all', 1, 60_000)]).toEqual([0, 0])
+test('what has waited takes one place while live frames come, most places when none do, and none outside its windows', () => {
+  expect([backlogPlaces('all', 6, 100), backlogPlaces('all', 6, 60_000), backlogPlaces('live', 6, 60_000)]).toEqual([1, 4, 0])
+  expect([backlogPlaces('all', 1, 100), backlogPlaces('all', 1, 60_000)]).toEqual([1, 1])
 })
 
 test('one that failed comes next again, and one that waited too long is backlog', () => {
   const queue = new UploadQueue<ReturnType<typeof at>>()
   queue.add([at(0), at(1)], 0)
-  const first = queue.take(0, 6, 2) as ReturnType<typeof at>
+  const first = queue.take(0, true) as ReturnType<typeof at>
   queue.again(first, 0)
-  expect(queue.take(0, 6, 2)).toEqual(at(0))
+  expect(queue.take(0, true)).toEqual(at(0))
   queue.add([at(minute)], minute)
-  expect([queue.take(minute, 6, 2), queue.take(minute, 6, 2)]).toEqual([at(minute), at(1)])
+  expect([queue.take(minute, true), queue.take(minute, true)]).toEqual([at(minute), at(1)])
 })
 
 test('a camera that is held waits by itself, and comes in its order when it is released', () => {
   const queue = new UploadQueue<ReturnType<typeof at>>()
   const take = (): string | undefined => {
-    const item = queue.take(0, 6, 2)
+    const item = queue.take(0, true)
     return item && `${item.cameraId}${item.head.capturedAt}`
   }
   queue.add([at(1, 'a'), at(1, 'b'), at(2, 'a'), at(2, 'b'), at(3, 'a')], 0)
-  const first = queue.take(0, 6, 2) as ReturnType<typeof at>
+  const first = queue.take(0, true) as ReturnType<typeof at>
   queue.again(first, 0)
   queue.hold('a')
   expect([take(), take(), take()]).toEqual(['b1', 'b2', undefined])
@@ -54,7 +54,7 @@ test('a long queue keeps its order', () => {
     Array.from({ length: 10_000 }, (_, n) => at(n)),
     10 * minute,
   )
-  for (let n = 0; n < 10_000; n += 1) expect(queue.take(10 * minute, 6, 2)?.head.capturedAt).toBe(n)
+  for (let n = 0; n < 10_000; n += 1) expect(queue.take(10 * minute, true)?.head.capturedAt).toBe(n)
 })
 
 test('announcements keep the order of a camera in each lane: an old frame that still waits holds no live one back', () => {

@@ -25,10 +25,10 @@ export function openingAt(windows: readonly string[], outside: Exclude<Opening, 
 /** Live frames come, when the last one went out less than this ago. */
 const liveLately: Ms = 2_000
 
-/** How many of the places for uploads are for live frames only. While such come, what has waited goes out alone, when nothing else does: it gets what they leave. */
-export function reservedFor(opening: Exclude<Opening, 'nothing'>, places: number, sinceLive: Ms): number {
-  if (opening === 'live') return places
-  return sinceLive < liveLately ? places - 1 : Math.min(2, places - 1)
+/** How many of the places for uploads what has waited may take. While live frames come, one: it gets what they leave. */
+export function backlogPlaces(opening: Exclude<Opening, 'nothing'>, places: number, sinceLive: Ms): number {
+  if (opening === 'live') return 0
+  return sinceLive < liveLately ? 1 : Math.max(1, places - 2)
 }
 
 interface Queued {
@@ -82,15 +82,15 @@ export class UploadQueue<Item extends Queued> {
     for (const item of items) this.#lanes[laneOf(item.head.capturedAt, now)].push(item)
   }
 
-  /** The next one; `reserved`: how many of the free places are for live ones only. */
-  take(now: EpochMs, free: number, reserved: number): Item | undefined {
+  /** The next one; `alsoBacklog`: whether it may be one that has waited. */
+  take(now: EpochMs, alsoBacklog: boolean): Item | undefined {
     const { live, backlog } = this.#lanes
     // whoever has waited too long is backlog by now
     for (let item = live.peek(); item !== undefined && laneOf(item.head.capturedAt, now) === 'backlog'; item = live.peek()) {
       live.take()
       backlog.push(item)
     }
-    return this.#takeFrom('live') ?? (free > reserved ? this.#takeFrom('backlog') : undefined)
+    return this.#takeFrom('live') ?? (alsoBacklog ? this.#takeFrom('backlog') : undefined)
   }
 
   #takeFrom(lane: Lane): Item | undefined {

@@ -13,7 +13,7 @@ import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-key
 import { signClaim } from '@frameloop/schemas/signature'
 import type { Entry, FrameHead } from '../spool/contents.ts'
 import type { Spool } from '../spool/spool.ts'
-import { laneOf, openingAt, reservedFor, UploadQueue } from './lanes.ts'
+import { backlogPlaces, laneOf, openingAt, UploadQueue } from './lanes.ts'
 
 export interface Identity {
   readonly agentId: string
@@ -87,6 +87,8 @@ export async function runUploader(
   let free = 0
   /** When a live frame last went out. */
   let liveAt: EpochMs = 0
+  /** Frames under way that have waited. */
+  let waited = 0
   const queue = new UploadQueue<Entry>()
   const rooms = new Rooms()
   const arrivals = spool.arrivals()
@@ -174,13 +176,18 @@ export async function runUploader(
       if (free > now) break
       const opening = openingAt(windows, outside, new Date(now))
       if (opening === 'nothing') break
-      const entry = queue.take(now, concurrency - running.size, reservedFor(opening, concurrency, now - liveAt))
+      const entry = queue.take(now, waited < backlogPlaces(opening, concurrency, now - liveAt))
       if (!entry) break
       if (!spool.holds(entry)) continue
-      if (laneOf(entry.head.capturedAt, now) === 'live') liveAt = now
+      const isLive = laneOf(entry.head.capturedAt, now) === 'live'
+      if (isLive) liveAt = now
+      else waited += 1
       free = freeAfter(free, now, entry.bytes, limit)
       entry.busy = true
-      const task: Promise<void> = upload(entry).finally(() => running.delete(task))
+      const task: Promise<void> = upload(entry).finally(() => {
+        running.delete(task)
+        if (!isLive) waited -= 1
+      })
       running.add(task)
     }
     if (failures > 0) await sleep(backoffPause(failures, backoff, Math.random()), undefined, { signal }).catch(() => {})
