@@ -67,7 +67,7 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
   const pid = stack.pidOf('serve')
   const stream = client.stream(task)
   const failed = new Map<string, number>()
-  let answered = 0
+  let [answered, unasked] = [0, 0]
   const ask = async (seq: number): Promise<void> => {
     const isRubbish = seq % 100 === 99
     await stream.ask(isRubbish ? Buffer.from('rubbish') : (pictures[seq % pictures.length] as Buffer)).then(
@@ -95,9 +95,9 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
     while (!stop.signal.aborted) {
       while (due < performance.now()) {
         due += 1000 / rate
-        // what it is too slow for is not piled up here
+        // what it is too slow for, while a command starts on the same cores, is not piled up here
         if (stream.unanswered < 500) void ask(seq++)
-        else failed.set('TOO_SLOW', (failed.get('TOO_SLOW') ?? 0) + 1)
+        else unasked += 1
       }
       await sleep(2)
     }
@@ -135,6 +135,7 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
   }
   stop.abort()
   await load
+  expect(await until(() => stream.unanswered === 0 || undefined, 10_000, 20)).toBe(true)
   for (const reader of readers) reader.close()
   stream.close()
   expect(stack.pidOf('serve')).toBe(pid)
@@ -142,7 +143,7 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
   const growth = growthPerTenMinutes(settled.map(({ at, residentMB }) => ({ at, value: residentMB })))
   const range = (pick: (sample: Sample) => number): string => `${Math.min(...settled.map(pick)).toFixed(0)} to ${Math.max(...settled.map(pick)).toFixed(0)}`
   process.stdout.write(
-    `${answered} answers at ${rate.toFixed(0)} a second, ${swaps} swaps; failed: ${[...failed].map(([code, count]) => `${count} x ${code}`).join(', ') || 'none'}\n` +
+    `${answered} answers at ${rate.toFixed(0)} a second, ${unasked} not asked in time, ${swaps} swaps; failed: ${[...failed].map(([code, count]) => `${count} x ${code}`).join(', ') || 'none'}\n` +
       `resident ${range(({ residentMB }) => residentMB)} MB, ${(growth * 100).toFixed(2)} % in ten minutes; ${range(({ descriptors }) => descriptors)} descriptors, ${range(({ sessions }) => sessions)} models\n`,
   )
   // every live answer can be followed back to its picture
@@ -153,6 +154,7 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
       break
     }
   expect([...failed]).toEqual([])
+  expect(unasked).toBeLessThan(answered / 10)
   expect(growth).toBeLessThan(0.01)
   expect(Math.max(...settled.map(({ sessions }) => sessions))).toBeLessThanOrEqual(2)
 })
