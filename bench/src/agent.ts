@@ -66,7 +66,7 @@ export const shown = (values: readonly number[]): string => {
 }
 
 /** Durable appends: the spool, then the same bytes in the same pieces with as many syncs, by nobody but the disk. */
-export async function benchAppend(folder: string, pictures: readonly Buffer[], say: (text: string) => void): Promise<object> {
+async function benchAppend(folder: string, pictures: readonly Buffer[], say: (text: string) => void): Promise<object> {
   const digests = pictures.map((picture) => sha256Hex(picture))
   const [ratios, perSync]: [number[], number[]] = [[], []]
   /** What the spool wrote between two syncs the last time. */
@@ -135,7 +135,7 @@ function signedPut(endpoint: URL, bucket: string, key: string, id: string, secre
   return `/${bucket}/${key}?${query}&X-Amz-Signature=${hmac(signing, text).toString('hex')}`
 }
 
-export async function benchUpload(folder: string, pictures: readonly Buffer[], env: Readonly<Record<string, string>>, say: (text: string) => void): Promise<object> {
+async function benchUpload(folder: string, pictures: readonly Buffer[], env: Readonly<Record<string, string>>, say: (text: string) => void): Promise<object> {
   const store = objectStoreOf(env)
   const endpoint = new URL(env['S3_ENDPOINT'] ?? '')
   const identity = { agentId: 'bench', siteId: 'bench', bucketPrefix: 'frameloop' }

@@ -6,7 +6,7 @@ import { digestOf, type ModelFiles, modelFileNames } from '@frameloop/cloud/mode
 import type { ModelSlots, Slot } from '@frameloop/cloud/models/model-slots'
 import { openAccess, requireCaller } from '@frameloop/cloud/serve/access'
 import { Engine } from '@frameloop/cloud/serve/engine'
-import { addPredictions, answerOf, championOf, traceOf } from '@frameloop/cloud/serve/predictions'
+import { addPredictions, championOf, pictureAnswerOf } from '@frameloop/cloud/serve/predictions'
 import { serveStream } from '@frameloop/cloud/serve/stream'
 import { openApi } from '@frameloop/kit/http'
 import { openLog } from '@frameloop/kit/log'
@@ -70,7 +70,7 @@ async function serve(port: number): Promise<void> {
   await app.register(websocket, { options: { maxPayload: 20_000_000, perMessageDeflate: false } })
   requireCaller(app, openAccess, () => false)
   app.get('/v1/stream', { websocket: true }, (socket, { raw }) =>
-    serveStream(socket, { engine, championOf: (name) => championOf({ slots, zones }, name), answerOf, traceOf, wire: raw.socket }),
+    serveStream(socket, { engine, championOf: (name) => championOf({ slots, zones }, name), answerOf: pictureAnswerOf, wire: raw.socket }),
   )
   await addPredictions(app, { engine, slots, zones, store: undefined as unknown as ObjectStore, pool: undefined as unknown as Pool }, () => true)
   await app.listen({ host: '127.0.0.1', port })

@@ -1,12 +1,10 @@
 /** May this version replace that one? A decision, without side effects. */
-import type { Evaluation } from '../train/evaluate.ts'
+import { type Evaluation, percent } from '../train/evaluate.ts'
 
 export interface Verdict {
   readonly promote: boolean
   readonly reason: string
 }
-
-const percent = (value: number): string => `${(value * 100).toFixed(1)} %`
 
 /**
  * On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record.

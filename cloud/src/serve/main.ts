@@ -24,7 +24,7 @@ import { Engine } from './engine.ts'
 import { Feeds } from './feeds.ts'
 import { hopObserver } from './hop-times.ts'
 import { liveStage } from './live.ts'
-import { addPredictions, answerOf, championOf, isOpenPath, traceOf } from './predictions.ts'
+import { addPredictions, championOf, isOpenPath, pictureAnswerOf } from './predictions.ts'
 import { failureObserver, serveMetrics } from './serve-metrics.ts'
 import { serveStream } from './stream.ts'
 
@@ -105,7 +105,7 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     feeds.add(socket, raw.socket, caller.scope),
   )
   app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller, raw }) =>
-    serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf, traceOf, caller, wire: raw.socket }),
+    serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf: pictureAnswerOf, caller, wire: raw.socket }),
   )
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
   lifetime.run('live', (signal) => live.run(signal), fail)

@@ -42,17 +42,22 @@ export function championOf({ slots, zones }: Pick<PredictionTools, 'slots' | 'zo
 }
 
 /** Of an answer to what was sent along: `frameloop follow` reads the model out of it. */
-export function traceOf({ change }: Slot): string {
+function traceOf({ change }: Slot): string {
   return answerTraceId(change.digest, Date.now())
 }
 
 /** What every answer says: the class, how sure, and which model says so. */
-export function answerOf({ change, model }: Slot, scores: readonly number[]): Answer {
+function answerOf({ change, model }: Slot, scores: readonly number[]): Answer {
   const { classes } = model.meta
   return {
     ...{ ...bestOf(classes, scores), scores: classes.map((name, at) => ({ class: name, score: scores[at] ?? 0 })) },
     ...{ modelName: change.modelName, modelVersion: change.version, modelDigest: change.digest, preprocessing: change.preprocessing },
   }
+}
+
+/** The same about a picture that was sent along, which can be followed by its trace id alone. */
+export function pictureAnswerOf(slot: Slot, scores: readonly number[]): Answer & { readonly traceId: string } {
+  return { traceId: traceOf(slot), ...answerOf(slot, scores) }
 }
 
 const Name = Type.String({ pattern: namePattern })
@@ -138,7 +143,7 @@ async function judgePicture(
   const slot = championOf(tools, task)
   const key = camera && zone ? referenceKey(camera, zone) : ''
   const { scored } = await tools.engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes)
-  return { task, traceId: traceOf(slot), ...answerOf(slot, scored[0]?.scores ?? []) }
+  return { task, ...pictureAnswerOf(slot, scored[0]?.scores ?? []) }
 }
 
 function addPictures(app: FastifyInstance, tools: PredictionTools): void {

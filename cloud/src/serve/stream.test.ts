@@ -43,7 +43,6 @@ function open() {
       return slot
     },
     answerOf: (_, scores) => ({ scores }),
-    traceOf: () => 'trace',
     wire: new PassThrough(),
   })
   return {

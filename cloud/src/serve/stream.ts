@@ -41,7 +41,6 @@ export interface StreamTools {
   /** Throws `TASK_UNKNOWN`, `MODEL_UNAVAILABLE`. */
   readonly championOf: (task: string) => Slot
   readonly answerOf: (slot: Slot, scores: readonly number[]) => object
-  readonly traceOf: (slot: Slot) => string
   /** Who asks; without one everything is allowed. */
   readonly caller?: Caller
   /** What the socket writes to. */
@@ -77,7 +76,7 @@ export function readBinary(message: Buffer): { readonly about: About; readonly b
 }
 
 /** Serves one client until it goes. */
-export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, traceOf, caller, wire }: StreamTools): void {
+export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, caller, wire }: StreamTools): void {
   let opened: Static<typeof Opening> | undefined
   /** Answers in the order of the questions; each is sent when those before it are. */
   let last: Promise<void> = Promise.resolve()
@@ -106,7 +105,7 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       caller?.take()
       const key = camera && zone ? referenceKey(camera, zone) : ''
       const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key }, bytes, Date.now() + deadlineMs)
-      return { kind: 'answer', id, traceId: traceOf(slot), task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
+      return { kind: 'answer', id, task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
     } catch (thrown) {
       return errorMessage(thrown, { id })
     }

@@ -1,5 +1,8 @@
 /** Answers against the truth: accuracy, balanced accuracy, precision, recall, confusion; per zone and together. Pure. */
 
+/** As people read it. */
+export const percent = (share: number): string => `${(share * 100).toFixed(1)} %`
+
 export interface Judged {
   readonly zone: string
   readonly truth: string

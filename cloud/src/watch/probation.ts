@@ -3,7 +3,7 @@
  * right more often, where the new one leaves frames unanswered, or where it is many times slower.
  */
 import type { Ms } from '@frameloop/kit/units'
-import { figuresOf } from '../train/evaluate.ts'
+import { figuresOf, percent } from '../train/evaluate.ts'
 
 /** A zone of a frame as both were asked about it. */
 export interface BothAnswered {
@@ -35,7 +35,6 @@ export const probationRule: ProbationRule = { leastAnswers: 60, worse: 0.05, dev
 
 export type ProbationVerdict = { readonly kind: 'fine' | 'too few' | 'back'; readonly why: string }
 
-const percent = (value: number): string => `${(value * 100).toFixed(1)} %`
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0
 
 /** `settled`: those asked when both had surely been loaded; before, a missing answer says nothing. */

@@ -1,5 +1,6 @@
 /** Should we learn again? A decision on figures, without side effects. */
 import type { EpochMs, Ms } from '@frameloop/kit/units'
+import { percent } from '../train/evaluate.ts'
 
 export interface LiveFigures {
   readonly n: number
@@ -27,7 +28,7 @@ export function judgeQuality(
   now: EpochMs,
   rule: RetrainRule = retrainRule,
 ): RetrainVerdict {
-  const score = `${(figures.balancedAccuracy * 100).toFixed(1)} % balanced accuracy over the last ${figures.n} labelled answers`
+  const score = `${percent(figures.balancedAccuracy)} balanced accuracy over the last ${figures.n} labelled answers`
   if (figures.n < rule.leastAnswers || figures.classes < 2)
     return { kind: 'too few', why: `${figures.n} labelled answers of ${figures.classes} classes; ${rule.leastAnswers} of at least 2 are needed` }
   if (figures.balancedAccuracy >= rule.leastBalancedAccuracy) return { kind: 'fine', why: score }
