@@ -28,8 +28,10 @@ export interface Entry {
   readonly bytes: Bytes
   readonly cameraId: CameraId
   readonly seq: number
-  /** The segment it came in; the one it is in now, and where there its bytes begin. */
+  /** Where it came in: the segment, and where there its bytes began. */
   readonly born: number
+  readonly bornAt: Bytes
+  /** Where its bytes are now. */
   segment: number
   bodyAt: Bytes
   /** S3's version id once it is stored. */
@@ -72,7 +74,7 @@ export type SpoolRecord =
   | { readonly kind: 'lost'; readonly head: Loss }
   | { readonly kind: 'told'; readonly head: readonly Loss[] }
   | { readonly kind: 'moving'; readonly head: readonly FrameKey[] }
-  | { readonly kind: 'moved'; readonly head: { readonly frame: FrameHead; readonly born: number; readonly versionId?: string } }
+  | { readonly kind: 'moved'; readonly head: { readonly frame: FrameHead; readonly born: number; readonly bornAt?: Bytes; readonly versionId?: string } }
 
 /** How they are numbered in the log. */
 export const kinds = { frame: 1, stored: 2, announced: 3, opened: 4, lost: 5, told: 6, moving: 7, moved: 8 } as const
@@ -92,6 +94,14 @@ export function digestIn(record: SpoolRecord | undefined): string {
 
 const keyOf = (of: { readonly cameraId: string; readonly epoch: string; readonly seq: number }): string => `${of.cameraId} ${of.epoch} ${of.seq}`
 const epochKey = (of: { readonly cameraId: string; readonly epoch: string }): string => `${of.cameraId} ${of.epoch}`
+
+interface Place {
+  readonly segment: number
+  readonly bodyAt: Bytes
+  readonly born?: number
+  readonly bornAt?: Bytes | undefined
+  readonly versionId?: string | undefined
+}
 
 interface Segment {
   /** Frames in it that are not yet forgotten. */
@@ -152,11 +162,11 @@ export class Contents {
     this.#segments.delete(segment)
   }
 
-  put(head: FrameHead, bytes: Bytes, place: { readonly segment: number; readonly bodyAt: Bytes; readonly born?: number; readonly versionId?: string | undefined }): Entry {
+  put(head: FrameHead, bytes: Bytes, place: Place): Entry {
     const { cameraId, epoch, seq } = head
-    const { segment, bodyAt, born = segment, versionId } = place
+    const { segment, bodyAt, born = segment, bornAt = bodyAt, versionId } = place
     const stored = versionId === undefined ? undefined : { versionId }
-    const entry: Entry = { head, bytes, cameraId, seq, born, segment, bodyAt, stored, busy: false, leaving: false, isEvent: head.isEvent ?? false }
+    const entry: Entry = { head, bytes, cameraId, seq, born, bornAt, segment, bodyAt, stored, busy: false, leaving: false, isEvent: head.isEvent ?? false }
     this.#entries.set(keyOf(head), entry)
     this.#waitingBytes += bytes
     this.#inSegment(segment, 1)
@@ -232,7 +242,7 @@ export class Contents {
   /** After the last record of a log that is read again. */
   settle(): void {
     // what was moved takes its place among those it came with
-    const inOrder = [...this.#entries].sort(([, a], [, b]) => a.born - b.born)
+    const inOrder = [...this.#entries].sort(([, a], [, b]) => a.born - b.born || a.bornAt - b.bornAt)
     this.#entries.clear()
     for (const [key, entry] of inOrder) this.#entries.set(key, entry)
     // not before: what was moved comes late in the log, and acknowledgements whose frames went with their segment say nothing
@@ -309,11 +319,14 @@ export class Replay {
         for (const key of record.head) this.#moving.set(keyOf(key), key)
         return
       case 'moved': {
-        const { frame, born, versionId } = record.head
+        const { frame, born, bornAt, versionId } = record.head
         this.#moving.delete(keyOf(frame))
         const entry = contents.entryOf(frame)
         if (entry) contents.move(entry, segment, bodyAt)
-        else contents.put(frame, bodyLength, { segment, bodyAt, born, versionId })
+        else {
+          contents.put(frame, bodyLength, { segment, bodyAt, born, bornAt, versionId })
+          this.#known.add(unreadable(frame, frame.seq, frame.seq))
+        }
       }
     }
   }
@@ -322,7 +335,8 @@ export class Replay {
   finish(): Loss[] {
     const { contents } = this
     const gone = [...this.#moving.values()].filter((key) => !contents.holds(key)).map((key) => unreadable(key, key.seq, key.seq))
-    const found = [...this.#missing, ...gone].flatMap((range) => this.#known.missing(range))
+    // a frame may be missed in both
+    const found = new Losses([...this.#missing, ...gone]).all.flatMap((range) => this.#known.missing(range))
     for (const loss of found) contents.lose(loss)
     contents.settle()
     return found

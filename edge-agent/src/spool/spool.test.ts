@@ -7,6 +7,7 @@ import { randomOf } from '@frameloop/kit/random'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { chooseEvictions } from './budget.ts'
 import type { FrameHead } from './contents.ts'
+import { type Disk, realDisk } from './disk.ts'
 import { encodeRecord } from './log-file.ts'
 import { Spool } from './spool.ts'
 
@@ -17,7 +18,7 @@ beforeEach(() => {
 })
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
-const open = (capacity = 1_000_000, at = folder): Promise<Spool> => Spool.open({ folder: at, capacity, segmentBytes: 4_000 }, log)
+const open = (capacity = 1_000_000, at = folder, disk = realDisk): Promise<Spool> => Spool.open({ folder: at, capacity, segmentBytes: 4_000, disk }, log)
 const aHead = (seq: number, cameraId = 'door'): FrameHead => ({
   cameraId,
   epoch: 'e',
@@ -216,24 +217,58 @@ test('S7: a long outage with a full spool takes a quarter more than what waits a
   await again.close()
 })
 
-test('S2, S7: a bit flipped in a frame that was moved costs that frame, and it is told as lost', async () => {
-  const spool = await open(20_000)
+/** Segments whose frames were moved stay, as when the process is killed before each is removed. */
+const keepsAll: Disk = { ...realDisk, remove: () => undefined }
+
+/** Flips a bit of a frame's bytes in the files named; the frame is in these. */
+function flip(seq: number, files: readonly string[]): void {
+  for (const file of files) {
+    const content = readFileSync(file)
+    const at = content.indexOf(bytes(seq).subarray(0, 100)) + 50
+    content[at] = (content[at] ?? 0) ^ 1
+    writeFileSync(file, content)
+  }
+}
+
+const filesWith = (seq: number): string[] => {
+  const paths = readdirSync(folder).map((name) => join(folder, name))
+  return paths.sort().filter((path) => readFileSync(path).includes(bytes(seq).subarray(0, 100)))
+}
+
+test.each([
+  ['once', realDisk],
+  ['and its segments are still there', keepsAll],
+])('S2, S7: a bit flipped in every copy of a frame that was moved, %s, costs that frame, and it is told as lost', async (_, disk) => {
+  const spool = await open(20_000, folder, disk)
   for (let seq = 1; seq <= 100; seq += 1) await spool.append({ ...aHead(seq), isEvent: seq <= 5 }, bytes(seq))
   await spool.close()
-  const moved = bytes(3).subarray(0, 100)
-  const file = readdirSync(folder)
-    .map((name) => join(folder, name))
-    .find((path) => readFileSync(path).includes(moved))
-  const content = readFileSync(file ?? '')
-  const at = content.indexOf(moved) + 50
-  content[at] = (content[at] ?? 0) ^ 1
-  writeFileSync(file ?? '', content)
+  flip(3, filesWith(3))
   for (let start = 1; start <= 2; start += 1) {
-    const again = await open(20_000)
+    const again = await open(20_000, folder, disk)
     expect(seqs(again).slice(0, 4)).toEqual([1, 2, 4, 5])
     expect(again.losses().filter(({ reason }) => reason === 'unreadable')).toMatchObject([{ seqFrom: 3, seqTo: 3 }])
     expect(again.account).toMatchObject([{ highestSeq: 100, unaccounted: 0 }])
     await again.close()
+  }
+})
+
+test('S2, S7: a bit flipped in one copy of a frame that is there twice costs nothing, not even its place', async () => {
+  const spool = await open(20_000, folder, keepsAll)
+  for (let seq = 1; seq <= 100; seq += 1) await spool.append({ ...aHead(seq), isEvent: seq <= 5 }, bytes(seq))
+  await spool.close()
+  const copies = filesWith(3)
+  expect(copies.length).toBeGreaterThan(1)
+  for (const [at, file] of copies.entries()) {
+    const intact = readFileSync(file)
+    flip(3, [file])
+    const again = await open(20_000, folder, keepsAll)
+    expect(seqs(again).slice(0, 5), `copy ${at} of ${copies.length}`).toEqual([1, 2, 3, 4, 5])
+    const [third] = [...again.entries].filter(({ seq }) => seq === 3)
+    if (third) expect((await again.read(third)).equals(bytes(3))).toBe(true)
+    expect(again.losses().filter(({ reason }) => reason === 'unreadable')).toEqual([])
+    expect(again.account).toMatchObject([{ highestSeq: 100, unaccounted: 0 }])
+    await again.close()
+    writeFileSync(file, intact)
   }
 })
 

@@ -410,8 +410,8 @@ export class Spool {
       batch = []
       const announced = this.#write({ kind: 'moving', head: staying.map(({ entry }) => keyOf(entry)) })
       const moved = staying.map(async ({ entry, bytes }) => {
-        const { head: frame, born, stored } = entry
-        const place = await this.#write({ kind: 'moved', head: { frame, born, ...stored } }, bytes)
+        const { head: frame, born, bornAt, stored } = entry
+        const place = await this.#write({ kind: 'moved', head: { frame, born, bornAt, ...stored } }, bytes)
         this.#contents.move(entry, place.segment, place.bodyAt)
       })
       await Promise.all([announced, ...moved])
