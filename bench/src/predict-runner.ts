@@ -66,7 +66,7 @@ async function serve(port: number): Promise<void> {
   const slots = { of: () => slot, all: [slot] } as unknown as ModelSlots
   const zones = { of: () => [], hasTask: () => true, loaded: true }
   const log = openLog('bench', 'error')
-  const app = await openApi({ name: 'bench', metrics: openMetrics('bench'), notReady: () => ({}) }, { title: 'bench', bodyLimit: 20_000_000, log })
+  const app = await openApi({ name: 'bench', metrics: openMetrics('bench'), notReady: () => ({}) }, { title: 'bench', bodyLimit: 20_000_000, log, host: '127.0.0.1' })
   await app.register(websocket, { options: { maxPayload: 20_000_000, perMessageDeflate: false } })
   requireCaller(app, openAccess, () => false)
   app.get('/v1/stream', { websocket: true }, (socket, { raw }) =>

@@ -1,14 +1,13 @@
 /** Settings of the cloud's processes. */
 
 import { databaseSettings, kafkaSettings, objectStoreSettings, pageSettings, processSettings } from '@frameloop/kit/config'
+import { isLoopback } from '@frameloop/kit/http'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type from 'typebox'
 
-const loopback = ['127.0.0.1', '::1', 'localhost']
-
 /** Whether callers of inference must have a key: unless it is said otherwise, everywhere but on loopback. */
 export function needsKeys({ apiKeys, host }: { readonly apiKeys: string; readonly host: string }): boolean {
-  return apiKeys === 'required' || (apiKeys === 'elsewhere' && !loopback.includes(host))
+  return apiKeys === 'required' || (apiKeys === 'elsewhere' && !isLoopback(host))
 }
 
 export const CloudSettings = Type.Object({
@@ -23,6 +22,11 @@ export const CloudSettings = Type.Object({
 
 /** Of processes with an API. */
 export const ApiSettings = Type.Object({ ...CloudSettings.properties, ...pageSettings })
+
+export const IngestSettings = Type.Object({
+  ...ApiSettings.properties,
+  signingKey: Type.String({ default: '', description: 'PEM of an Ed25519 private key: what is uploaded is signed with it, as agent `ingest`' }),
+})
 
 export const ServeSettings = Type.Object({
   ...ApiSettings.properties,

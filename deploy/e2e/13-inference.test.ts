@@ -3,11 +3,13 @@ import { spawn } from 'node:child_process'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { connectTo, type FeedMessage, type FeedWish, type LivePrediction } from '@frameloop/client'
+import { placeOf } from '@frameloop/cloud/models/model-slots'
 import { chromium } from 'playwright-core'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { build, root, tools } from '../src/home.ts'
+import type { ListedModel } from '../src/models.ts'
 import { freePort } from './network-camera.ts'
 import { frameloop, home, one, pool, soon, state } from './session.ts'
 
@@ -254,6 +256,44 @@ test('a feed that comes back goes on where it was', async () => {
   socket.close()
   expect(again).not.toContain(before?.resume)
 })
+
+test('a challenger answers its share of the live frames in the place of the champion, a shadow on record only', async () => {
+  const { task } = await served()
+  await frameloop('train', task, '--seed', '2', '--wait')
+  const versions = async () => (JSON.parse(await frameloop('models', 'list', '--json')) as ListedModel[]).filter((model) => model.task === task)
+  const champion = (await versions()).find(({ alias }) => alias.includes('champion'))?.version ?? ''
+  const other = (await versions()).findLast(({ version }) => version !== champion)?.version ?? ''
+  // what its training may have begun: the champion before it answers in its shadow
+  await frameloop('models', 'retire', task, 'shadow')
+  expect(await frameloop('models', 'challenge', task, other, '--share', '0.3')).toContain(`version ${other} of ${task} answers 30 % of the live frames`)
+  const heard = predictionsIn(
+    await hear({ tasks: [task] }, (so) => {
+      const said = predictionsIn(so)
+      const first = said.findIndex(({ modelVersion }) => modelVersion === other)
+      return first >= 0 && said.slice(first).filter(({ modelVersion }) => modelVersion === champion).length >= 20
+    }),
+  )
+  const since = heard.findIndex(({ modelVersion }) => modelVersion === other)
+  for (const { frameId, modelVersion } of heard.slice(since)) expect(modelVersion, frameId).toBe(placeOf(frameId) < 0.3 ? other : champion)
+
+  await frameloop('models', 'retire', task, 'challenger')
+  await frameloop('models', 'shadow', task, other)
+  const recorded = await soon(async () =>
+    one<{ frame_id: string; camera_id: string }>("select frame_id, camera_id from predictions where task = $1 and alias = 'shadow' and model_version = $2 limit 1", [task, other]),
+  )
+  const later = predictionsIn(await hear({ tasks: [task] }, (so) => predictionsIn(so).length >= 20))
+  expect(new Set(later.map(({ modelVersion }) => modelVersion))).toEqual(new Set([champion]))
+  expect(await frameloop('follow', recorded.frame_id)).toMatch(
+    new RegExp(`version ${champion}, champion\n.*version ${other}, shadow|version ${other}, shadow\n.*version ${champion}, champion`),
+  )
+  const exported = async (...more: string[]): Promise<number> =>
+    (await frameloop('predictions', 'export', '--camera', recorded.camera_id, '--task', task, ...more))
+      .split('\n')
+      .filter((line) => line.startsWith(recorded.frame_id) && line.endsWith(',shadow')).length
+  expect([await exported(), (await exported('--shadow')) > 0]).toEqual([0, true])
+  await frameloop('models', 'retire', task, 'shadow')
+  await expect(frameloop('models', 'challenge', task, other, '--share', '2')).rejects.toThrow('A share lies between 0 and 1, 2 does not')
+}, 300_000)
 
 test('a plain page shows live answers with their pictures, and a page of another address gets none', async () => {
   await served()

@@ -102,6 +102,18 @@ const signalAll = (pids: readonly number[], signal: NodeJS.Signals): void => {
   for (const pid of pids) process.kill(pid, signal)
 }
 
+/** Until a frame captured from now on is answered live; how long that takes, ms. */
+async function untilLive(): Promise<number> {
+  const [since, feed] = [Date.now(), client.feed()]
+  const timer = setTimeout(() => feed.close(), 90_000)
+  try {
+    for await (const message of feed) if (message.kind === 'prediction' && message.frameAt > since) return Date.now() - since
+  } finally {
+    clearTimeout(timer)
+  }
+  throw new Error('no live answer within 90 s')
+}
+
 test.each([
   ['postgres', 'postgres'],
   ['kafka', undefined],
@@ -109,7 +121,7 @@ test.each([
   ['s3', undefined],
   ['registry', undefined],
 ] as const)('while %s is frozen for 15 s the last good model answers over HTTP and WebSocket', async (part, said) => {
-  const frozen = family(stack.pidOf(part))
+  const [frozen, pid] = [family(stack.pidOf(part)), stack.pidOf('serve')]
   signalAll(frozen, 'SIGSTOP')
   try {
     const asked = await during(async () => {
@@ -123,17 +135,23 @@ test.each([
     signalAll(frozen, 'SIGCONT')
   }
   // and live answers go on by themselves when it is back
-  const [since, feed] = [Date.now(), client.feed()]
-  const timer = setTimeout(() => feed.close(), 90_000)
-  let live = 0
-  for await (const message of feed)
-    if (message.kind === 'prediction' && message.frameAt > since) {
-      live = message.frameAt
-      break
+  report.push(`${part}: a live answer ${((await untilLive()) / 1000).toFixed(1)} s later`)
+  expect(stack.pidOf('serve')).toBe(pid)
+})
+
+test('Kafka is killed five times, and everybody is answered on the connections they have', async () => {
+  const pid = stack.pidOf('serve')
+  const took: number[] = []
+  const asked = await during(async () => {
+    for (let kill = 1; kill <= 5; kill += 1) {
+      process.kill(stack.pidOf('kafka'), 'SIGKILL')
+      took.push(await untilLive())
     }
-  clearTimeout(timer)
-  expect(live).toBeGreaterThan(since)
-  report.push(`${part}: a live answer ${((Date.now() - since) / 1000).toFixed(1)} s later`)
+  })
+  expect(stack.pidOf('serve')).toBe(pid)
+  report.push(
+    `kafka killed 5 times: ${asked.count} questions answered, p99 ${asked.p99.toFixed(1)} ms; live answers ${took.map((ms) => (ms / 1000).toFixed(1)).join(', ')} s later`,
+  )
 })
 
 /** A socket that upgrades to a WebSocket by hand and then says what it is told. */

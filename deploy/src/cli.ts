@@ -579,8 +579,9 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('answers of a camera, oldest first')
     .requiredOption('--camera <ID>', 'the camera')
     .option('--task <NAME>', 'only this task')
+    .option('--shadow', 'also answers of shadows, which were sent to nobody')
     .option('--csv', 'comma separated (the default)')
-    .action(async (flags: { camera: string; task?: string }) => withDatabase((pool) => exportPredictions(pool, flags, process.stdout)))
+    .action(async (flags: { camera: string; task?: string; shadow?: boolean }) => withDatabase((pool) => exportPredictions(pool, flags, process.stdout)))
   program
     .command('doctor')
     .description('what frameloop needs of this machine, and what is missing')

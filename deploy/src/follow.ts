@@ -33,7 +33,7 @@ export async function follow(pool: Pool, id: string): Promise<Way> {
     select('select topic, partition, record_offset, at, subject_id from hops where subject_id = any($1) order by at, topic', [subjects]),
     select('select preprocessing, bucket, object_key, object_sha256, zones, prepared_at from features where frame_id = $1', [frameId ?? null]),
     select(
-      'select zone, task, answer, confidence, model_name, model_version, model_digest, preprocessing, answered_at from predictions where frame_id = $1 order by answered_at, zone',
+      'select zone, task, answer, confidence, model_name, model_version, model_digest, preprocessing, answered_at, alias from predictions where frame_id = $1 order by answered_at, zone',
       [frameId ?? null],
     ),
     select(
@@ -61,7 +61,7 @@ export function showWay(way: Way): string {
     ...(capture['media_offset_us'] === null
       ? []
       : [`offset      ${Number(capture['media_offset_us']) / 1000} ms of ${(capture['parameters'] as { sourceName?: string }).sourceName ?? 'its source'}`]),
-    `state       ${mediaStates[Number(capture['status_rank'])] ?? 'unknown'}${capture['reason'] ? ` (${capture['reason']})` : ''}`,
+    `state       ${mediaStates[Number(capture['status_rank'])] ?? 'unknown'}${capture['reason'] && Number(capture['status_rank']) === 3 ? ` (${capture['reason']})` : ''}`,
     `object      s3://${capture['bucket']}/${capture['object_key']}  ${capture['object_bytes']} bytes, sha256 ${capture['object_sha256']}`,
     `measured    ${capture['width']}x${capture['height']} ${capture['format']}, ${JSON.stringify((capture['parameters'] as { validate?: unknown }).validate ?? {})}`,
     `trace       ${capture['trace_id']}`,
@@ -77,7 +77,7 @@ export function showWay(way: Way): string {
     ...(way.predictions.length > 0 ? ['answers'] : []),
     ...way.predictions.map(
       (row) =>
-        `  ${time(row['answered_at'])}  ${row['task']} ${row['zone']}: ${row['answer']} (${Number(row['confidence']).toFixed(3)}) by ${row['model_name']} version ${row['model_version']}`,
+        `  ${time(row['answered_at'])}  ${row['task']} ${row['zone']}: ${row['answer']} (${Number(row['confidence']).toFixed(3)}) by ${row['model_name']} version ${row['model_version']}${row['alias'] ? `, ${row['alias']}` : ''}`,
     ),
     ...(way.labels.length > 0 ? ['labels'] : []),
     ...way.labels.map((row) => `  ${time(row['recorded_at'])}  ${row['task']} ${row['zone']}: ${row['label']} (${row['source']}${row['superseded_at'] ? ', superseded' : ''})`),

@@ -106,7 +106,7 @@ export async function importLabels(
   for (let from = 0; from < labels.length; from += 1_000) {
     const part = labels.slice(from, from + 1_000)
     const answer = (await send(`${labelsUrl}/v1/labels`, 'POST', {
-      source: where.source,
+      source: where.source.slice(-200),
       ...(where.asOf ? { asOf: where.asOf } : {}),
       labels: part.map(({ line: _, ...label }) => ({ ...label, cameraId: where.cameraId, task: where.task })),
     })) as { stored: number; unchanged: number; superseded: number; rejected: { index: number; message: string }[] }

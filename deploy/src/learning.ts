@@ -107,8 +107,13 @@ export async function train(pool: Pool, task: string, flags: TrainFlags, print: 
   }
 }
 
-export async function exportPredictions(pool: Pool, flags: { readonly camera: string; readonly task?: string }, out: NodeJS.WritableStream): Promise<void> {
-  out.write('frame_id,camera_id,zone,task,media_offset_ms,frame_at,answered_at,answer,confidence,model_version\n')
+/** Answers that were sent; with `shadow` also those that were only recorded. */
+export async function exportPredictions(
+  pool: Pool,
+  flags: { readonly camera: string; readonly task?: string; readonly shadow?: boolean },
+  out: NodeJS.WritableStream,
+): Promise<void> {
+  out.write('frame_id,camera_id,zone,task,media_offset_ms,frame_at,answered_at,answer,confidence,model_version,alias\n')
   let after: [Date, string, string, string] = [new Date(0), '00000000-0000-0000-0000-000000000000', '', '']
   for (;;) {
     const { rows } = await pool.query<{
@@ -122,15 +127,16 @@ export async function exportPredictions(pool: Pool, flags: { readonly camera: st
       answer: string
       confidence: number
       model_version: string
+      alias: string
     }>(
-      `select frame_id, camera_id, zone, task, media_offset_us, frame_at, answered_at, answer, confidence, model_version from predictions
-       where camera_id = $1 and ($2::text is null or task = $2) and (answered_at, frame_id, zone, model_version) > ($3::timestamptz, $4::uuid, $5, $6)
+      `select frame_id, camera_id, zone, task, media_offset_us, frame_at, answered_at, answer, confidence, model_version, alias from predictions
+       where camera_id = $1 and ($2::text is null or task = $2) and ($7 or alias <> 'shadow') and (answered_at, frame_id, zone, model_version) > ($3::timestamptz, $4::uuid, $5, $6)
        order by answered_at, frame_id, zone, model_version limit 5000`,
-      [flags.camera, flags.task ?? null, ...after],
+      [flags.camera, flags.task ?? null, ...after, flags.shadow ?? false],
     )
     for (const row of rows)
       out.write(
-        `${[row.frame_id, row.camera_id, row.zone, row.task, row.media_offset_us === null ? '' : row.media_offset_us / 1000, row.frame_at.toISOString(), row.answered_at.toISOString(), row.answer, row.confidence, row.model_version].join(',')}\n`,
+        `${[row.frame_id, row.camera_id, row.zone, row.task, row.media_offset_us === null ? '' : row.media_offset_us / 1000, row.frame_at.toISOString(), row.answered_at.toISOString(), row.answer, row.confidence, row.model_version, row.alias].join(',')}\n`,
       )
     const last = rows.at(-1)
     if (!last) return

@@ -3,6 +3,7 @@
  * errors, OpenAPI at `/openapi.json` and a page of it at `/docs`.
  */
 import type { IncomingHttpHeaders } from 'node:http'
+import { isIP } from 'node:net'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
@@ -12,7 +13,8 @@ import { Fault, type FaultCode } from './fault.ts'
 import { type Health, healthAnswer, portTaken } from './health.ts'
 import type { Lifetime } from './lifetime.ts'
 import type { Log } from './log.ts'
-import type { Bytes } from './units.ts'
+import { isDatabaseTransient } from './postgres.ts'
+import type { Bytes, Ms } from './units.ts'
 
 const statusOf: Partial<Record<FaultCode, number>> = {
   UPLOAD_INVALID: 400,
@@ -22,6 +24,7 @@ const statusOf: Partial<Record<FaultCode, number>> = {
   PICTURE_UNREADABLE: 422,
   CLIP_UNREADABLE: 422,
   PICTURE_TOO_LARGE: 413,
+  PICTURE_ANIMATED: 422,
   UPLOAD_CONFLICT: 409,
   OBJECT_CONFLICT: 409,
   NOT_FOUND: 404,
@@ -57,6 +60,8 @@ export function problemOf(thrown: unknown): { readonly status: number; readonly 
     document: { type: `urn:frameloop:fault:${code}`, title: code, status, detail, code, hint, ...fields },
   })
   if (thrown instanceof Fault) return document(statusOf[thrown.code] ?? 500, thrown.code, thrown.message, thrown.hint, thrown.fields)
+  if (isDatabaseTransient(thrown)) return problemOf(new Fault('DATABASE_UNAVAILABLE', 'The database does not answer', {}, thrown))
+  if (thrown instanceof Error && thrown.name.startsWith('KafkaJS')) return problemOf(new Fault('KAFKA_UNAVAILABLE', 'Kafka does not take it now', {}, thrown))
   const known = thrown as { statusCode?: number; code?: string; message?: string }
   const status = known.statusCode ?? 500
   if (status < 500) {
@@ -69,10 +74,14 @@ export function problemOf(thrown: unknown): { readonly status: number; readonly 
 
 export interface ApiOptions {
   readonly title: string
+  /** What it will listen on. */
+  readonly host: string
   readonly bodyLimit: Bytes
   readonly log: Log
   /** Origins of pages elsewhere that may ask from a browser, like `https://shop.example.org`. */
   readonly allowedOrigins?: readonly string[]
+  /** How long a request may take to come, its body included, and how long it may stand still; half a minute and no bound of its own when absent. */
+  readonly patience?: { readonly whole: Ms; readonly silence: Ms }
 }
 
 declare module 'fastify' {
@@ -93,18 +102,36 @@ export function isForeign({ origin, host, authorization, 'x-forwarded-host': for
   return !URL.canParse(origin) || ![host, forwarded].includes(new URL(origin).host)
 }
 
+/** Whether nobody but this machine can reach an address. */
+export const isLoopback = (host: string): boolean => ['127.0.0.1', '::1', 'localhost'].includes(host)
+
+/**
+ * Whether a name leads here that is not ours: any page can let its own name lead to 127.0.0.1, and the browser then takes it
+ * for the page's own server. Of importance where being on this machine is enough to ask.
+ */
+export function isStranger({ host = '' }: IncomingHttpHeaders, allowed: readonly string[]): boolean {
+  if (host === '' || !URL.canParse(`http://${host}`)) return host !== ''
+  const { hostname } = new URL(`http://${host}`)
+  const isOurs = hostname === 'localhost' || hostname.endsWith('.localhost') || isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
+  return !isOurs && !allowed.some((origin) => new URL(origin).host === host)
+}
+
 /** Add routes, then `listen`. */
 export async function openApi(health: Health, options: ApiOptions): Promise<FastifyInstance> {
   const app = Fastify({
     bodyLimit: options.bodyLimit,
     logger: false,
-    requestTimeout: 30_000,
+    requestTimeout: options.patience?.whole ?? 30_000,
+    ...(options.patience ? { connectionTimeout: options.patience.silence } : {}),
     forceCloseConnections: true,
     http: { headersTimeout: 8_000, connectionsCheckingInterval: 1_000 },
   })
   const { allowedOrigins = [] } = options
   await app.register(cors, { origin: [...allowedOrigins], allowedHeaders: ['authorization', 'content-type'], maxAge: 600 })
+  const isOnlyHere = isLoopback(options.host)
   app.addHook('onRequest', async ({ headers, routeOptions }) => {
+    if (isOnlyHere && isStranger(headers, allowedOrigins))
+      throw new Fault('ORIGIN_NOT_ALLOWED', `This answers to localhost and to addresses, not to ${headers.host}`, { host: headers.host })
     if (!routeOptions.config.isPublic && isForeign(headers, allowedOrigins))
       throw new Fault('ORIGIN_NOT_ALLOWED', `Pages of ${headers.origin} may not ask here`, { origin: headers.origin })
   })

@@ -13,6 +13,8 @@ export type FrameId = string & { readonly [brand]?: 'frame' }
 
 /** The camera whose frames prove at every start that the chain works; pages and counts of people's cameras leave it out. */
 export const probeCameraId = 'frameloop-probe'
+/** Who announces uploads, in the place of an agent. */
+export const ingestAgentId = 'ingest'
 
 /** Namespaces of the UUIDv5 ids; they may never change. */
 const mediaNamespace = '6f0c3d0a-52ad-4b39-9a3e-0f2a6c1d7b11'

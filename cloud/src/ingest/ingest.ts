@@ -8,6 +8,7 @@
  * I3  What was stored but not announced (a crash, Kafka away) is announced later by `announceOpen`.
  */
 
+import type { KeyObject } from 'node:crypto'
 import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import type { Producer } from '@frameloop/kit/kafka'
@@ -17,8 +18,9 @@ import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { MediaCaptured } from '@frameloop/schemas/events'
-import { frameIdOf, mintEpoch, uploadMediaIdOf } from '@frameloop/schemas/ids'
+import { frameIdOf, ingestAgentId, mintEpoch, uploadMediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
+import { signatureHeader, signClaim } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { sniffClip } from '@frameloop/stream-processors/clip'
@@ -50,6 +52,8 @@ export interface IngestTools {
   readonly codec: Codec
   readonly bucketPrefix: string
   readonly log: Log
+  /** What is announced is signed with it. */
+  readonly signingKey?: KeyObject
 }
 
 const extensions = { jpeg: 'jpg', png: 'png', webp: 'webp' } as const
@@ -110,7 +114,7 @@ async function take(tools: IngestTools, upload: Upload, key: string, sha256: str
       lane: 'live',
       source: 'upload',
       kind: about.kind,
-      agentId: 'ingest',
+      agentId: ingestAgentId,
       capturedAt: upload.capturedAt,
       mediaOffsetUs: null,
       object,
@@ -138,9 +142,17 @@ async function take(tools: IngestTools, upload: Upload, key: string, sha256: str
   })
 }
 
+/** Our word for an upload; undefined where we have no key. */
+function signatureOf({ signingKey }: IngestTools, event: MediaCaptured): string | undefined {
+  return signingKey && signClaim({ ...event, sha256: event.object.sha256 }, signingKey)
+}
+
 async function announce(tools: IngestTools, event: MediaCaptured): Promise<void> {
   const about = { key: event.cameraId, id: event.mediaId, time: event.capturedAt, source: 'ingest', traceparent: newTraceparent() }
-  await tools.producer.send({ topic: topics.mediaCaptured.name, acks: -1, messages: [await recordOf(tools.codec, topics.mediaCaptured, event, about)] })
+  const record = await recordOf(tools.codec, topics.mediaCaptured, event, about)
+  const signature = signatureOf(tools, event)
+  const message = signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } }
+  await tools.producer.send({ topic: topics.mediaCaptured.name, acks: -1, messages: [message] })
   await tools.pool.query('update uploads set announced_at = now() where media_id = $1', [event.mediaId])
 }
 
@@ -150,13 +162,21 @@ export async function ingest(upload: Upload, tools: IngestTools): Promise<Accept
   const { row, repeated } = await take(tools, upload, key, sha256)
   const { event } = row
   if (row.announced_at === null) {
+    const signature = signatureOf(tools, event)
     await tools.store.putOnce({
       bucket: event.object.bucket,
       key: event.object.key,
       body: upload.bytes,
       sha256,
       contentType: event.object.contentType,
-      metadata: { 'media-id': event.mediaId, 'camera-id': event.cameraId, epoch: event.epoch, seq: String(event.seq), 'captured-at': String(event.capturedAt) },
+      metadata: {
+        'media-id': event.mediaId,
+        'camera-id': event.cameraId,
+        epoch: event.epoch,
+        seq: String(event.seq),
+        'captured-at': String(event.capturedAt),
+        ...(signature === undefined ? {} : { signature }),
+      },
     })
     await announce(tools, event)
   }

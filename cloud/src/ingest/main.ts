@@ -10,12 +10,15 @@ import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { namePattern } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
+import { privateKeyOf } from '@frameloop/schemas/signature'
 import Type from 'typebox'
-import { ApiSettings } from '../config.ts'
+import { IngestSettings } from '../config.ts'
 import { announceOpen, ingest } from './ingest.ts'
 
 /** A clip of a minute at 8 Mbit/s is 60 MB. */
 const largestUpload = 200_000_000
+/** The largest one over a link of 3 Mbit/s takes 9 minutes. */
+const uploadPatience = { whole: 600_000, silence: 60_000 }
 
 const Query = Type.Object({
   source: Type.String({ pattern: namePattern, description: 'who sends; acts as a camera id' }),
@@ -26,15 +29,26 @@ const Query = Type.Object({
 /** Before there were cameras to send from; times beyond it are slips of a unit. */
 const earliest = Date.UTC(2000)
 
-await runProcess('ingest', ApiSettings, async ({ config, log, metrics, lifetime, fail }) => {
+await runProcess('ingest', IngestSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'ingest'), (open) => open.end())
   const store = lifetime.own('object store', openObjectStore(config), (open) => open.close())
   const producer = openKafka(config.kafkaBrokers, 'ingest', log).producer()
   await producer.connect()
   lifetime.own('producer', producer, (open) => open.disconnect())
-  const tools = { pool, store, producer, codec: openCodec(openRegistry(config.schemaRegistryUrl)), bucketPrefix: config.bucketPrefix, log }
+  const tools = {
+    pool,
+    store,
+    producer,
+    codec: openCodec(openRegistry(config.schemaRegistryUrl)),
+    bucketPrefix: config.bucketPrefix,
+    log,
+    ...(config.signingKey ? { signingKey: privateKeyOf(config.signingKey) } : {}),
+  }
   const notReady = () => databaseNotReady(pool)
-  const app = await openApi({ name: 'ingest', metrics, notReady }, { title: 'frameloop ingest', bodyLimit: largestUpload, log, allowedOrigins: listOf(config.allowedOrigins) })
+  const app = await openApi(
+    { name: 'ingest', metrics, notReady },
+    { title: 'frameloop ingest', bodyLimit: largestUpload, log, host: config.host, patience: uploadPatience, allowedOrigins: listOf(config.allowedOrigins) },
+  )
   app.addContentTypeParser(/^(image|video)\/|^application\/octet-stream/, { parseAs: 'buffer' }, (_, body, done) => done(null, body))
   app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string } }>(
     '/v1/media',

@@ -33,6 +33,9 @@ export interface Stored {
 export const labelOfPrediction = `l.camera_id = p.camera_id and l.zone = p.zone and l.task = p.task and l.superseded_at is null
   and (l.frame_id = p.frame_id or l.media_offset_us = p.media_offset_us or l.frame_at = p.frame_at)`
 
+/** A moment, whoever reads it: what is no ISO 8601 with its zone, JavaScript and PostgreSQL read in ways of their own. */
+export const isTime = (text: string): boolean => /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/.test(text) && !Number.isNaN(Date.parse(text))
+
 /** Why a label cannot be stored, or undefined: pure. */
 export function refuseLabel(label: NewLabel, zones: ReadonlySet<string>, frames: ReadonlySet<string>): string | undefined {
   const named = [label.frameId, label.mediaOffsetMs, label.frameAt].filter((value) => value !== undefined)
@@ -40,7 +43,7 @@ export function refuseLabel(label: NewLabel, zones: ReadonlySet<string>, frames:
   if (label.label.trim() === '') return 'the label is empty'
   if (!zones.has(`${label.cameraId} ${label.zone} ${label.task}`)) return `task ${label.task} has no zone ${label.zone} on camera ${label.cameraId}`
   if (label.frameId !== undefined && !frames.has(label.frameId)) return `no frame ${label.frameId} is known`
-  if (label.frameAt !== undefined && Number.isNaN(Date.parse(label.frameAt))) return `${label.frameAt} is no time; times look like 2026-11-24T10:00:00.000Z`
+  if (label.frameAt !== undefined && !isTime(label.frameAt)) return `${label.frameAt} is no time; times look like 2026-11-24T10:00:00.000Z`
   return undefined
 }
 
@@ -76,7 +79,7 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
     let superseded = 0
     for (const label of accepted) {
       const offset = label.mediaOffsetMs === undefined ? null : Math.round(label.mediaOffsetMs * 1000)
-      const values = [label.cameraId, label.zone, label.task, label.frameId ?? null, offset, label.frameAt ?? null]
+      const values = [label.cameraId, label.zone, label.task, label.frameId ?? null, offset, label.frameAt === undefined ? null : new Date(label.frameAt)]
       const { rows } = await client.query<{ label_id: string; label: string }>(
         'select label_id, label from labels where camera_id = $1 and zone = $2 and task = $3 and frame_id is not distinct from $4::uuid and media_offset_us is not distinct from $5::bigint and frame_at is not distinct from $6::timestamptz and superseded_at is null',
         values,

@@ -25,7 +25,7 @@ const LabelsBody = Type.Object({
       task: Name,
       label: Name,
       frameId: Type.Optional(Type.String()),
-      mediaOffsetMs: Type.Optional(Type.Number({ minimum: 0 })),
+      mediaOffsetMs: Type.Optional(Type.Number({ minimum: 0, maximum: 1e12 })),
       frameAt: Type.Optional(Type.String()),
     }),
     { minItems: 1, maxItems: 5_000 },
@@ -45,7 +45,7 @@ await runProcess('labels', CloudSettings, async ({ config, log, metrics, lifetim
   const codec = openCodec(openRegistry(config.schemaRegistryUrl))
   lifetime.run('outbox', (signal) => runOutbox(pool, producer, codec, log, signal), fail)
   const notReady = () => databaseNotReady(pool)
-  const app = await openApi({ name: 'labels', metrics, notReady }, { title: 'frameloop labels', bodyLimit: 4_000_000, log })
+  const app = await openApi({ name: 'labels', metrics, notReady }, { title: 'frameloop labels', bodyLimit: 4_000_000, log, host: config.host })
 
   app.post<{ Body: { source: string; asOf?: string; labels: NewLabel[] } }>('/v1/labels', { schema: { summary: 'Store labels', body: LabelsBody } }, async ({ body }) =>
     storeLabels(pool, body.labels, body.source, body.asOf ? new Date(body.asOf) : new Date()),

@@ -13,6 +13,7 @@ export interface Mlflow {
   startRun(experiment: string, name: string, tags: Readonly<Record<string, string>>): Promise<{ readonly runId: string; readonly artifactUri: string }>
   log(runId: string, params: Readonly<Record<string, string>>, metrics: readonly Metric[]): Promise<void>
   putFiles(artifactUri: string, folder: string, files: ModelFiles): Promise<void>
+  /** Throws `NOT_FOUND` where one of them is not there, `MLFLOW_UNAVAILABLE` for everything that may pass. */
   getFiles(artifactUri: string, folder: string, names: readonly string[]): Promise<ModelFiles>
   registerVersion(model: string, source: string, runId: string, tags: Readonly<Record<string, string>>): Promise<string>
   setAlias(model: string, alias: string, version: string): Promise<void>
@@ -66,6 +67,7 @@ export function openMlflow(baseUrl: string): Mlflow {
       const files = new Map<string, Buffer>()
       for (const name of names) {
         const response = await call('GET', artifactPath(artifactUri, folder, name))
+        if (response.status === 404) throw new Fault('NOT_FOUND', `MLflow has no ${name} in ${artifactUri}/${folder}`, { name })
         if (!response.ok) throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to the download of ${name}`, { name })
         files.set(name, Buffer.from(await response.arrayBuffer()))
       }

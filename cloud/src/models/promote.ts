@@ -6,6 +6,12 @@ export interface Verdict {
   readonly reason: string
 }
 
+/** `now`: who is champion at the end; `judged`: with whom the new version was compared. What somebody has decided meanwhile stands. */
+export function unlessDecided(verdict: Verdict, judged: string | undefined, now: string | undefined, force: boolean): Verdict {
+  if (!verdict.promote || force || judged === now) return verdict
+  return { promote: false, reason: `version ${now} became champion while this one was trained, which was compared with ${judged ? `version ${judged}` : 'nobody'}` }
+}
+
 /**
  * On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record.
  * `liveDifference`: how what is served differs from what was trained on; empty when it does not.
@@ -16,9 +22,9 @@ export function mayReplace(challenger: Evaluation, champion: Evaluation | undefi
   if (challenger.n === 0)
     return champion
       ? { promote: false, reason: 'no zone could be judged: too few passages' }
-      : { promote: true, reason: 'the first model; no zone could be judged: too few passages' }
+      : { promote: true, reason: 'the first model of its preprocessing; no zone could be judged: too few passages' }
   const score = percent(challenger.balancedAccuracy)
-  if (!champion) return { promote: true, reason: `the first model, ${score} balanced accuracy on ${challenger.n} held-out examples` }
+  if (!champion) return { promote: true, reason: `the first model of its preprocessing, ${score} balanced accuracy on ${challenger.n} held-out examples` }
   const before = percent(champion.balancedAccuracy)
   if (challenger.balancedAccuracy >= champion.balancedAccuracy)
     return { promote: true, reason: `${score} balanced accuracy against ${before} of the champion on the same ${challenger.n} held-out examples` }

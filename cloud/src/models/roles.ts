@@ -74,6 +74,11 @@ export async function selectChampions(sql: Sql, task: string): Promise<string[]>
   return rows.map(({ version }) => version)
 }
 
+/** Until the transaction ends nobody else changes who serves a task. */
+export async function lockRoles(sql: Sql, task: string): Promise<void> {
+  await sql.query('select pg_advisory_xact_lock(hashtext($1))', [`frameloop.promotions.${task}`])
+}
+
 export interface Promoted {
   readonly version: string
   /** The version that served until now, or undefined. */
@@ -83,7 +88,7 @@ export interface Promoted {
 /** Makes a version champion, or gives it another role, on record. Throws `NOT_FOUND`, and `REQUEST_INVALID` for who is champion already. */
 export async function promote(pool: Pool, mlflow: Pick<Mlflow, 'setAlias'>, task: string, version: string, role: Role, by: string, reason: string): Promise<Promoted> {
   const promoted = await inTransaction(pool, async (client) => {
-    await client.query('select pg_advisory_xact_lock(hashtext($1))', [`frameloop.promotions.${task}`])
+    await lockRoles(client, task)
     const row = await selectVersion(client, task, version)
     const [before] = await selectChampions(client, task)
     if (before === version && role.alias === 'champion') throw new Fault('REQUEST_INVALID', `Version ${version} of task ${task} is champion already`)
@@ -116,5 +121,8 @@ export async function rollback(pool: Pool, mlflow: Pick<Mlflow, 'setAlias'>, tas
 export async function retire(pool: Pool, task: string, alias: Alias, by: string, reason: string): Promise<void> {
   if (alias === 'champion') throw new Fault('REQUEST_INVALID', 'A champion is replaced, not retired: promote another version')
   const nobody: ModelVersion = { task, version: '', modelName: '', runId: '', digest: '', artifactPath: '', preprocessing: '', datasetDigest: '' }
-  await inTransaction(pool, (client) => recordPromotion(client, nobody, { alias }, by, reason))
+  await inTransaction(pool, async (client) => {
+    await lockRoles(client, task)
+    await recordPromotion(client, nobody, { alias }, by, reason)
+  })
 }

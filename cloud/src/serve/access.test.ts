@@ -1,7 +1,7 @@
 import { openLog } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
 import { expect, test } from 'vitest'
-import { addKey, allow, Bucket, type Caller, everything, KeyAccess, within } from './access.ts'
+import { addKey, allow, Bucket, type Caller, everything, type HeldSocket, KeyAccess, within } from './access.ts'
 
 const caller = (scope: Partial<Caller['scope']>): Caller => ({ keyId: 'k', scope: { ...everything, ...scope }, take: () => {} })
 
@@ -62,7 +62,12 @@ test('a key is known by its secret, a ticket holds once, and a revoked key holds
   expect(await access.callerOf(undefined, ticket)).toMatchObject({ keyId })
   await expect(access.callerOf(undefined, ticket)).rejects.toThrow('The ticket was used, or has expired')
   await expect(access.callerOf(undefined, undefined)).rejects.toThrow('Send a key')
+  const closed: number[] = []
+  access.whileHeld(known, { on: () => {}, close: (code: number) => closed.push(code) } as unknown as HeldSocket)
+  await access.read()
+  expect(closed).toEqual([])
   pool.keys.splice(0)
   await access.read()
+  expect(closed, 'sockets go with their key').toEqual([1008])
   await expect(access.callerOf(`Bearer ${key}`, undefined)).rejects.toThrow('unknown or was revoked')
 })

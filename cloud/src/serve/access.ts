@@ -3,7 +3,8 @@
  *   header   Authorization: Bearer fl_…
  *   browser  POST /v1/tickets with the key, then ?ticket=… on a WebSocket: it holds for half a minute and once
  * K1  Keys are read again every two seconds; while PostgreSQL is away the last known ones hold.
- * K2  Decisions are pure functions of a scope; what a key may not see it is not sent either.
+ * K2  A WebSocket lives as long as its key: once that is revoked, it is closed (1008).
+ * K3  Decisions are pure functions of a scope; what a key may not see it is not sent either.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,6 +14,7 @@ import type { Pool } from '@frameloop/kit/postgres'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
+import type { WebSocket } from 'ws'
 import { answered } from './answers.ts'
 
 export const verbs = ['predict', 'feeds', 'models'] as const
@@ -80,12 +82,17 @@ declare module 'fastify' {
   }
 }
 
+/** Routes that take a ticket in place of a key: browsers send no headers with a WebSocket. */
+const ticketPaths = ['/v1/feeds', '/v1/stream']
+
 /** From here on every route of the app knows who asks; those under `isOpen` are for everybody. */
 export function requireCaller(app: FastifyInstance, access: Access, isOpen: (path: string) => boolean): void {
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
-    if (isOpen(request.url.split('?')[0] ?? '')) return
-    request.caller = await access.callerOf(request.headers.authorization, (request.query as { ticket?: string }).ticket)
+    const path = request.url.split('?')[0] ?? ''
+    if (isOpen(path)) return
+    const { ticket } = request.query as { ticket?: string }
+    request.caller = await access.callerOf(request.headers.authorization, ticketPaths.includes(path) ? ticket : undefined)
     request.caller.take()
   })
   app.post(
@@ -121,9 +128,14 @@ interface KeyRow {
 const refresh: Ms = 2_000
 const ticketLife: Ms = 30_000
 
+export type HeldSocket = Pick<WebSocket, 'on' | 'close'>
+const revoked = 1008
+
 export interface Access {
   /** Who sends this header or this ticket. Throws `UNAUTHORIZED`. */
   callerOf(authorization: string | undefined, ticket: string | undefined): Promise<Caller>
+  /** K2 */
+  whileHeld(caller: Caller, socket: HeldSocket): void
   /** A ticket for one WebSocket of this caller. */
   ticketFor(caller: Caller): Promise<{ readonly ticket: string; readonly expiresInSeconds: number }>
 }
@@ -131,6 +143,7 @@ export interface Access {
 /** Everybody may everything: for loopback, where whoever asks is on this machine already. */
 export const openAccess: Access = {
   callerOf: () => Promise.resolve({ keyId: 'none', scope: everything, take: () => {} }),
+  whileHeld: () => {},
   ticketFor: () => Promise.resolve({ ticket: 'none', expiresInSeconds: ticketLife / 1000 }),
 }
 
@@ -138,6 +151,7 @@ export class KeyAccess implements Access {
   readonly #pool: Pool
   readonly #log: Log
   #keys = new Map<string, KeyRow>()
+  readonly #sockets = new Map<HeldSocket, string>()
   readonly #buckets = new Map<string, { readonly rate: number; readonly bucket: Bucket }>()
 
   constructor(pool: Pool, log: Log) {
@@ -163,6 +177,12 @@ export class KeyAccess implements Access {
   async read(): Promise<void> {
     const { rows } = await this.#pool.query<KeyRow>('select key_id, digest, scope, rate from api_keys where revoked_at is null')
     this.#keys = new Map(rows.map((row) => [row.key_id, row]))
+    for (const [socket, keyId] of this.#sockets) if (!this.#keys.has(keyId)) socket.close(revoked, 'the key was revoked')
+  }
+
+  whileHeld({ keyId }: Caller, socket: HeldSocket): void {
+    this.#sockets.set(socket, keyId)
+    socket.on('close', () => this.#sockets.delete(socket))
   }
 
   #caller({ key_id, scope, rate }: KeyRow): Caller {

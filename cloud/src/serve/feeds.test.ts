@@ -36,6 +36,13 @@ class FakeSocket implements FeedSocket {
     this.closed = code
   }
   terminate(): void {}
+  isPaused = false
+  pause(): void {
+    this.isPaused = true
+  }
+  resume(): void {
+    this.isPaused = false
+  }
   ping(): void {
     this.pings += 1
   }
@@ -141,6 +148,23 @@ test('a picture is sent once a frame, to those who want it, as JSON and bytes in
   expect(JSON.parse(message.toString('utf8', 4, end))).toEqual({ kind: 'picture', cameraId: 'door', frameId: 'door-1', contentType: 'image/jpeg' })
   expect(message.toString('utf8', end)).toBe('abc')
   expect(plain.binary).toEqual([])
+})
+
+test('F1: who takes no answers is not heard either, until they do', () => {
+  const { feeds, socket } = open()
+  socket.takes = false
+  socket.says({})
+  expect(socket.isPaused).toBe(false)
+  socket.bufferedAmount = 1_000_000
+  feeds.look(0)
+  expect(socket.isPaused).toBe(false)
+  socket.says({ colours: [] })
+  expect(socket.isPaused).toBe(true)
+  feeds.look(1_000)
+  expect(socket.isPaused).toBe(true)
+  socket.drain()
+  feeds.look(2_000)
+  expect([socket.isPaused, socket.closed]).toEqual([false, 0])
 })
 
 test('F2: who takes nothing for 20 s, or answers no ping, is closed, and nobody else', () => {

@@ -8,7 +8,7 @@
  *   server → a binary message for a picture: the length of its JSON as a big-endian uint32, the JSON, the picture's bytes
  *   server → { "kind": "gap", … }    between what was said to be resumed and what is still known here something is missing
  * F1  Nobody waits for a reader: what it cannot take yet is kept as the latest per camera, zone and task, and the next
- *     message says how many were `skipped`.
+ *     message says how many were `skipped`. What it says itself is not read meanwhile.
  * F2  A reader that takes nothing for `stallLimit`, or answers no ping, is closed (1013): it may come back and resume.
  */
 import { Fault } from '@frameloop/kit/fault'
@@ -18,7 +18,7 @@ import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
 import { everything, type Scope } from './access.ts'
-import { binaryMessage, errorMessage, together, type Wire } from './messages.ts'
+import { binaryMessage, errorMessage, slowLimit, stallLimit, together, type Wire } from './messages.ts'
 
 const Names = Type.Optional(Type.Array(Type.String({ maxLength: 200 }), { maxItems: 1_000 }))
 const Credit = Type.Integer({ minimum: 0, maximum: 1_000_000 })
@@ -34,12 +34,9 @@ const Wish = Type.Object(
 type Wish = Static<typeof Wish>
 const example = '{ "cameras": [], "zones": [], "tasks": [], "pictures": "none", "credit": 100 }'
 
-/** Bytes in a socket's buffer above which only the latest answers are kept. */
-const slowLimit: Bytes = 256 * 1024
 /** Answers that are kept for those who come back. */
 const remembered = 2_000
 const wishLimit: Bytes = 64 * 1024
-const stallLimit: Ms = 20_000
 const pingInterval: Ms = 15_000
 const tooSlow = 1013
 
@@ -62,7 +59,7 @@ interface Published extends Place {
 }
 
 /** What a socket must be able to do, which is what a test can do without one. */
-export type FeedSocket = Pick<WebSocket, 'send' | 'close' | 'terminate' | 'ping' | 'bufferedAmount'>
+export type FeedSocket = Pick<WebSocket, 'send' | 'close' | 'terminate' | 'ping' | 'bufferedAmount' | 'pause' | 'resume'>
 
 /** Both what it wants and what it may see. */
 function isFor({ wish, scope }: Reader, { cameraId, zone, task }: PredictionMade): boolean {
@@ -147,6 +144,15 @@ export class Reader {
     this.#socket.ping()
   }
 
+  /** F1: what it says is answered, so whoever takes no answers may not go on saying things. */
+  hold(): void {
+    if (this.#socket.bufferedAmount > slowLimit) this.#socket.pause()
+  }
+
+  release(): void {
+    if (this.#socket.bufferedAmount <= slowLimit) this.#socket.resume()
+  }
+
   refuse(thrown: unknown): void {
     this.#socket.send(JSON.stringify(errorMessage(thrown)))
   }
@@ -200,6 +206,7 @@ export class Feeds {
       } catch (thrown) {
         reader.refuse(thrown)
       }
+      reader.hold()
     })
   }
 
@@ -272,6 +279,7 @@ export class Feeds {
   /** F2; to be called often. */
   look(now: EpochMs): void {
     for (const reader of this.#readers) {
+      reader.release()
       if (!reader.isStalled(now)) continue
       this.numbers.stalled += 1
       reader.close(`nothing was taken for ${stallLimit / 1000} s`)

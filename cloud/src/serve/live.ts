@@ -1,5 +1,8 @@
 /** features.prepared → predictions.made: every zone that a task asks about, answered by the task's champion or challenger, and by its shadow. A stage of the chain like the others. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
+import type { Log } from '@frameloop/kit/log'
+import type { Ms } from '@frameloop/kit/units'
 import type { FeaturesPrepared, PredictionMade } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
 import type { Outcome, Output, Stage, StageContext } from '@frameloop/stream-processors/chain/stage'
@@ -100,5 +103,29 @@ export function liveStage(slots: ModelSlots, engine: Pick<Engine, 'ask'>, observ
   return {
     ...{ name: 'serve', version, inputs: [topics.featuresPrepared], outputs: [topics.predictionsMade] },
     work: ({ event }, context) => answer(event, slots, engine, observer, context),
+  }
+}
+
+/** Another process has its name when it loses its place more often than that within `rejoinWindow`. */
+const mostRejoins = 3
+const rejoinWindow: Ms = 120_000
+const rejoinPause: Ms = 1_000
+
+/**
+ * Runs the live stage, and again when Kafka has ended its membership: a broker that crashed says so to members it has forgotten,
+ * as it does to one whose name is used by another process. A stage ends with that and is started anew; here the connections of
+ * people would end with it.
+ */
+export async function runLive(run: (signal: AbortSignal) => Promise<void>, signal: AbortSignal, log: Log, pause = rejoinPause): Promise<void> {
+  let lost: number[] = []
+  for (;;) {
+    try {
+      return await run(signal)
+    } catch (thrown) {
+      lost = [...lost.filter((at) => Date.now() - at < rejoinWindow), Date.now()]
+      if (signal.aborted || !(thrown instanceof Fault && thrown.code === 'PRODUCER_FENCED') || lost.length > mostRejoins) throw thrown
+      log.warn({ err: thrown, times: lost.length }, 'live frames have lost their place in Kafka and join again; everything else is answered')
+      await sleep(pause, undefined, { signal })
+    }
   }
 }

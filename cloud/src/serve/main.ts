@@ -23,7 +23,7 @@ import { allow, KeyAccess, openAccess, requireCaller } from './access.ts'
 import { Engine } from './engine.ts'
 import { Feeds } from './feeds.ts'
 import { hopObserver } from './hop-times.ts'
-import { liveStage } from './live.ts'
+import { liveStage, runLive } from './live.ts'
 import { addPredictions, championOf, isOpenPath, pictureAnswerOf } from './predictions.ts'
 import { failureObserver, serveMetrics } from './serve-metrics.ts'
 import { serveStream } from './stream.ts'
@@ -93,7 +93,10 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     const why = live.notReady()
     return { ...(why ? { 'live frames': why } : {}), ...(await databaseNotReady(pool)) }
   }
-  const app = await openApi({ name: 'serve', metrics, notReady, degraded }, { title: 'frameloop inference', bodyLimit, log, allowedOrigins: listOf(config.allowedOrigins) })
+  const app = await openApi(
+    { name: 'serve', metrics, notReady, degraded },
+    { title: 'frameloop inference', bodyLimit, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins) },
+  )
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
   requireCaller(app, access, isOpenPath)
   // pages elsewhere import it from here: it is public, and fits what it talks to
@@ -101,13 +104,15 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   app.get('/v1/client.js', { config: { isPublic: true }, schema: { hide: true } }, (_, reply) =>
     reply.type('text/javascript').header('access-control-allow-origin', '*').header('cache-control', 'no-cache').send(script),
   )
-  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller, raw }) =>
-    feeds.add(socket, raw.socket, caller.scope),
-  )
-  app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller, raw }) =>
-    serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf: pictureAnswerOf, caller, wire: raw.socket }),
-  )
+  app.get('/v1/feeds', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'feeds') }, (socket, { caller, raw }) => {
+    access.whileHeld(caller, socket)
+    feeds.add(socket, raw.socket, caller.scope)
+  })
+  app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller, raw }) => {
+    access.whileHeld(caller, socket)
+    serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf: pictureAnswerOf, caller, wire: raw.socket })
+  })
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
-  lifetime.run('live', (signal) => live.run(signal), fail)
+  lifetime.run('live', (signal) => runLive(live.run, signal, log), fail)
   await listen(app, config, lifetime)
 })

@@ -1,6 +1,12 @@
 /** What is said over WebSockets, by feeds and by streams alike. */
 import type { Writable } from 'node:stream'
 import { problemOf } from '@frameloop/kit/http'
+import type { Bytes, Ms } from '@frameloop/kit/units'
+
+/** Bytes in a socket's buffer above which nothing more is read from whoever does not take them. */
+export const slowLimit: Bytes = 256 * 1024
+/** How long that may last. */
+export const stallLimit: Ms = 20_000
 
 /** What a problem document says, as a message. */
 export function errorMessage(thrown: unknown, more: object = {}): object {

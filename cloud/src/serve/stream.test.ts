@@ -1,6 +1,6 @@
 import { PassThrough } from 'node:stream'
 import { Fault } from '@frameloop/kit/fault'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import type { Slot } from '../models/model-slots.ts'
 import type { Reply } from './engine.ts'
 import { binaryMessage } from './messages.ts'
@@ -17,9 +17,17 @@ function open() {
   const said: Record<string, unknown>[] = []
   const asked: Asked[] = []
   let hear: (data: Buffer, isBinary: boolean) => void = () => {}
-  let isPaused = false
+  let [isPaused, isTerminated] = [false, false]
+  let left = (): void => {}
   const socket = {
-    send: (text: string) => said.push(JSON.parse(text) as Record<string, unknown>),
+    bufferedAmount: 0,
+    send: (text: string, whenLeft: () => void) => {
+      said.push(JSON.parse(text) as Record<string, unknown>)
+      left = whenLeft
+    },
+    terminate: () => {
+      isTerminated = true
+    },
     on: (event: string, handler: never) => {
       if (event === 'message') hear = handler
     },
@@ -29,9 +37,9 @@ function open() {
     resume: () => {
       isPaused = false
     },
-  } as unknown as StreamSocket
+  }
   const slot = { change: { digest: 'd', modelName: 'm', version: '3' }, model: { engine: 'onnxruntime', meta: { classes: ['a', 'b'] } } } as unknown as Slot
-  serveStream(socket, {
+  serveStream(socket as unknown as StreamSocket, {
     engine: {
       ask: (_, bytes, deadline = 0) =>
         new Promise<Reply>((resolve, reject) =>
@@ -50,6 +58,12 @@ function open() {
     text: (message: object | string) => hear(Buffer.from(typeof message === 'string' ? message : JSON.stringify(message)), false),
     picture: (about: object, bytes = 'x') => hear(binaryMessage(about, Buffer.from(bytes)), true),
     isPaused: () => isPaused,
+    isTerminated: () => isTerminated,
+    /** So much of what was said has not left. */
+    buffered: (bytes: number) => {
+      socket.bufferedAmount = bytes
+      left()
+    },
   }
 }
 const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
@@ -86,6 +100,32 @@ test('G1: with 64 pictures unanswered nothing more is read, until one is answere
   stream.asked[0]?.answer([1])
   await settled()
   expect(stream.isPaused()).toBe(false)
+})
+
+test('G2: from whoever does not take the answers nothing more is read, whatever they say, and in the end they are closed', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  try {
+    const stream = open()
+    stream.text({ task: 'street' })
+    stream.buffered(300_000)
+    stream.text('no JSON')
+    expect(stream.isPaused()).toBe(true)
+    stream.buffered(1_000)
+    expect(stream.isPaused()).toBe(false)
+    vi.advanceTimersByTime(60_000)
+    expect(stream.isTerminated()).toBe(false)
+    // also by errors, which take a moment only
+    stream.buffered(300_000)
+    stream.picture({ colour: 'red' })
+    await settled()
+    expect(stream.isPaused()).toBe(true)
+    vi.advanceTimersByTime(19_000)
+    expect(stream.isTerminated()).toBe(false)
+    vi.advanceTimersByTime(2_000)
+    expect(stream.isTerminated()).toBe(true)
+  } finally {
+    vi.useRealTimers()
+  }
 })
 
 test('what is wrong is said, and the stream goes on', async () => {

@@ -7,6 +7,7 @@
  *   server → { "kind": "answer", "id", … } or { "kind": "error", "id", "code", … } for each, in the order they came
  * G1  Whoever has `credit` pictures unanswered is not read from until one is answered: nothing is lost, and what one client
  *     sends never piles up here.
+ * G2  Nor is whoever does not take the answers: beyond `slowLimit` of them nothing is read, and after `stallLimit` it is closed.
  */
 import { Fault } from '@frameloop/kit/fault'
 import type { Ms } from '@frameloop/kit/units'
@@ -18,7 +19,7 @@ import { referenceKey } from '../models/model-input.ts'
 import type { Slot } from '../models/model-slots.ts'
 import { allow, type Caller } from './access.ts'
 import type { Engine } from './engine.ts'
-import { errorMessage, together, type Wire } from './messages.ts'
+import { errorMessage, slowLimit, stallLimit, together, type Wire } from './messages.ts'
 
 const Name = Type.String({ pattern: namePattern })
 const Deadline = Type.Integer({ minimum: 1, maximum: 60_000 })
@@ -47,7 +48,7 @@ export interface StreamTools {
   readonly wire: Wire
 }
 
-export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume'>
+export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume' | 'terminate' | 'bufferedAmount'>
 
 // asked for every picture
 const [openings, abouts] = [Compile(Opening), Compile(About)]
@@ -81,10 +82,26 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
   /** Answers in the order of the questions; each is sent when those before it are. */
   let last: Promise<void> = Promise.resolve()
   let unanswered = 0
+  /** G2: runs while too much of what was said has not left. */
+  let stalled: NodeJS.Timeout | undefined
+  const steer = (): void => {
+    if (unanswered >= credit || stalled) socket.pause()
+    else socket.resume()
+  }
   const withOthers = together(wire)
+  /** Something has left for the network. */
+  const left = (): void => {
+    if (!stalled || socket.bufferedAmount > slowLimit) return
+    clearTimeout(stalled)
+    stalled = undefined
+    steer()
+  }
   const say = (message: object): void => {
     withOthers()
-    socket.send(JSON.stringify(message))
+    socket.send(JSON.stringify(message), left)
+    if (stalled || socket.bufferedAmount <= slowLimit) return
+    stalled = setTimeout(() => socket.terminate(), stallLimit)
+    steer()
   }
   const open = (text: string): void => {
     const wish = checked<Static<typeof Opening>>(openings, parsed(text, 'The first message'), 'The first message is like { "task": "occupancy" }')
@@ -121,14 +138,15 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
     }
     unanswered += 1
     // G1
-    if (unanswered >= credit) socket.pause()
+    if (unanswered === credit) steer()
     const answering = answer(data)
     last = last.then(async () => {
       say(await answering)
       unanswered -= 1
-      if (unanswered < credit) socket.resume()
+      if (unanswered === credit - 1) steer()
     })
   })
   // it goes with its questions: their answers reach nobody
   socket.on('error', () => {})
+  socket.on('close', () => clearTimeout(stalled))
 }

@@ -4,6 +4,7 @@ import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import { inTransaction, type Pool } from '@frameloop/kit/postgres'
+import { retry } from '@frameloop/kit/retry'
 import type { Codec } from '@frameloop/schemas/codec'
 import { bucketName, datasetKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
@@ -12,8 +13,8 @@ import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import type { Mlflow } from '../models/mlflow.ts'
 import { mlmodelFile } from '../models/mlflow.ts'
 import { type ModelFiles, modelFileNames } from '../models/model-files.ts'
-import { mayReplace } from '../models/promote.ts'
-import { type ModelVersion, probationTime, recordPromotion } from '../models/roles.ts'
+import { mayReplace, unlessDecided } from '../models/promote.ts'
+import { lockRoles, type ModelVersion, probationTime, recordPromotion, selectChampions } from '../models/roles.ts'
 import { enqueue } from '../outbox.ts'
 import { buildDataset } from './dataset.ts'
 import { type FitJob, type FitMessage, hyperparameters } from './fit.ts'
@@ -72,6 +73,17 @@ async function selectChampion(pool: Pool, task: string): Promise<{ version: stri
     [task],
   )
   return rows[0]
+}
+
+/** Undefined for a champion whose files are gone for good. Whoever cannot be compared with because MLflow is away is not replaced: the run fails. */
+async function championFilesOf(mlflow: Mlflow, artifactPath: string, signal: AbortSignal): Promise<ModelFiles | undefined> {
+  const isAway = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'MLFLOW_UNAVAILABLE'
+  try {
+    return await retry(() => mlflow.getFiles(artifactPath, 'model', modelFileNames), { backoff: { first: 500, cap: 5_000 }, attempts: 8, isTransient: isAway }, signal)
+  } catch (thrown) {
+    if (thrown instanceof Fault && thrown.code === 'NOT_FOUND') return undefined
+    throw thrown
+  }
 }
 
 export async function runTraining(request: TrainingRequest, tools: TrainingTools, signal: AbortSignal): Promise<void> {
@@ -139,7 +151,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       hyperparameters.epochs,
     ])
     const champion = await selectChampion(pool, request.task)
-    const championFiles: ModelFiles | undefined = champion ? await mlflow.getFiles(champion.artifact_path, 'model', modelFileNames).catch(() => undefined) : undefined
+    const championFiles = champion && (await championFilesOf(mlflow, champion.artifact_path, signal))
     const curve: { key: string; value: number; step: number }[] = []
     const done = await fitInWorker(
       {
@@ -200,7 +212,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     })
     await mlflow.endRun(run.runId, 'FINISHED')
     const live = await compareLive(pool, tools.store, pixelWork, request.task)
-    const verdict = mayReplace(evaluation, done.championEvaluation, request.force_promote, sayDifferent(live))
+    const judged = mayReplace(evaluation, done.championEvaluation, request.force_promote, sayDifferent(live))
     const model: ModelVersion = {
       task: request.task,
       version,
@@ -211,7 +223,10 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       preprocessing: dataset.preprocessingDigest,
       datasetDigest: dataset.digest,
     }
-    await inTransaction(pool, async (client) => {
+    const verdict = await inTransaction(pool, async (client) => {
+      await lockRoles(client, request.task)
+      const [now] = await selectChampions(client, request.task)
+      const verdict = unlessDecided(judged, champion?.version, now, request.force_promote)
       await client.query(
         'insert into model_versions (task, version, model_name, run_id, digest, artifact_path, preprocessing, dataset_digest, cut_at, metrics, preprocessing_parameters, reference_pictures) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
         [
@@ -251,6 +266,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
         balancedAccuracy: evaluation.balancedAccuracy,
         endedAt: Date.now(),
       })
+      return verdict
     })
     // the promotion log is the truth; the alias follows it
     if (verdict.promote) await mlflow.setAlias(modelName, 'champion', version).catch((thrown: unknown) => log.warn({ err: thrown }, 'alias not set'))

@@ -66,7 +66,8 @@ interface OnProbation {
   readonly shadow: string
   /** Whether the shadow is there because we asked for it. */
   readonly is_ours: boolean
-  readonly shadow_since: Date | null
+  /** Since when both have the roles they are judged in. */
+  readonly both_since: Date
   readonly has_challenger: boolean
 }
 
@@ -74,7 +75,7 @@ async function selectProbation(pool: Pool, task: string): Promise<OnProbation | 
   const { rows } = await pool.query<OnProbation>(
     `with latest as (select distinct on (alias) * from promotions where task = $1 order by alias, id desc)
      select c.version, b.version as before, coalesce(c.probation_until > now(), false) as is_judged, coalesce(s.version, '') as shadow,
-       coalesce(s.decided_by = 'watch', false) as is_ours, s.decided_at as shadow_since, coalesce(x.version, '') <> '' as has_challenger
+       coalesce(s.decided_by = 'watch', false) as is_ours, greatest(s.decided_at, c.decided_at) as both_since, coalesce(x.version, '') <> '' as has_challenger
      from latest c
      join lateral (select version from promotions p where p.task = $1 and p.alias = 'champion' and p.id < c.id and p.version <> c.version order by p.id desc limit 1) b on true
      left join latest s on s.alias = 'shadow' left join latest x on x.alias = 'challenger'
@@ -101,13 +102,13 @@ async function selectBothAnswered(pool: Pool, task: string, { version, before }:
 async function watchProbation(pool: Pool, mlflow: Pick<Mlflow, 'setAlias'>, task: string, log: Log): Promise<void> {
   const roles = await selectProbation(pool, task)
   if (!roles) return
-  const { version, before, shadow, is_ours: isOurs, shadow_since: since } = roles
+  const { version, before, shadow, is_ours: isOurs, both_since: since } = roles
   const hasShadow = shadow !== ''
   if (!roles.is_judged) {
     if (hasShadow && isOurs) await retire(pool, task, 'shadow', 'watch', `the probation of version ${version} is over`)
     return
   }
-  if (shadow !== before || !since) {
+  if (shadow !== before) {
     // somebody's own shadow stays
     if (!hasShadow || isOurs) await promote(pool, mlflow, task, before, { alias: 'shadow' }, 'watch', `champion before version ${version}, which is on probation`)
     return

@@ -12,7 +12,7 @@ import { backoffPause } from '@frameloop/kit/retry'
 import { cataloguedTopics } from '@frameloop/schemas/topics'
 import { nextOffsets, type StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
-import { addRows, daysOf, mergeByKey, noRows, type Rows } from './rows.ts'
+import { addRows, daysOf, mergeFrames, mergeMedia, noRows, type Rows } from './rows.ts'
 import {
   ensureDays,
   insertDeadLetters,
@@ -37,9 +37,9 @@ function lastPerKey(rows: Rows['captures']): Rows['captures'] {
 
 /** Statements that may be repeated, in any order of topics (C3). */
 export async function writeRows(sql: Sql, rows: Rows): Promise<void> {
-  if (rows.media.length > 0) await upsertMedia(sql, mergeByKey(rows.media, 'media_id', 'status_rank'))
+  if (rows.media.length > 0) await upsertMedia(sql, mergeMedia(rows.media))
   if (rows.mediaExtracted.length > 0) await updateMediaExtracted(sql, rows.mediaExtracted)
-  if (rows.frames.length > 0) await upsertFrames(sql, mergeByKey(rows.frames, 'frame_id', 'status_rank'))
+  if (rows.frames.length > 0) await upsertFrames(sql, mergeFrames(rows.frames))
   if (rows.features.length > 0) await upsertFeatures(sql, rows.features)
   if (rows.predictions.length > 0) await upsertPredictions(sql, rows.predictions)
   if (rows.deadLetters.length > 0) await insertDeadLetters(sql, rows.deadLetters)

@@ -38,7 +38,7 @@ const tables = {
   predictions: {
     key: 'frame_id',
     columns:
-      'frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms',
+      'frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms, alias',
     at: 'frame_at',
   },
   hops: { key: 'subject_id', columns: 'topic, partition, record_offset, subject_id, at', at: 'at' },

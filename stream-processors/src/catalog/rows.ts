@@ -174,6 +174,7 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
         captured_at: iso(event.capturedAt),
         answered_at: iso(event.answeredAt),
         predict_ms: event.predictMs,
+        alias: event.alias,
       })
       return
     }
@@ -333,19 +334,39 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
 }
 
 /** Several rows for one key within a batch, merged as the statement would merge them one after the other. */
-export function mergeByKey(rows: readonly Row[], key: string, rank?: string): Row[] {
+function mergeByKey(rows: readonly Row[], key: string, merge: (before: Row, row: Row) => Row): Row[] {
   const merged = new Map<unknown, Row>()
   for (const row of rows) {
     const before = merged.get(row[key])
-    if (!before) {
-      merged.set(row[key], row)
-      continue
-    }
-    const both: Record<string, unknown> = { ...before }
-    for (const [name, value] of Object.entries(row)) if (value !== '' && value !== null && value !== 0) both[name] = value
-    if (rank) both[rank] = Math.max(Number(before[rank]), Number(row[rank]))
-    both['parameters'] = { ...(before['parameters'] as object), ...(row['parameters'] as object) }
-    merged.set(row[key], both)
+    merged.set(row[key], before ? merge(before, row) : row)
   }
   return [...merged.values()]
+}
+
+const mergedParameters = (before: Row, row: Row): object => ({ ...(before['parameters'] as object), ...(row['parameters'] as object) })
+const highest = (before: Row, row: Row, name: string): number => Math.max(Number(before[name]), Number(row[name]))
+
+/** As `upsertFrames` does. */
+export function mergeFrames(rows: readonly Row[]): Row[] {
+  return mergeByKey(rows, 'frame_id', (before, row) => {
+    const both: Record<string, unknown> = { ...before }
+    for (const name of ['reason', 'bucket', 'object_key', 'object_sha256']) if (row[name] !== '') both[name] = row[name]
+    for (const name of ['status_rank', 'frame_index', 'width', 'height']) both[name] = highest(before, row, name)
+    return { ...both, parameters: mergedParameters(before, row) }
+  })
+}
+
+/** Where a medium came from and where it lies. */
+const ofObject = ['source', 'lane', 'media_offset_us', 'bucket', 'object_key', 'object_sha256', 'object_bytes', 'trace_id']
+
+/** As `upsertMedia` does. */
+export function mergeMedia(rows: readonly Row[]): Row[] {
+  return mergeByKey(rows, 'media_id', (before, row) => {
+    const both: Record<string, unknown> = { ...before, kind: row['kind'] }
+    const isBetter = before['object_key'] === '' || (before['format'] === '' && row['format'] !== '')
+    if (isBetter) for (const name of ofObject) both[name] = row[name]
+    for (const name of ['reason', 'agent_id', 'format']) if (row[name] !== '') both[name] = row[name]
+    for (const name of ['status_rank', 'width', 'height']) both[name] = highest(before, row, name)
+    return { ...both, frame_count: row['frame_count'] ?? before['frame_count'], parameters: mergedParameters(before, row) }
+  })
 }

@@ -16,6 +16,11 @@ export function jsonOf(rows: Rows): string {
 const mediaColumns = `media_id uuid, site_id text, camera_id text, agent_id text, epoch text, seq bigint, source text, kind text, lane text, captured_at timestamptz, media_offset_us bigint,
   status_rank smallint, reason text, bucket text, object_key text, object_sha256 text, object_bytes bigint, format text, width int, height int, frame_count int, parameters jsonb, trace_id text`
 
+/** A row that another topic made first knows nothing of the object, and what was validated (it has a format) outweighs what was announced. */
+const isBetter = "media.object_key = '' or (media.format = '' and excluded.format <> '')"
+const better = (...columns: readonly string[]): string =>
+  columns.map((column) => `${column} = case when ${isBetter} then excluded.${column} else media.${column} end`).join(',\n       ')
+
 /** Each topic fills its own columns; the status only rises. */
 export async function upsertMedia(sql: Sql, rows: Rows): Promise<void> {
   await sql.query(
@@ -27,15 +32,7 @@ export async function upsertMedia(sql: Sql, rows: Rows): Promise<void> {
        reason = case when excluded.reason <> '' then excluded.reason else media.reason end,
        agent_id = case when excluded.agent_id <> '' then excluded.agent_id else media.agent_id end,
        kind = excluded.kind,
-       -- a row that another topic made first knows none of these
-       source = case when media.object_key = '' then excluded.source else media.source end,
-       lane = case when media.object_key = '' then excluded.lane else media.lane end,
-       media_offset_us = case when media.object_key = '' then excluded.media_offset_us else media.media_offset_us end,
-       bucket = case when media.object_key = '' then excluded.bucket else media.bucket end,
-       object_key = case when media.object_key = '' then excluded.object_key else media.object_key end,
-       object_sha256 = case when media.object_key = '' then excluded.object_sha256 else media.object_sha256 end,
-       object_bytes = case when media.object_key = '' then excluded.object_bytes else media.object_bytes end,
-       trace_id = case when media.trace_id = '' then excluded.trace_id else media.trace_id end,
+       ${better('source', 'lane', 'media_offset_us', 'bucket', 'object_key', 'object_sha256', 'object_bytes', 'trace_id')},
        format = case when excluded.format <> '' then excluded.format else media.format end,
        width = greatest(media.width, excluded.width),
        height = greatest(media.height, excluded.height),
@@ -88,9 +85,9 @@ export async function upsertFeatures(sql: Sql, rows: Rows): Promise<void> {
 
 export async function upsertPredictions(sql: Sql, rows: Rows): Promise<void> {
   await sql.query(
-    `insert into predictions (frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms)
-     select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms
-     from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz, predict_ms double precision')}
+    `insert into predictions (frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms, alias)
+     select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms, alias
+     from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz, predict_ms double precision, alias text')}
      on conflict (frame_id, zone, task, model_version, frame_at) do nothing`,
     [jsonOf(rows)],
   )

@@ -497,7 +497,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
   }
-  return { run, notReady: () => state || undefined }
+  const ended = (): void => {
+    state = 'not running'
+  }
+  return { run: (signal) => run(signal).finally(ended), notReady: () => state || undefined }
 }
 
 /** Of several changes to one key only the last one matters. */

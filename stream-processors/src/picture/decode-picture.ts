@@ -49,6 +49,16 @@ export function admitPicture(bytes: Uint8Array): PictureHeader {
   return header
 }
 
+let last: Promise<unknown> = Promise.resolve()
+
+/** One at a time in each thread: libvips decodes in threads of its own, and each picture takes up to 150 MB. */
+function inTurn<Result>(act: () => Promise<Result>): Promise<Result> {
+  const mine = last.then(act)
+  const ended = (): void => {}
+  last = mine.then(ended, ended)
+  return mine
+}
+
 const names = { jpeg: 'JPEG', png: 'PNG', webp: 'WebP' } as const
 
 /** Throws what `admitPicture` throws, before decoding, and `PICTURE_UNREADABLE` when the data are damaged or cut off. */
@@ -61,12 +71,14 @@ export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = 
     return { width: Math.ceil(width / scale), height: Math.ceil(height / scale), rgb, scale, fullWidth: width, fullHeight: height }
   }
   try {
-    const { data, info } = await sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })
-      .autoOrient()
-      .flatten({ background: '#000' })
-      .toColourspace('srgb')
-      .raw()
-      .toBuffer({ resolveWithObject: true })
+    const { data, info } = await inTurn(() =>
+      sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })
+        .autoOrient()
+        .flatten({ background: '#000' })
+        .toColourspace('srgb')
+        .raw()
+        .toBuffer({ resolveWithObject: true }),
+    )
     const rgb = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
     return { width: info.width, height: info.height, rgb, scale: 1, fullWidth: info.width, fullHeight: info.height }
   } catch (thrown) {

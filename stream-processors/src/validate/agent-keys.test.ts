@@ -14,5 +14,17 @@ test('who has a key is believed by its signature only; who has none is, unless e
   expect(disbelief({ ...event, seq: 2 }, signature, keys, false)).toContain('whose signature it does not bear')
   expect(disbelief({ ...event, agentId: 'new' }, undefined, keys, false)).toBeUndefined()
   expect(disbelief({ ...event, agentId: 'new' }, undefined, keys, true)).toContain('has no key here')
-  expect(disbelief({ ...event, source: 'upload' }, undefined, keys, true)).toBeUndefined()
+})
+
+test('what says to be an upload is believed of the ingest API only, by its signature where it has a key', () => {
+  const upload = { ...event, source: 'upload' } as const
+  expect(disbelief(upload, undefined, keys, false)).toContain('uploads are of ingest')
+  // signed or not: a camera's agent uploads nothing
+  expect(disbelief(upload, signature, keys, false)).toContain('uploads are of ingest')
+  const ingested = { ...upload, agentId: 'ingest' }
+  expect(disbelief(ingested, undefined, keys, false)).toBeUndefined()
+  expect(disbelief(ingested, undefined, keys, true)).toContain('has no key here')
+  const keyed = { ...keys, of: () => publicKeyOf(publicPem) }
+  expect(disbelief(ingested, undefined, keyed, false)).toContain('is not signed')
+  expect(disbelief(ingested, signClaim({ ...ingested, sha256: '00' }, privateKeyOf(privatePem)), keyed, true)).toBeUndefined()
 })

@@ -5,6 +5,7 @@ import type { Log } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { Ms } from '@frameloop/kit/units'
 import type { MediaCaptured } from '@frameloop/schemas/events'
+import { ingestAgentId } from '@frameloop/schemas/ids'
 import { isSigned, publicKeyOf } from '@frameloop/schemas/signature'
 
 export interface AgentKeys {
@@ -13,9 +14,12 @@ export interface AgentKeys {
   readonly loaded: boolean
 }
 
-/** Why a medium is not believed to be its agent's, or undefined. What nobody signs, uploads and agents without a key, is believed unless `strict`. */
+/**
+ * Why a medium is not believed to be its agent's, or undefined. Who has no key is believed unless `strict`; the ingest API,
+ * from which all uploads come, counts as an agent.
+ */
 export function disbelief(event: MediaCaptured, signature: string | undefined, keys: AgentKeys, strict: boolean): string | undefined {
-  if (event.source !== 'camera') return undefined
+  if (event.source !== 'camera' && event.agentId !== ingestAgentId) return `it says to be an upload and to be of agent ${event.agentId}; uploads are of ${ingestAgentId}`
   const key = keys.of(event.agentId)
   if (!key) return strict ? `agent ${event.agentId} has no key here` : undefined
   if (isSigned({ ...event, sha256: event.object.sha256 }, signature, key)) return undefined

@@ -26,6 +26,14 @@ test('what was refused is judged again once each time it is sent again, and neve
   expect(third.remember.refused).toEqual({})
 })
 
+test('a record that does not bear its agent’s signature takes no number away from the frame whose it is', () => {
+  const forged: Outcome = { kind: 'reject', reason: 'SIGNATURE_INVALID', message: 'it is not signed' }
+  const first = remember(accepted, 1, 0, undefined)
+  const stranger = remember(forged, 2, 1e9, first.remember)
+  expect(stranger).toEqual({ outcome: forged, remember: first.remember })
+  expect(remember(accepted, 2, 0, stranger.remember).outcome).toMatchObject({ kind: 'emit', outputs: [{}] })
+})
+
 test('a picture is marked by what the one before it was, across batches', () => {
   const first = remember(accepted, 1, 0, undefined)
   const second = remember(accepted, 2, 0, JSON.parse(JSON.stringify(first.remember)))

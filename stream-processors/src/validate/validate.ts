@@ -86,6 +86,8 @@ interface Remembered {
  */
 export function remember(outcome: Outcome, seq: number, redrives: number, before: Remembered | undefined): { readonly outcome: Outcome; readonly remember: Remembered } {
   const { seen, refused, picture } = before ?? { seen: [], refused: {} }
+  // a stranger's word takes no number away from whose it is
+  if (outcome.kind === 'reject' && outcome.reason === 'SIGNATURE_INVALID') return { outcome, remember: { seen, refused, ...(picture ? { picture } : {}) } }
   const added = addSeq(seen, seq)
   const refusedAt = refused[seq]
   const isSentAgain = refusedAt !== undefined && redrives > refusedAt
