@@ -11,7 +11,7 @@ import { makeKeys } from '@frameloop/schemas/signature'
 import { Command, InvalidArgumentError } from 'commander'
 import { type FoundCamera, findCameras } from './capture/onvif.ts'
 import { checkAll, showChecks } from './check.ts'
-import { readAgentConfig, usualConfig, writeFirstConfig } from './config.ts'
+import { readAgentConfig, usualConfig, withoutSecrets, writeFirstConfig } from './config.ts'
 import { installService, type ServiceFlags, unitOf } from './install-service.ts'
 import { isCurrent } from './report.ts'
 import { runAgent } from './run.ts'
@@ -67,7 +67,7 @@ async function init(flags: InitFlags): Promise<void> {
   }
   const brokers = await want('kafka', flags.kafka, 'Kafka brokers, host:port, comma separated', '127.0.0.1:9092')
   const registry = await want('registry', flags.registry, 'Schema registry', 'http://127.0.0.1:8081/apis/ccompat/v7')
-  const s3Endpoint = await want('s3', flags.s3, 'S3 endpoint, empty for AWS', 'http://127.0.0.1:8333')
+  const s3 = await want('s3', flags.s3, 'S3 endpoint, or aws', 'http://127.0.0.1:8333')
   const found = flags.find || (terminal && flags.camera.length === 0) ? await find() : []
   const nameOf = ({ name }: FoundCamera, at: number): string => {
     const plain = name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[^A-Za-z0-9]+/, '')
@@ -85,15 +85,29 @@ async function init(flags: InitFlags): Promise<void> {
   const { agent, site, spool } = flags
   mkdirSync(dirname(path), { recursive: true })
   // whoever may read it may read the cameras' logins
-  writeFileSync(path, writeFirstConfig({ brokers, registry, s3Endpoint, cameras: named, ...(agent ? { agent } : {}), ...(site ? { site } : {}), ...(spool ? { spool } : {}) }), {
-    mode: 0o600,
-  })
-  print(`wrote ${path}\nnext: put the S3 keys into S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or into files that it names), then\n  frameloop-agent check --config ${path}`)
+  writeFileSync(
+    path,
+    writeFirstConfig({
+      brokers,
+      registry,
+      s3Endpoint: s3 === 'aws' ? '' : s3,
+      cameras: named,
+      ...(agent ? { agent } : {}),
+      ...(site ? { site } : {}),
+      ...(spool ? { spool } : {}),
+    }),
+    {
+      mode: 0o600,
+    },
+  )
+  print(
+    `wrote ${path}\nnext: put the S3 keys into the variables S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or into files that it names), then\n  frameloop-agent check --config ${path}\n  sudo -E frameloop-agent install-service --config ${path}`,
+  )
 }
 
 /** Asks the agent that runs here. Throws `PART_NOT_READY` when nobody answers. */
 async function askAgent(flags: { readonly config?: string }, method: 'GET' | 'POST', path: string): Promise<Response> {
-  const { host, port } = readAgentConfig(configFile(flags))
+  const { host, port } = readAgentConfig(configFile(flags), withoutSecrets)
   const at = `http://${host}:${port}${path}`
   return fetch(at, { method, signal: AbortSignal.timeout(3_000) }).catch((thrown: unknown) => {
     throw new Fault('PART_NOT_READY', `No agent answers at ${at}: ${toError(thrown).message}`, {}, thrown)
@@ -157,7 +171,7 @@ program
   .option('--spool <folder>', 'where frames wait')
   .option('--kafka <brokers>', 'host:port, comma separated')
   .option('--registry <url>', 'schema registry')
-  .option('--s3 <url>', 'S3 endpoint')
+  .option('--s3 <url>', 'S3 endpoint, or aws')
   .option('--find', 'looks for ONVIF cameras in the networks of this machine')
   .option('--camera <name=address>', 'a camera; may be said several times', collect, [])
   .action(init)
@@ -215,8 +229,8 @@ program
   .option('--print', 'only prints the unit')
   .action(async (flags: ServiceFlags & { config?: string; print?: boolean }) => {
     const file = resolve(configFile(flags))
-    if (flags.print) print(unitOf(file, readAgentConfig(file), flags))
-    else print(await installService(file, readAgentConfig(file), flags))
+    const settings = readAgentConfig(file, withoutSecrets)
+    print(flags.print ? unitOf(file, settings, flags) : await installService(file, settings, flags))
   })
 
 program
@@ -230,7 +244,7 @@ program
   })
 
 const spool = program.command('spool').description('the queue on disk, also while the agent runs')
-const openToLook = (flags: { readonly config?: string }): Spool => Spool.inspect(readAgentConfig(configFile(flags)).spool.folder, openLog('spool', 'error'))
+const openToLook = (flags: { readonly config?: string }): Spool => Spool.inspect(readAgentConfig(configFile(flags), withoutSecrets).spool.folder, openLog('spool', 'error'))
 spool
   .command('list')
   .description('frames that wait, and what was captured, delivered and lost in all')
@@ -243,8 +257,8 @@ spool
   .option(...config)
   .option('--camera <name>', 'only of this camera')
   .action(async (folder: string, flags: { config?: string; camera?: string }) => {
-    const { frames, bytes } = await exportFrames(openToLook(flags), resolve(folder), flags.camera)
-    print(`${frames} frames, ${showBytes(bytes)}, in ${resolve(folder)}`)
+    const { frames, bytes, gone } = await exportFrames(openToLook(flags), resolve(folder), flags.camera)
+    print(`${frames} frames, ${showBytes(bytes)}, in ${resolve(folder)}${gone > 0 ? `; ${gone} more were delivered, moved or given up meanwhile` : ''}`)
   })
 spool
   .command('verify')

@@ -2,7 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { bytesOf, parseAgentConfig, wantedOf, writeFirstConfig } from './config.ts'
+import { bytesOf, parseAgentConfig, wantedOf, withoutSecrets, writeFirstConfig } from './config.ts'
+import { environmentLine, namesIn } from './install-service.ts'
 
 const whole = `agent: agent-1
 spool: { folder: /tmp/spool }
@@ -30,6 +31,23 @@ test('what is not said has a sensible default, and secrets come from the environ
   rmSync(folder, { recursive: true })
   expect(config).toMatchObject({ site: 'site-1', port: 9180, s3: { accessKeyId: 'k-1' }, uploads: { concurrency: 6 }, cameras: [{ password: 'opensesame' }] })
   expect(bytesOf(config.spool.capacity)).toBe(2_000_000_000)
+})
+
+test('who needs no secret reads the file without them', () => {
+  const text = whole.replace('http://127.0.0.1:8081', '"${NOWHERE}"').replace('secret }', '"${file:/nowhere/at/all}" }')
+  expect(problemsOf(text, {})).toMatch(/NOWHERE, which is not set/)
+  expect(parseAgentConfig(text, 'agent.yaml', withoutSecrets)).toMatchObject({ port: 9180, spool: { folder: '/tmp/spool' } })
+  // what is wrong in it is still told
+  expect(() => parseAgentConfig(text.replace('agent: agent-1', 'agent: "a b"'), 'agent.yaml', withoutSecrets)).toThrow(/agent is "a b"/)
+})
+
+test('an address that is none is told with its line', () => {
+  expect(problemsOf(whole.replace('rtsp://10.0.0.7/stream', 'http://[door/'))).toMatch(/line 8: cameras\[0\]\.address is no address/)
+})
+
+test('a service finds what its configuration takes from the environment in a file of its own', () => {
+  expect(namesIn('a: ${B}\nc: ${file:/d}\ne: "${A} ${B}"')).toEqual(['A', 'B'])
+  expect(environmentLine('KEY', 'a"b\\c')).toBe('KEY="a\\"b\\\\c"\n')
 })
 
 test('all problems come at once, each with its line, what was found and an example', () => {

@@ -172,9 +172,15 @@ export function bytesOf(shown: string): Bytes {
   return Math.round(Number(number) * 1000 ** ['B', 'kB', 'MB', 'GB', 'TB'].indexOf(unit))
 }
 
+/** For those who need no secret, and may not be able to read any: what leads nowhere stays as it is written. */
+export const withoutSecrets = 'without secrets'
+type Secrets = NodeJS.ProcessEnv | typeof withoutSecrets
+
 /** Where `${…}` leads. Throws with a sentence when there is nothing. */
-function substitute(value: string, env: NodeJS.ProcessEnv): string {
-  return value.replace(/\$\{(file:)?([^}]+)\}/g, (_, isFile: string | undefined, name: string) => {
+function substitute(value: string, secrets: Secrets): string {
+  return value.replace(/\$\{(file:)?([^}]+)\}/g, (written, isFile: string | undefined, name: string) => {
+    if (secrets === withoutSecrets) return isFile ? written : (process.env[name] ?? written)
+    const env = secrets
     if (!isFile) {
       const found = env[name]
       if (found === undefined) throw new Error(`names the environment variable ${name}, which is not set`)
@@ -191,6 +197,15 @@ function substitute(value: string, env: NodeJS.ProcessEnv): string {
 type Path = readonly (string | number)[]
 const showPath = (path: Path): string => path.reduce<string>((shown, part) => (typeof part === 'number' ? `${shown}[${part}]` : shown ? `${shown}.${part}` : part), '')
 const isSecret = (path: Path): boolean => /password|secret/i.test(String(path.at(-1)))
+
+/** Whether what stands at a JSON pointer is still `${…}`. */
+function isReference(pointer: string, value: unknown): boolean {
+  const at = pointer
+    .split('/')
+    .slice(1)
+    .reduce<unknown>((of, part) => (of as Record<string, unknown> | undefined)?.[part], value)
+  return typeof at === 'string' && at.includes('${')
+}
 
 interface Described {
   /** What its pattern means. */
@@ -218,7 +233,7 @@ function similar(name: string, known: readonly string[]): string | undefined {
 }
 
 /** The settings in a text. Throws `CONFIG_INVALID` with every problem; `name` is what the text is called in it. */
-export function parseAgentConfig(source: string, name: string, env: NodeJS.ProcessEnv = process.env): AgentSettings {
+export function parseAgentConfig(source: string, name: string, secrets: Secrets = process.env): AgentSettings {
   const lines = new LineCounter()
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false })
   const problems = new Map<string, { readonly line: number; readonly sentence: string }>()
@@ -243,7 +258,7 @@ export function parseAgentConfig(source: string, name: string, env: NodeJS.Proce
   const filled = (value: unknown, path: Path): unknown => {
     if (typeof value === 'string') {
       try {
-        return substitute(value, env)
+        return substitute(value, secrets)
       } catch (thrown) {
         found(path, toError(thrown).message)
         return value
@@ -257,6 +272,7 @@ export function parseAgentConfig(source: string, name: string, env: NodeJS.Proce
   for (const error of Value.Errors(AgentConfig, value)) {
     // each of them comes with an error of its own
     if (error.keyword === 'additionalProperties') continue
+    if (secrets === withoutSecrets && isReference(error.instancePath, value)) continue
     const path = error.instancePath
       .split('/')
       .slice(1)
@@ -281,6 +297,7 @@ export function parseAgentConfig(source: string, name: string, env: NodeJS.Proce
       if (ids.indexOf(id) < at) found(['cameras', at, 'id'], `is ${JSON.stringify(id)}, which another camera is called already`)
     })
     settings.cameras.forEach(({ address, clips, motion, framesPerSecond = usualRate }, at) => {
+      if (/^(rtsps?|onvif|https?):/.test(address) && !URL.canParse(address)) found(['cameras', at, 'address'], `is no address${explain(describedAt(['cameras', at, 'address']))}`)
       if (clips && !/^(rtsps?|onvif):/.test(address)) found(['cameras', at, 'clips'], 'are cut from the stream of an RTSP or ONVIF camera, which this is not')
       if (clips && clips.longest <= clips.before) found(['cameras', at, 'clips', 'longest'], `is ${clips.longest}: it must be more than before, which is ${clips.before}`)
       if (motion?.burst && motion.burst.framesPerSecond <= framesPerSecond)
@@ -317,14 +334,14 @@ export function wantedOf(source: string, name: string): WantedSettings {
 export const usualConfig = '/etc/frameloop-agent/agent.yaml'
 
 /** Throws `CONFIG_INVALID`, also when there is no file. */
-export function readAgentConfig(path: string, env: NodeJS.ProcessEnv = process.env): AgentSettings {
+export function readAgentConfig(path: string, secrets: Secrets = process.env): AgentSettings {
   let source: string
   try {
     source = readFileSync(path, 'utf8')
   } catch (thrown) {
     throw new Fault('CONFIG_INVALID', `There is no configuration ${path} that can be read; \`frameloop-agent init\` writes one`, {}, thrown)
   }
-  return parseAgentConfig(source, path, env)
+  return parseAgentConfig(source, path, secrets)
 }
 
 export interface FirstConfig {

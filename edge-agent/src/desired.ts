@@ -93,7 +93,8 @@ export async function followDesired(kafka: KafkaClient, codec: Codec, tools: Des
 
 /** Throws when the consumer has given up. */
 async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: DesiredTools, signal: AbortSignal): Promise<void> {
-  const consumer = kafka.consumer(`frameloop.agent.${tools.agentId}`)
+  // its offsets are never committed: each start reads the latest wish again, also one that could not be fulfilled
+  const consumer = kafka.consumer(`frameloop.agent.${tools.agentId}.desired`)
   const ended = new Promise<void>((resolve, reject) => {
     signal.addEventListener('abort', () => resolve(), { once: true })
     consumer.on('consumer.crash', ({ payload: { error, restart } }) => (restart ? undefined : reject(error)))
@@ -104,6 +105,7 @@ async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: Desire
     await consumer.connect()
     await consumer.subscribe({ topic: topics.agentsDesired.name, fromBeginning: true })
     await consumer.run({
+      autoCommit: false,
       eachMessage: async ({ message }) => {
         if (message.key?.toString('utf8') !== tools.agentId || !message.value) return
         const wish = await codec.decode('AgentDesired', message.value)

@@ -1,15 +1,17 @@
 /** The agent as a systemd service: started with the machine, restarted when it ends or hangs, with no more rights than it needs. */
 import { execFile } from 'node:child_process'
-import { realpathSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { existsSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { Fault, toError } from '@frameloop/kit/fault'
+import { decoded } from './capture/source.ts'
 import type { AgentSettings } from './config.ts'
 
 export interface ServiceFlags {
   readonly user: string
 }
 
+const environmentFile = (configFile: string): string => join(dirname(configFile), 'agent.env')
 const unitFile = '/etc/systemd/system/frameloop-agent.service'
 
 export function unitOf(configFile: string, config: AgentSettings, { user }: ServiceFlags): string {
@@ -30,11 +32,11 @@ Restart=always
 RestartSec=2
 TimeoutStopSec=15
 User=${user}
-EnvironmentFile=-${dirname(configFile)}/agent.env
+EnvironmentFile=-${environmentFile(configFile)}
 ${usesDevices ? 'SupplementaryGroups=video\n' : ''}LimitNOFILE=8192
 MemoryHigh=1G
 ReadWritePaths=${config.spool.folder}
-${reads.map((path) => `ReadOnlyPaths=${decodeURIComponent(path)}\n`).join('')}ProtectSystem=strict
+${reads.map((path) => `ReadOnlyPaths=${decoded(path)}\n`).join('')}ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
 ${usesDevices ? 'DeviceAllow=char-video4linux rw\n' : 'PrivateDevices=yes\n'}NoNewPrivileges=yes
@@ -58,6 +60,25 @@ WantedBy=multi-user.target
 `
 }
 
+/** Environment variables that a configuration names. */
+export const namesIn = (config: string): string[] => [...new Set([...config.matchAll(/\$\{(?!file:)([^}]+)\}/g)].map(([, name = '']) => name))].sort()
+
+/** One line of an environment file (systemd.exec, `EnvironmentFile=`). */
+export const environmentLine = (name: string, value: string): string => `${name}="${value.replace(/[\\"]/g, '\\$&')}"\n`
+
+/**
+ * Keeps what the configuration takes from the environment where the service finds it, readable by root only. What is there
+ * already stays. Returns the names that are in neither.
+ */
+function keepEnvironment(configFile: string): readonly string[] {
+  const file = environmentFile(configFile)
+  const kept = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  const missing = namesIn(readFileSync(configFile, 'utf8')).filter((name) => !new RegExp(`^${name}=`, 'm').test(kept))
+  const known = missing.filter((name) => process.env[name] !== undefined)
+  if (known.length > 0) writeFileSync(file, kept + known.map((name) => environmentLine(name, process.env[name] ?? '')).join(''), { mode: 0o600 })
+  return missing.filter((name) => !known.includes(name))
+}
+
 /** Needs root. Returns what was done and what comes next. */
 export async function installService(configFile: string, config: AgentSettings, flags: ServiceFlags): Promise<string> {
   const run = promisify(execFile)
@@ -66,15 +87,20 @@ export async function installService(configFile: string, config: AgentSettings, 
   } catch (thrown) {
     throw new Fault('TOOL_MISSING', 'There is no systemd here; `frameloop-agent install-service --print` shows the unit', {}, thrown)
   }
+  let missing: readonly string[]
   try {
+    missing = keepEnvironment(configFile)
     await run('id', [flags.user]).catch(() => run('useradd', ['--system', '--home-dir', '/nonexistent', '--shell', '/usr/sbin/nologin', flags.user]))
     await run('install', ['-d', '-o', flags.user, '-m', '0700', config.spool.folder])
     await run('chown', [flags.user, configFile])
     writeFileSync(unitFile, unitOf(configFile, config, flags))
     await run('systemctl', ['daemon-reload'])
-    await run('systemctl', ['enable', '--now', 'frameloop-agent'])
+    await run('systemctl', ['enable', ...(missing.length === 0 ? ['--now'] : []), 'frameloop-agent'])
   } catch (thrown) {
-    throw new Fault('CONFIG_INVALID', `The service could not be installed: ${toError(thrown).message}; it must be done as root`, {}, thrown)
+    const why = process.getuid?.() === 0 ? '' : '; it must be done as root'
+    throw new Fault('CONFIG_INVALID', `The service could not be installed: ${toError(thrown).message}${why}`, {}, thrown)
   }
-  return `installed ${unitFile} and started it\n  journalctl -u frameloop-agent -f\n  frameloop-agent status --config ${configFile}`
+  const next = `  journalctl -u frameloop-agent -f\n  sudo frameloop-agent status --config ${configFile}`
+  if (missing.length === 0) return `installed ${unitFile} and started it\n${next}`
+  return `installed ${unitFile}; it is not started yet: put ${missing.join(', ')} into ${environmentFile(configFile)} (NAME="value", readable by root only), then\n  sudo systemctl start frameloop-agent\n${next}`
 }

@@ -49,8 +49,16 @@ export class Cameras {
     return this.#running.get(id)?.camera
   }
 
-  /** Throws `SOURCE_UNREADABLE` before anything is changed. */
-  async become(wanted: AgentSettings['cameras']): Promise<void> {
+  #turn: Promise<void> = Promise.resolve()
+
+  /** One change after the other. Throws `SOURCE_UNREADABLE` before anything is changed. */
+  become(wanted: AgentSettings['cameras']): Promise<void> {
+    const turn = this.#turn.then(() => this.#become(wanted))
+    this.#turn = turn.catch(() => {})
+    return turn
+  }
+
+  async #become(wanted: AgentSettings['cameras']): Promise<void> {
     const isSame = (id: string): boolean => JSON.stringify(this.find(id)?.settings) === JSON.stringify(wanted.find((settings) => settings.id === id))
     const opened = wanted.filter(({ id }) => !isSame(id)).map(openCamera)
     const gone = [...this.#running.keys()].filter((id) => !isSame(id))
@@ -170,8 +178,11 @@ export async function runAgent(file: string): Promise<void> {
           const camera = cameras.find(id)
           if (!camera) return textAnswer(404, `there is no camera ${id}`)
           if (!camera.ring) return textAnswer(409, `camera ${id} records no clips; give it the setting clips`)
-          if (!camera.ring.event(Date.now(), Number(seconds) * 1000)) return textAnswer(409, `camera ${id} gives no stream to record now`)
-          return textAnswer(202, `a clip of ${id} is recorded, with what came before, and ${seconds} s more`)
+          const until = camera.ring.event(Date.now(), Number(seconds) * 1000)
+          if (until === undefined) return textAnswer(409, `camera ${id} gives no stream to record now`)
+          const more = Math.round((until - Date.now()) / 1000)
+          const why = more < Number(seconds) ? `, as long as its clips may be (setting clips.longest)` : ''
+          return textAnswer(202, `a clip of ${id} is recorded, with what came before, and ${more} s more${why}`)
         }
         return method === 'POST' ? changeScene(cameras.all, path, log) : undefined
       }

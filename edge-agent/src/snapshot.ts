@@ -13,7 +13,9 @@ const limit = { first: 20_000, next: 20_000 }
 export async function takeSnapshot(config: AgentSettings, cameraId: string): Promise<Captured> {
   const settings = config.cameras.find(({ id }) => id === cameraId)
   if (!settings) throw new Fault('CAMERA_UNKNOWN', `There is no camera ${cameraId}; there are ${config.cameras.map(({ id }) => id).join(', ')}`)
-  const source = openSource(settings)
+  // one picture now, however seldom they are kept
+  const { framesPerSecond: _, motion: __, ...atUsualRate } = settings
+  const source = openSource(atUsualRate)
   const connection = new AbortController()
   const context = { log: openLog('snapshot', 'silent'), ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, wantsGray: false, say: () => {} }
   for await (const picture of watched(source.pictures(context, connection.signal), source.patience ?? limit, () => connection.abort())) {

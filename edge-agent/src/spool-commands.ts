@@ -18,17 +18,21 @@ export function showSpool(spool: Spool, asJson: boolean): string {
   return `${showTable(['camera', 'epoch', 'captured', 'delivered', 'waiting', 'lost', 'unaccounted', 'waiting since'], rows)}\n${frames} frames wait, ${showBytes(bytes)}`
 }
 
-/** Files named after camera, time and seq. */
-export async function exportFrames(spool: Spool, folder: string, camera: string | undefined): Promise<{ readonly frames: number; readonly bytes: Bytes }> {
+/** Files named after camera, time and seq. `gone`: delivered, moved or given up by its agent meanwhile. */
+export async function exportFrames(spool: Spool, folder: string, camera: string | undefined): Promise<{ readonly frames: number; readonly bytes: Bytes; readonly gone: number }> {
   mkdirSync(folder, { recursive: true })
-  let [frames, bytes] = [0, 0]
+  let [frames, bytes, gone] = [0, 0, 0]
   for (const entry of spool.entries) {
     const { cameraId, capturedAt, seq, extension } = entry.head
     if (camera !== undefined && cameraId !== camera) continue
-    const body = await spool.read(entry)
+    const body = await spool.read(entry).catch((thrown: unknown) => {
+      if (!spool.hasGone(entry)) throw thrown
+      gone += 1
+    })
+    if (!body) continue
     await writeFile(join(folder, `${cameraId}-${new Date(capturedAt).toISOString().replace(/[:.]/g, '-')}-${seq}.${extension}`), body)
     frames += 1
     bytes += body.length
   }
-  return { frames, bytes }
+  return { frames, bytes, gone }
 }

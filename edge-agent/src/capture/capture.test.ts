@@ -12,7 +12,7 @@ import { finishPicture, grayOf } from './finish.ts'
 import { httpSource } from './http.ts'
 import { answerChallenge, readChallenge } from './http-login.ts'
 import { MotionGate, motionHeight, motionWidth } from './motion.ts'
-import { type Captured, SourceFailure } from './source.ts'
+import { type Captured, decoded, patienceOf, SourceFailure } from './source.ts'
 
 const context = { log: openLog('test', 'silent'), ffmpeg: 'ffmpeg', ffprobe: 'ffprobe', wantsGray: false, say: () => {} }
 const jpegOf = (value: number, width = 64, height = 48): Promise<Buffer> =>
@@ -170,6 +170,30 @@ test('masks are black and sizes right before anything is written, and the gate s
   expect([gray[45 * motionWidth + 20], gray[45 * motionWidth + 140]].map((value) => (value ?? 0) > 150)).toEqual([true, false])
   expect(gray[45 * motionWidth + 140]).toBeLessThan(10)
   expect(await finishPicture(picture, { id: 'c', address: '' })).toBe(picture)
+})
+
+test('a PNG whose size nobody said and a JPEG that lies on its side are masked where people see it, and what cannot be decoded does not get through', async () => {
+  const plain: Captured = { bytes: Buffer.from('no picture'), extension: 'png', kind: 'image', capturedAt: 0, width: 0, height: 0, sourceName: '', newPass: false }
+  const upperHalf = { id: 'c', address: '', masks: [[0, 0, 1, 0.5]] as [number, number, number, number][] }
+  const white = sharp({ create: { width: 60, height: 40, channels: 3, background: 'white' } })
+  // orientation 6: shown turned by 90 degrees, 40 wide and 60 high
+  for (const [bytes, width, height] of [
+    [await white.clone().png().toBuffer(), 60, 40],
+    [await white.clone().withMetadata({ orientation: 6 }).jpeg().toBuffer(), 40, 60],
+  ] as const) {
+    const finished = await finishPicture({ ...plain, bytes }, upperHalf)
+    expect(finished).toMatchObject({ extension: 'jpg', width, height })
+    const { data } = await sharp(finished.bytes).greyscale().raw().toBuffer({ resolveWithObject: true })
+    expect([Math.max(...data.subarray(0, width * (height / 2 - 8))) < 10, Math.min(...data.subarray(width * (height / 2 + 8))) > 245]).toEqual([true, true])
+  }
+  await expect(finishPicture(plain, upperHalf)).rejects.toThrow()
+})
+
+test('whoever asks for a picture a minute waits for it without calling the camera dead, and a percent sign is one', () => {
+  const often = patienceOf({ id: 'c', address: '', framesPerSecond: 5 })
+  const seldom = patienceOf({ id: 'c', address: '', framesPerSecond: 1 / 60 })
+  expect([often.next, seldom.next, seldom.first > 60_000]).toEqual([5_000, 180_000, true])
+  expect([decoded('a%20b'), decoded('50%off')]).toEqual(['a b', '50%off'])
 })
 
 test('of a video file as many frames a second are kept as it is set to, the same ones in each pass, or all', () => {

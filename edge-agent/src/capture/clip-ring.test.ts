@@ -96,17 +96,17 @@ test('a camera that sends one picture to begin with and then none does not fill 
     most = Math.max(most, ring.bytes)
   }
   expect(most).toBeLessThan(rest.length * 20 * 27 + first.length)
-  expect(ring.event(600_000)).toBe(false)
+  expect(ring.event(600_000)).toBeUndefined()
 })
 
 test('a stream that breaks off gives what it had, and one that is none gives nothing', async () => {
   const ring = new ClipRing(settings)
   ring.push(stream.subarray(0, stream.length / 2), 1_000)
-  expect(ring.event(1_000)).toBe(true)
+  expect(ring.event(1_000)).toBeGreaterThan(1_000)
   expect(ring.take(1_500)).toBeUndefined()
   expect(secondsIn(await file(ring.take(1_500, true))).length).toBeGreaterThan(100)
   ring.clear()
   ring.push(Buffer.from('<html>'.repeat(100)), 2_000)
-  expect(ring.event(2_000)).toBe(false)
+  expect(ring.event(2_000)).toBeUndefined()
   expect(await clipFile({ startedAt: 0, transportStream: Buffer.from('rubbish') }, 'door', tools, new AbortController().signal)).toBeUndefined()
 })

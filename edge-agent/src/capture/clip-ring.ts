@@ -100,13 +100,13 @@ export class ClipRing {
     if (this.#groups.length === 1 && (this.#groups[0]?.since ?? 0) < since - this.#settings.longest * 1000) this.#groups = []
   }
 
-  /** Something happens: what came before it is kept, and what comes until `after` later, or `longest` at most. False when there is no stream. */
-  event(now: EpochMs, after: Ms = this.#settings.after * 1000): boolean {
-    if (this.#groups.length === 0) return false
+  /** Something happens: what came before it is kept, and what comes until `after` later, or `longest` at most. Until when; undefined where there is no stream. */
+  event(now: EpochMs, after: Ms = this.#settings.after * 1000): EpochMs | undefined {
+    if (this.#groups.length === 0) return undefined
     if (this.#until === undefined) this.#forget(now - this.#settings.before * 1000)
     const since = this.#groups[0]?.since ?? now
     this.#until = Math.min(Math.max(this.#until ?? 0, now + after), since + this.#settings.longest * 1000)
-    return true
+    return this.#until
   }
 
   /** The clip, once its time has come, or `now` already because the stream has ended. */

@@ -13,7 +13,8 @@ export function failureOf(said: string): SourceFailure {
   if (refused) return refused
   if (/does not contain any stream|matches no streams|Could not find codec|Output file #0 does not contain/i.test(said))
     return new SourceFailure('wrong', 'the stream holds no video, or none that ffmpeg can decode')
-  if (/ENOENT/.test(said)) return new SourceFailure('wrong', `${said.split('\n').at(-1)}: install ffmpeg 5 or newer, or name it with the setting ffmpeg`)
+  // Node says it the one way, setpriv the other
+  if (/ENOENT|failed to execute/.test(said)) return new SourceFailure('wrong', `${said.split('\n').at(-1)}: install ffmpeg 5 or newer, or name it with the setting ffmpeg`)
   if (/Connection refused|No route to host|Network is unreachable/i.test(said)) return new SourceFailure('backing off', 'nothing answers at the camera address')
   if (/No such file or directory/.test(said)) return new SourceFailure('backing off', 'the device is not there')
   return new SourceFailure('backing off', said.split('\n').at(-1) || 'the stream ended')

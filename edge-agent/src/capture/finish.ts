@@ -8,16 +8,20 @@ import type { Captured } from './source.ts'
 sharp.cache(false)
 sharp.concurrency(1)
 
+/** Upright, whatever its EXIF says, so that masks lie where people see them. Throws for what cannot be decoded: it is not let through unmasked. */
 export async function finishPicture(picture: Captured, { masks = [], width, quality = 3 }: CameraSettings): Promise<Captured> {
-  const isSmaller = width !== undefined && picture.width > width
+  if (masks.length === 0 && width === undefined) return picture
+  const { autoOrient: size } = await sharp(picture.bytes).metadata()
+  const isSmaller = width !== undefined && size.width > width
   if (masks.length === 0 && !isSmaller) return picture
+  const upright = sharp(picture.bytes).autoOrient()
   const black = masks.map(([x, y, w, h]) => ({
-    input: { create: { width: Math.max(1, Math.ceil(w * picture.width)), height: Math.max(1, Math.ceil(h * picture.height)), channels: 3 as const, background: 'black' } },
-    left: Math.floor(x * picture.width),
-    top: Math.floor(y * picture.height),
+    input: { create: { width: Math.max(1, Math.ceil(w * size.width)), height: Math.max(1, Math.ceil(h * size.height)), channels: 3 as const, background: 'black' } },
+    left: Math.floor(x * size.width),
+    top: Math.floor(y * size.height),
   }))
-  const masked = black.length === 0 ? picture.bytes : await sharp(picture.bytes).composite(black).raw().toBuffer({ resolveWithObject: true })
-  const whole = Buffer.isBuffer(masked) ? sharp(masked) : sharp(masked.data, { raw: masked.info })
+  const masked = black.length === 0 ? undefined : await upright.composite(black).raw().toBuffer({ resolveWithObject: true })
+  const whole = masked ? sharp(masked.data, { raw: masked.info }) : upright
   const { data, info } = await (isSmaller ? whole.resize({ width }) : whole).jpeg({ quality: Math.round(100 - 3 * (quality - 2)) }).toBuffer({ resolveWithObject: true })
   return { ...picture, bytes: data, extension: 'jpg', width: info.width, height: info.height }
 }

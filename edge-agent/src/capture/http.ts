@@ -8,7 +8,7 @@ import { jpegSize } from '@frameloop/kit/jpeg-header'
 import { redact } from '@frameloop/kit/log'
 import { type CameraSettings, ratesOf } from '../config.ts'
 import { fetchWithLogin } from './http-login.ts'
-import { type Captured, refusalOf, type Source, SourceFailure } from './source.ts'
+import { type Captured, decoded, patienceOf, refusalOf, type Source, SourceFailure } from './source.ts'
 
 const largestPicture = 64 * 1024 * 1024
 const startOfImage = Buffer.from([0xff, 0xd8, 0xff])
@@ -37,8 +37,8 @@ export async function* partsOf(chunks: AsyncIterable<Uint8Array>, boundary: stri
 
 export function httpSource(settings: CameraSettings): Source {
   const url = new URL(settings.address)
-  const username = settings.username ?? decodeURIComponent(url.username)
-  const login = username ? { username, password: settings.password ?? decodeURIComponent(url.password) } : undefined
+  const username = settings.username ?? decoded(url.username)
+  const login = username ? { username, password: settings.password ?? decoded(url.password) } : undefined
   url.username = ''
   url.password = ''
   const sourceName = redact(url.href)
@@ -57,7 +57,7 @@ export function httpSource(settings: CameraSettings): Source {
   }
   return {
     kind: 'http',
-    patience: { first: 15_000, next: Math.max(5_000, 3 * interval) },
+    patience: patienceOf(settings),
     finishes: false,
     async *pictures(_, signal) {
       let response = await ask(signal)

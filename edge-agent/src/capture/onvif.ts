@@ -6,9 +6,9 @@ import onvif from 'onvif/promises/index.js'
 import type { CameraSettings } from '../config.ts'
 import { httpSource } from './http.ts'
 import { rtspSource } from './rtsp.ts'
-import { refusalOf, type Source, SourceFailure } from './source.ts'
+import { decoded, patienceOf, refusalOf, type Source, SourceFailure } from './source.ts'
 
-const patience: Ms = 8_000
+const answerLimit: Ms = 8_000
 
 interface Profile {
   readonly name: string
@@ -36,6 +36,13 @@ function failureOf(thrown: unknown): SourceFailure {
   return new SourceFailure('wrong', `the camera does not answer as ONVIF cameras do: ${said}`, thrown)
 }
 
+/** As its own settings or its address say. */
+function loginOf({ address, username, password }: CameraSettings): Pick<CameraSettings, 'username' | 'password'> {
+  if (username !== undefined) return { username, ...(password === undefined ? {} : { password }) }
+  const url = new URL(address)
+  return url.username ? { username: decoded(url.username), password: decoded(url.password) } : {}
+}
+
 export interface OnvifPlace {
   readonly stream: string
   /** Undefined where the camera gives no single pictures. */
@@ -43,15 +50,16 @@ export interface OnvifPlace {
   readonly profiles: readonly string[]
 }
 
-/** `onvif://HOST[:PORT][/PATH][?profile=NAME]` → where its pictures are. Throws `SourceFailure`. */
-export async function askOnvif({ address, username, password }: CameraSettings): Promise<OnvifPlace> {
-  const { hostname, port, pathname, searchParams } = new URL(address)
+/** `onvif://[USER:PASSWORD@]HOST[:PORT][/PATH][?profile=NAME]` → where its pictures are. Throws `SourceFailure`. */
+export async function askOnvif(settings: CameraSettings): Promise<OnvifPlace> {
+  const { hostname, port, pathname, searchParams } = new URL(settings.address)
+  const { username, password } = loginOf(settings)
   const camera = new onvif.Cam({
     hostname,
     ...(port ? { port: Number(port) } : {}),
     ...(pathname.length > 1 ? { path: pathname } : {}),
     ...(username === undefined ? {} : { username, password: password ?? '' }),
-    timeout: patience,
+    timeout: answerLimit,
     autoconnect: false,
     // behind a forwarded port a camera names addresses that only its own network knows
     preserveAddress: true,
@@ -76,13 +84,14 @@ export function onvifSource(settings: CameraSettings): Source {
   const isSnapshot = new URL(settings.address).searchParams.has('snapshot')
   return {
     kind: 'onvif',
-    patience: { first: 15_000 + patience, next: 5_000 },
+    patience: patienceOf(settings, 15_000 + answerLimit),
     finishes: !isSnapshot,
     async *pictures(context, signal) {
       const { stream, snapshot } = await askOnvif(settings)
       if (signal.aborted) return
-      if (!isSnapshot) yield* rtspSource({ ...settings, address: stream }).pictures(context, signal)
-      else if (snapshot) yield* httpSource({ ...settings, address: snapshot }).pictures(context, signal)
+      const found = { ...settings, ...loginOf(settings) }
+      if (!isSnapshot) yield* rtspSource({ ...found, address: stream }).pictures(context, signal)
+      else if (snapshot) yield* httpSource({ ...found, address: snapshot }).pictures(context, signal)
       else throw new SourceFailure('wrong', 'the camera gives no single pictures; leave ?snapshot out')
     },
   }

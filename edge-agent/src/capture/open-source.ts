@@ -8,13 +8,13 @@ import { httpSource } from './http.ts'
 import { onvifSource } from './onvif.ts'
 import { rtspSource } from './rtsp.ts'
 import { simulatorSource } from './simulator.ts'
-import type { Source } from './source.ts'
+import { decoded, type Source } from './source.ts'
 import { v4l2Source } from './v4l2.ts'
 
 function pathOf(address: string): { readonly path: string; readonly query: URLSearchParams } {
   const rest = address.slice(address.indexOf(':') + 1).replace(/^\/\/(?=\/)/, '')
   const at = rest.lastIndexOf('?')
-  return at < 0 ? { path: decodeURIComponent(rest), query: new URLSearchParams() } : { path: decodeURIComponent(rest.slice(0, at)), query: new URLSearchParams(rest.slice(at + 1)) }
+  return at < 0 ? { path: decoded(rest), query: new URLSearchParams() } : { path: decoded(rest.slice(0, at)), query: new URLSearchParams(rest.slice(at + 1)) }
 }
 
 /** Throws `SOURCE_UNREADABLE` for an address that no source understands. */

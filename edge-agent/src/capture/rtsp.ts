@@ -2,7 +2,7 @@
 import { redact } from '@frameloop/kit/log'
 import type { CameraSettings } from '../config.ts'
 import { ffmpegPictures } from './ffmpeg-stream.ts'
-import type { Source } from './source.ts'
+import { patienceOf, type Source } from './source.ts'
 
 /** The address with its login, as ffmpeg wants it. */
 export function withLogin({ address, username, password }: CameraSettings): string {
@@ -18,7 +18,7 @@ export function rtspSource(settings: CameraSettings): Source {
   const input = ['-rtsp_transport', settings.transport ?? 'tcp', '-timeout', '5000000', '-analyzeduration', '500000', '-probesize', '65536', '-i', withLogin(settings)]
   return {
     kind: 'rtsp',
-    patience: { first: 15_000, next: 5_000 },
+    patience: patienceOf(settings),
     finishes: true,
     pictures: (context, signal) => ffmpegPictures(input, settings, redact(settings.address), context, signal),
   }

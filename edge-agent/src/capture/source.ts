@@ -1,6 +1,7 @@
 /** What a camera is to the agent: something to connect to that then gives pictures, and a state that people understand. */
 import type { Log } from '@frameloop/kit/log'
 import type { EpochMs, Ms, Us } from '@frameloop/kit/units'
+import { type CameraSettings, ratesOf } from '../config.ts'
 import type { ClipRing } from './clip-ring.ts'
 
 export interface Captured {
@@ -39,6 +40,21 @@ export function refusalOf(status: number, what: 'picture' | 'stream'): SourceFai
   if (status === 403) return new SourceFailure('refused', 'the camera forbids access (403)')
   if (status === 404) return new SourceFailure('refused', `the camera has no ${what} at this path (404)`)
   return undefined
+}
+
+/** How long the pictures of a camera may keep somebody waiting who asked for so many a second. */
+export function patienceOf(settings: CameraSettings, first: Ms = 15_000): { readonly first: Ms; readonly next: Ms } {
+  const interval = 1000 / ratesOf(settings).asked
+  return { first: first + interval, next: Math.max(5_000, 3 * interval) }
+}
+
+/** What stands in an address for something else, as `%20` does; a `%` that stands for nothing is meant as it is. */
+export function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 export interface SourceContext {

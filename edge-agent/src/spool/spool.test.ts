@@ -5,6 +5,7 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { openLog } from '@frameloop/kit/log'
 import { randomOf } from '@frameloop/kit/random'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { exportFrames } from '../spool-commands.ts'
 import { chooseEvictions } from './budget.ts'
 import type { FrameHead } from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
@@ -284,6 +285,22 @@ test('S2: the last frame of a segment, damaged, is told as lost too, once', asyn
     expect(again.account).toMatchObject([{ highestSeq: 12, lost: 1, unaccounted: 0 }])
     await again.close()
   }
+})
+
+test('who looks at a spool while its agent delivers takes nothing for damaged that has left meanwhile', async () => {
+  const spool = await open()
+  for (let seq = 1; seq <= 12; seq += 1) await spool.append(aHead(seq), bytes(seq))
+  const looked = Spool.inspect(folder, log)
+  const leaving = [...spool.entries].slice(0, 6)
+  for (const entry of leaving) await spool.markStored(entry, '')
+  await spool.markAnnounced(leaving)
+  expect(looked.hasGone([...looked.entries][0] as never)).toBe(true)
+  expect(await looked.damaged()).toEqual([])
+  const copies = join(folder, 'copies')
+  const { frames, gone } = await exportFrames(looked, copies, undefined)
+  expect(frames + gone).toBe(12)
+  expect(gone).toBeGreaterThan(0)
+  await spool.close()
 })
 
 test('the routine goes before events, thinned evenly, and the newest of each camera stays', () => {

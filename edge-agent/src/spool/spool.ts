@@ -234,11 +234,17 @@ export class Spool {
     }
   }
 
-  /** Waiting frames whose bytes are not what was captured. */
+  /** Whether the segment it was in is no longer there. */
+  hasGone({ segment }: Entry): boolean {
+    return !existsSync(join(this.#settings.folder, segmentName(segment)))
+  }
+
+  /** Waiting frames whose bytes are not what was captured. Those of a segment that its agent has removed meanwhile were delivered or moved. */
   async damaged(): Promise<Entry[]> {
     const found: Entry[] = []
     for (const entry of this.entries) {
       const bytes = await this.read(entry).catch(() => undefined)
+      if (bytes === undefined && this.hasGone(entry)) continue
       if (bytes === undefined || (entry.head.sha256 !== '' && sha256Hex(bytes) !== entry.head.sha256)) found.push(entry)
     }
     return found
