@@ -8,7 +8,7 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import type { Static } from 'typebox'
 import { startArchive } from './archive/archive.ts'
 import { startCatalog } from './catalog/catalog.ts'
-import { kafkaBus } from './chain/kafka-bus.ts'
+import { kafkaBus, readBounds } from './chain/kafka-bus.ts'
 import { type StageTools, startStage } from './chain/run-stage.ts'
 import { ChainSettings } from './config.ts'
 import { extractStage } from './extract/extract.ts'
@@ -41,7 +41,8 @@ const processors = {
     return { run: stage.run, notReady: () => (zones.loaded ? stage.notReady() : 'waiting for the zones') }
   },
   catalog: (context: Context, tools: StageTools) => startCatalog(pool(context), tools),
-  archive: (context: Context, tools: StageTools) => startArchive(pool(context), tools, context.config.archiveRecords),
+  archive: (context: Context, tools: StageTools) =>
+    startArchive(pool(context), { ...tools, readBounds: (names) => readBounds(context.config.kafkaBrokers, 'frameloop.archive', names) }, context.config.archiveRecords),
 } as const
 
 const name = process.argv[2] ?? ''

@@ -69,9 +69,23 @@ test('wherever reading begins again, files end at the same places and hold each 
 
 test('a day that is over ends a file, though nothing more comes', () => {
   const open = { from: 3, records: [recordAt(5, day - 1)] }
-  expect(closeByDay(open, 8, day + 1)).toBeUndefined()
-  expect(closeByDay(open, 8, day + 700_000)).toMatchObject({ from: 3, until: 8 })
-  expect(closeByDay({ from: 3, records: [] }, 8, 9 * day)).toBeUndefined()
+  expect(closeByDay(open, day + 1)).toBeUndefined()
+  expect(closeByDay(open, day + 700_000)).toMatchObject({ from: 3, until: 6 })
+  expect(closeByDay({ from: 3, records: [] }, 9 * day)).toBeUndefined()
+})
+
+test('a file that ended with its day and was not indexed is written again as it was, whatever came behind it meanwhile', () => {
+  const open = { from: 3, records: [recordAt(5, day - 1)] }
+  const byDay = closeByDay(open, day + 700_000)
+  for (const next of [7, 9, 10, 43]) expect(append(open, recordAt(next, day + 1), 10).closed, `before ${next}`).toEqual(byDay)
+})
+
+test('offsets that hold nothing but markers, however many, make no files and no depth of calls', () => {
+  const files = filesOf([recordAt(2), recordAt(1_000_000_000), recordAt(1_000_000_010)], 0, 10)
+  expect(files.map(({ from, until, records }) => [from, until, records.length])).toEqual([
+    [0, 10, 1],
+    [10, 1_000_000_010, 1],
+  ])
 })
 
 test('a file written twice is the same to the byte, and read back gives the records', async () => {

@@ -1,8 +1,9 @@
 /**
  * Every topic → Avro files in the archive bucket, for what is older than Kafka keeps.
- * A1  Where a file ends depends on the records alone: at every N-th offset, and where the broker's day changes. So a
- *     second writer, or the same one after a crash, writes the same bytes under the same key.
- * A2  A file is stored before the index in PostgreSQL names it; files of a partition follow each other without a gap.
+ * A1  Where a file ends depends on the records in it alone: at the N-th offset after its first record, or behind the last one
+ *     of the broker's day. So a second writer, or the same one after a crash, writes the same bytes under the same key.
+ * A2  A file is stored before the index in PostgreSQL names it; files of a partition follow each other without a gap, but where
+ *     the broker deleted records before they were read.
  * A3  Each committed record is in exactly one file. Copied pixels are left out: the record names the object that holds them.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -16,6 +17,7 @@ import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { archiveKey, bucketName } from '@frameloop/schemas/object-keys'
 import { cataloguedTopics, topics } from '@frameloop/schemas/topics'
+import type { Range } from '../chain/kafka-bus.ts'
 import type { StageTools } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { encodeContainer } from './container.ts'
@@ -41,24 +43,21 @@ export function boundaryAfter(from: number, every: number): number {
 
 /** The file with one more record, and the file that this record closes, if any. */
 export function append(open: OpenFile, record: BusRecord, every: number): { readonly open: OpenFile; readonly closed?: OpenFile & { readonly until: number } } {
-  const last = open.records.at(-1)
-  const boundary = boundaryAfter(open.from, every)
-  const isNextDay = last !== undefined && dayOf(record.timestamp) > dayOf(last.timestamp)
+  const [first, last] = [open.records[0], open.records.at(-1)]
+  // markers before the first record belong to the file, however many there are
+  if (first === undefined || last === undefined) return { open: { from: open.from, records: [record] } }
+  const isNextDay = dayOf(record.timestamp) > dayOf(last.timestamp)
+  const boundary = boundaryAfter(first.offset, every)
   if (record.offset < boundary && !isNextDay) return { open: { from: open.from, records: [...open.records, record] } }
-  // a day's change ends a file where the first record of the new day lies; a full one ends at its boundary
-  const until = record.offset < boundary ? record.offset : boundary
-  const next: OpenFile = { from: until, records: [] }
-  const closed = { ...open, until }
-  const rest = append(next, record, every)
-  // offsets that hold nothing but markers can span whole files: those are stood for by the one that is closed
-  return rest.closed ? { open: rest.open, closed: { ...closed, until: rest.closed.until } } : { open: rest.open, closed }
+  const until = isNextDay ? last.offset + 1 : boundary
+  return { open: { from: until, records: [record] }, closed: { ...open, until } }
 }
 
-/** The file that is over though no further record has come: its day has passed. `end` is the offset behind the last record there is. */
-export function closeByDay(open: OpenFile, end: number, now: EpochMs): (OpenFile & { readonly until: number }) | undefined {
+/** The file that is over though no further record has come: its day has passed. */
+export function closeByDay(open: OpenFile, now: EpochMs): (OpenFile & { readonly until: number }) | undefined {
   const last = open.records.at(-1)
   if (last === undefined || now < (dayOf(last.timestamp) + 1) * dayLength + dayGrace) return undefined
-  return { ...open, until: Math.max(end, last.offset + 1) }
+  return { ...open, until: last.offset + 1 }
 }
 
 /** A3: the pixels of prepared features lie in the object that the record names. */
@@ -74,7 +73,16 @@ async function withoutCopies(record: BusRecord, codec: Codec): Promise<BusRecord
   }
 }
 
-export function startArchive(pool: Pool, tools: StageTools, every: number): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
+export interface ArchiveTools extends StageTools {
+  /** What the broker keeps of the topics. */
+  readonly readBounds: (topicNames: readonly string[]) => Promise<readonly Range[]>
+}
+
+export function startArchive(
+  pool: Pool,
+  tools: ArchiveTools,
+  every: number,
+): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
   const { log, store, codec } = tools
   const metrics = stageMetrics(tools.metrics)
   const bucket = bucketName(tools.bucketPrefix, 'archive')
@@ -138,8 +146,12 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
         'select topic, partition, max(until_offset) as next from archive_files group by topic, partition',
       )
       const stored = new Map(rows.map(({ topic, partition, next }) => [`${topic} ${partition}`, next]))
+      const kept = new Map((await tools.readBounds([...new Set(assigned.map(({ topic }) => topic))])).map(({ topic, partition, from }) => [`${topic} ${partition}`, from]))
       return assigned.map(({ topic, partition }) => {
-        const offset = stored.get(`${topic} ${partition}`) ?? 0
+        const [next, low] = [stored.get(`${topic} ${partition}`) ?? 0, kept.get(`${topic} ${partition}`) ?? 0]
+        // no file says that it stands for them: whoever reads them is told that they are nowhere
+        if (low > next) log.error({ topic, partition, from: next, until: low }, 'the broker has deleted records that were not archived')
+        const offset = Math.max(next, low)
         files.set(`${topic} ${partition}`, { from: offset, records: [] })
         positions.set(`${topic} ${partition}`, offset)
         return { topic, partition, offset }
@@ -181,7 +193,7 @@ export function startArchive(pool: Pool, tools: StageTools, every: number): { re
         for (const { topic, partition } of consumer.assigned) {
           const key = `${topic} ${partition}`
           const open = files.get(key)
-          const over = open && closeByDay(open, positions.get(key) ?? 0, Date.now())
+          const over = open && closeByDay(open, Date.now())
           if (!over) continue
           await insist(() => write(topic, partition, over, signal), signal)
           files.set(key, { from: over.until, records: [] })

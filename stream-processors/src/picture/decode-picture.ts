@@ -34,6 +34,8 @@ export function chooseScale(width: number, height: number, wantWidth: number, wa
 export interface DecodeOptions {
   /** The size that the whole picture will be used at, at least; absent: full size. */
   readonly atLeast?: { readonly width: number; readonly height: number }
+  /** Whether formats that are not scaled by their decoder are made smaller as well, so that the whole of a large picture is never held. */
+  readonly always?: boolean
 }
 
 /** What may be decoded, by its header alone. Throws `PICTURE_UNREADABLE` (no picture, no header), `PICTURE_TOO_LARGE` and `PICTURE_ANIMATED`. */
@@ -49,16 +51,6 @@ export function admitPicture(bytes: Uint8Array): PictureHeader {
   return header
 }
 
-let last: Promise<unknown> = Promise.resolve()
-
-/** One at a time in each thread: libvips decodes in threads of its own, and each picture takes up to 150 MB. */
-function inTurn<Result>(act: () => Promise<Result>): Promise<Result> {
-  const mine = last.then(act)
-  const ended = (): void => {}
-  last = mine.then(ended, ended)
-  return mine
-}
-
 const names = { jpeg: 'JPEG', png: 'PNG', webp: 'WebP' } as const
 
 /** Throws what `admitPicture` throws, before decoding, and `PICTURE_UNREADABLE` when the data are damaged or cut off. */
@@ -71,16 +63,14 @@ export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = 
     return { width: Math.ceil(width / scale), height: Math.ceil(height / scale), rgb, scale, fullWidth: width, fullHeight: height }
   }
   try {
-    const { data, info } = await inTurn(() =>
-      sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })
-        .autoOrient()
-        .flatten({ background: '#000' })
-        .toColourspace('srgb')
-        .raw()
-        .toBuffer({ resolveWithObject: true }),
-    )
+    const picture = sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })
+    const { width: fullWidth, height: fullHeight } = (await picture.metadata()).autoOrient
+    const scale = options.atLeast && options.always ? chooseScale(fullWidth, fullHeight, options.atLeast.width, options.atLeast.height) : 1
+    const upright = picture.autoOrient().flatten({ background: '#000' }).toColourspace('srgb')
+    const sized = scale === 1 ? upright : upright.resize(Math.ceil(fullWidth / scale), Math.ceil(fullHeight / scale), { fit: 'fill', kernel: 'linear', fastShrinkOnLoad: false })
+    const { data, info } = await sized.raw().toBuffer({ resolveWithObject: true })
     const rgb = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    return { width: info.width, height: info.height, rgb, scale: 1, fullWidth: info.width, fullHeight: info.height }
+    return { width: info.width, height: info.height, rgb, scale, fullWidth, fullHeight }
   } catch (thrown) {
     const { message } = toError(thrown)
     if (/pixel limit/.test(message)) throw new Fault('PICTURE_TOO_LARGE', `The picture has more than ${pixelLimit / 1e6} million pixels`, {}, thrown)

@@ -95,7 +95,7 @@ async function referencePicture(sha256: string, bytes: Uint8Array | undefined): 
 export const pixelWork: PixelWork = {
   async look(bytes) {
     // a scaled decode reads every bit of the data, so damage shows, at a fraction of the cost
-    const { rgb, width, height, fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 160, height: 120 } })
+    const { rgb, width, height, fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 160, height: 120 }, always: true })
     return { width: fullWidth, height: fullHeight, ...measureQuality(rgb, width, height), fingerprint: sha256Hex(rgb).slice(0, 16) }
   },
 
