@@ -1,10 +1,13 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Fault } from '@frameloop/kit/fault'
 import { openLog } from '@frameloop/kit/log'
+import { until } from '@frameloop/kit/retry'
 import type { ModelChanged } from '@frameloop/schemas/events'
 import { afterAll, expect, test } from 'vitest'
 import type { Mlflow } from './mlflow.ts'
+import { type ModelFiles, modelFileNames } from './model-files.ts'
 import { ModelSlots, placeOf } from './model-slots.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-slots-'))
@@ -13,10 +16,16 @@ afterAll(() => rmSync(folder, { recursive: true }))
 /** Slots whose models are digests only; `loaded` are those that have not been let go. */
 function open() {
   const loaded = new Set<string>()
-  const mlflow = { getFiles: async () => new Map([['meta.json', Buffer.from('{}')]]) } as unknown as Mlflow
+  let isAway = false
+  const mlflow = {
+    async getFiles() {
+      if (isAway) throw new Fault('MLFLOW_UNAVAILABLE', 'MLflow is away')
+      return new Map(modelFileNames.map((name) => [name, Buffer.from('{}')]))
+    },
+  } as unknown as Mlflow
   const loader = {
-    async load(digest: string) {
-      if (digest === 'broken') throw new Error('broken')
+    async load(digest: string, files: ModelFiles) {
+      if (digest === 'broken' || files.get('meta.json')?.toString() !== '{}') throw new Fault('MODEL_INVALID', 'broken')
       loaded.add(digest)
       return { meta: {}, engine: 'onnxruntime', why: '' } as never
     },
@@ -37,7 +46,10 @@ function open() {
   /** Versions that answer a frame, in their order. */
   const versions = (frameId: string, fits = (_: string) => true): string[] =>
     slots.answering('t', frameId, ({ change }) => fits(change.version)).map(({ change }) => change.version)
-  return { slots, apply, loaded, all, versions }
+  const away = (is: boolean): void => {
+    isAway = is
+  }
+  return { slots, apply, loaded, all, versions, away }
 }
 
 test('a challenger answers its share of the frames in place of the champion, each frame always the same way; a shadow answers all beside them', async () => {
@@ -79,4 +91,30 @@ test('who is retired answers no more and is let go, unless it serves elsewhere; 
   await apply('challenger', '1', 0.5)
   await apply('challenger', '1', 0.7)
   expect(slots.all.find(({ change }) => change.alias === 'challenger')?.change.share).toBe(0.7)
+})
+
+test('a version whose files cannot be fetched serves as soon as MLflow is back, unless another one is wanted by then', async () => {
+  const { slots, apply, loaded, away } = open()
+  await apply('champion', 'early')
+  away(true)
+  await apply('champion', 'late')
+  await apply('shadow', 'never')
+  expect([slots.of('t')?.change.version, slots.waiting.map(({ version }) => version)]).toEqual(['early', ['late', 'never']])
+  away(false)
+  await apply('shadow', 'other')
+  const stop = new AbortController()
+  const running = slots.run(stop.signal, 5)
+  expect(await until(() => slots.of('t')?.change.version === 'late' || undefined, 5_000, 5)).toBe(true)
+  stop.abort()
+  await running
+  expect([slots.waiting, [...loaded].sort()]).toEqual([[], ['dlate', 'dother']])
+}, 20_000)
+
+test('kept files that were cut off are fetched anew', async () => {
+  const first = open()
+  await first.apply('champion', 'kept')
+  writeFileSync(join(folder, 'dkept', 'meta.json'), '{')
+  const second = open()
+  await second.apply('champion', 'kept')
+  expect(second.slots.of('t')?.change.version).toBe('kept')
 })

@@ -1,11 +1,15 @@
 /**
  * Who serves: per task and alias the loaded model. A change is loaded and checked beside the old one, then takes its
- * place between two questions; nothing waits and nothing fails. What cannot be loaded or checked leaves the old one serving.
+ * place between two questions; nothing waits and nothing fails. What cannot be loaded or checked leaves the old one serving;
+ * what cannot be fetched now is fetched when MLflow is back.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { retry } from '@frameloop/kit/retry'
+import type { Ms } from '@frameloop/kit/units'
 import type { ModelChanged } from '@frameloop/schemas/events'
 import type { Loaded } from '../serve/engine-thread.ts'
 import type { Mlflow } from './mlflow.ts'
@@ -28,8 +32,15 @@ export function placeOf(frameId: string): number {
   return Number.parseInt(frameId.slice(0, 8), 16) / 2 ** 32
 }
 
+const isAway = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'MLFLOW_UNAVAILABLE'
+const keyOf = ({ task, alias }: ModelChanged): string => `${task}:${alias}`
+
 export class ModelSlots {
   readonly #slots = new Map<string, Slot>()
+  /** The latest change of each task and alias. */
+  readonly #wanted = new Map<string, ModelChanged>()
+  /** Those whose files could not be fetched yet. */
+  readonly #waiting = new Set<ModelChanged>()
   readonly #mlflow: Mlflow
   readonly #cache: string
   readonly #loader: Loader
@@ -60,10 +71,17 @@ export class ModelSlots {
     return [counts, shadow].filter((slot, at, all): slot is Slot => slot !== undefined && all.findIndex((other) => other?.change.version === slot.change.version) === at)
   }
 
+  /** Changes that are to be made when MLflow is back. */
+  get waiting(): readonly ModelChanged[] {
+    return [...this.#waiting]
+  }
+
   /** Makes the version that the event names the one that answers. */
   async apply(change: ModelChanged, signal: AbortSignal): Promise<void> {
-    const key = `${change.task}:${change.alias}`
+    const key = keyOf(change)
     const before = this.#slots.get(key)
+    for (const other of this.#waiting) if (keyOf(other) === key) this.#waiting.delete(other)
+    this.#wanted.set(key, change)
     if (before?.change.version === change.version && before.change.digest === change.digest) {
       this.#slots.set(key, { ...before, change })
       return
@@ -74,16 +92,56 @@ export class ModelSlots {
       await this.#letGo(before)
       return
     }
+    await this.#make(change, signal)
+  }
+
+  /** Makes changes that had to wait, until the signal. */
+  async run(signal: AbortSignal, pause: Ms = 5_000): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(pause, undefined, { signal }).catch(() => {})
+      for (const change of this.#waiting) if (!signal.aborted) await this.#make(change, signal)
+    }
+  }
+
+  async #make(change: ModelChanged, signal: AbortSignal): Promise<void> {
+    const { task, alias, version, digest } = change
+    const key = keyOf(change)
     try {
-      const files = await this.#files(change, signal)
-      const model = await this.#loader.load(change.digest, files)
+      const model = await this.#load(change, signal)
+      this.#waiting.delete(change)
+      if (this.#wanted.get(key) !== change) {
+        await this.#letGo({ change, model })
+        return
+      }
+      const before = this.#slots.get(key)
       this.#slots.set(key, { change, model })
       const { engine, why } = model
-      this.#log.info({ task: change.task, alias: change.alias, version: change.version, was: before?.change.version, engine, ...(why ? { why } : {}) }, 'model serves')
+      this.#log.info({ task, alias, version, was: before?.change.version, engine, ...(why ? { why } : {}) }, 'model serves')
       await this.#letGo(before)
     } catch (thrown) {
-      if (!signal.aborted) this.#log.error({ err: thrown, task: change.task, version: change.version }, 'model refused, the one before goes on serving')
+      if (signal.aborted) return
+      if (!isAway(thrown)) {
+        this.#waiting.delete(change)
+        this.#log.error({ err: thrown, task, version, digest }, 'model refused, the one before goes on serving')
+      } else if (this.#wanted.get(key) === change && !this.#waiting.has(change)) {
+        this.#waiting.add(change)
+        this.#log.warn({ err: thrown, task, version }, 'model waits for MLflow, the one before goes on serving')
+      }
     }
+  }
+
+  async #load(change: ModelChanged, signal: AbortSignal): Promise<Loaded> {
+    const folder = join(this.#cache, change.digest)
+    if (modelFileNames.every((name) => existsSync(join(folder, name)))) {
+      try {
+        return await this.#loader.load(change.digest, new Map(modelFileNames.map((name) => [name, readFileSync(join(folder, name))])))
+      } catch (thrown) {
+        // a power loss may have cut them off; MLflow has them whole
+        this.#log.warn({ err: thrown, folder }, 'kept files of a model are not used')
+        rmSync(folder, { recursive: true, force: true })
+      }
+    }
+    return this.#loader.load(change.digest, await this.#fetch(change, folder, signal))
   }
 
   async #letGo(before: Slot | undefined): Promise<void> {
@@ -91,12 +149,10 @@ export class ModelSlots {
     if (before && !isElsewhere) await this.#loader.unload(before.change.digest)
   }
 
-  async #files(change: ModelChanged, signal: AbortSignal): Promise<ModelFiles> {
-    const folder = join(this.#cache, change.digest)
-    if (modelFileNames.every((name) => existsSync(join(folder, name)))) return new Map(modelFileNames.map((name) => [name, readFileSync(join(folder, name))]))
+  async #fetch(change: ModelChanged, folder: string, signal: AbortSignal): Promise<ModelFiles> {
     const files = await retry(
       () => this.#mlflow.getFiles(change.artifactPath, 'model', modelFileNames),
-      { backoff: { first: 300, cap: 5_000 }, attempts: 12, isTransient: () => true },
+      { backoff: { first: 300, cap: 5_000 }, attempts: 4, isTransient: isAway },
       signal,
     )
     const part = `${folder}.part-${process.pid}`

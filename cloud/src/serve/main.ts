@@ -48,6 +48,7 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   const access = keys ?? openAccess
   const engine = lifetime.own('engine', new Engine(), (open) => open.close())
   const slots = new ModelSlots(openMlflow(config.mlflowTrackingUri), config.modelCacheFolder, engine, log)
+  lifetime.run('models that wait', (signal) => slots.run(signal), fail)
   const feeds = new Feeds(({ bucket, key }) => store.get(bucket, key))
   serveMetrics(metrics, engine, feeds)
   lifetime.run('feed readers', (signal) => feeds.run(signal), fail)
@@ -85,13 +86,14 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   // once it has answered anything it can answer HTTP and WebSockets for good, whatever is away
   let wasReady = false
   const notReady = () => {
-    const why = live.notReady() ?? (modelsLoaded ? undefined : 'loading the models that serve')
+    const why = live.notReady() ?? (modelsLoaded && slots.waiting.length === 0 ? undefined : 'loading the models that serve')
     wasReady ||= why === undefined
     return wasReady ? {} : { serve: why ?? '' }
   }
   const degraded = async () => {
     const why = live.notReady()
-    return { ...(why ? { 'live frames': why } : {}), ...(await databaseNotReady(pool)) }
+    const waiting = slots.waiting.map(({ task, version }) => `version ${version} of ${task} waits for MLflow`).join(', ')
+    return { ...(why ? { 'live frames': why } : {}), ...(waiting ? { models: waiting } : {}), ...(await databaseNotReady(pool)) }
   }
   const app = await openApi(
     { name: 'serve', metrics, notReady, degraded },
