@@ -4,11 +4,13 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openPool } from '@frameloop/kit/postgres'
+import { isSameProcess } from '@frameloop/kit/process-identity'
 import { afterAll, expect, test } from 'vitest'
-import { choosePorts, openHome, root } from '../src/home.ts'
+import { choosePorts, openHome, readState, root } from '../src/home.ts'
 import { prepareKafka } from '../src/parts.ts'
 import { ensureDatabases } from '../src/postgres.ts'
 import { Supervisor } from '../src/supervisor.ts'
+import { runningSupervisor } from '../src/up.ts'
 import { type OwnStack, openOwnHome, startOwnStack } from './own-stack.ts'
 import { env, pool, soon, state, unaccounted } from './session.ts'
 
@@ -71,6 +73,20 @@ const fails = (args: readonly string[]): Promise<string> =>
     (thrown: Error) => thrown.message,
   )
 
+test('a second start while the first one is at it is refused, and Ctrl-C ends a start that is not ready', async () => {
+  const first = fails(['--no-demo'])
+  const read = <Value>(name: string): Value | undefined => readState<Value>(openHome(home.folder), name)
+  const since = Date.now()
+  // something of it runs
+  await soon(async () => ((read<object[]>('pids.json') ?? []).length > 0 && (runningSupervisor(openHome(home.folder))?.pid ?? 0) > 0 ? true : undefined))
+  const { pid = 0 } = runningSupervisor(openHome(home.folder)) ?? {}
+  expect(await fails(['--no-demo'])).toContain(`frameloop: frameloop is being started or stopped here by process ${pid}\n`)
+  process.kill(pid, 'SIGINT')
+  expect(await first).toMatch(/ended with 0:[\s\S]*\[up\] stopping …[\s\S]*\[up\] stopped/)
+  expect((read<{ pid: number; ticks: string }[]>('pids.json') ?? []).filter((one) => isSameProcess(one.pid, one.ticks))).toEqual([])
+  expect(Date.now() - since).toBeLessThan(40_000)
+})
+
 test('a port that was asked for and is taken is named, with what to do, and nothing is left running', async () => {
   const server = createServer()
   const port = await new Promise<number>((resolve) => server.listen(0, '127.0.0.1', () => resolve((server.address() as { port: number }).port)))
@@ -85,6 +101,26 @@ test('a wrong zone file is told before anything starts, with every problem', asy
   expect(said).toContain('zone 1: "zone" must be a name')
   expect(said).toContain('reaches out of its picture')
   expect(said).not.toContain('ready')
+})
+
+test('in a database of your own the registry and MLflow get theirs beside it, and settings of processes are handed on', async () => {
+  const database = new URL(env('DATABASE_URL'))
+  await ensureDatabases(database.href, ['alone'])
+  database.pathname = '/alone'
+  const own = openOwnHome()
+  const running = await startOwnStack(own, ['--no-demo'], { DATABASE_URL: database.href, API_KEYS: 'required', ALLOWED_ORIGINS: 'https://shop.example.org' })
+  try {
+    const { rows } = await pool.query<{ datname: string }>("select datname from pg_database where datname like 'alone%' order by 1")
+    expect(rows.map(({ datname }) => datname)).toEqual(['alone', 'alone_mlflow', 'alone_registry'])
+    const serve = running.state.endpoints['serve'] ?? ''
+    expect((await fetch(`${serve}/v1/models`)).status).toBe(401)
+    const asked = await fetch(`${serve}/v1/models`, { headers: { origin: 'https://shop.example.org' } })
+    expect(asked.headers.get('access-control-allow-origin')).toBe('https://shop.example.org')
+    expect((await fetch(`${serve}/v1/models`, { headers: { origin: 'https://other.example.org' } })).status).toBe(403)
+  } finally {
+    await running.end('SIGTERM')
+    own[Symbol.dispose]()
+  }
 })
 
 test('every backing service can be one of your own, named by its address, and is not started then', async () => {

@@ -9,19 +9,19 @@ import { redact } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { isSameProcess } from '@frameloop/kit/process-identity'
-import { showMs } from '@frameloop/kit/units'
+import { type EpochMs, showMs } from '@frameloop/kit/units'
 import { openCodec } from '@frameloop/schemas/codec'
 import { isName } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { type Comparison, compareRebuilt, type Rebuilt, rebuildInPlace } from '@frameloop/stream-processors/catalog/rebuild'
-import { Argument, Command } from 'commander'
+import { Argument, Command, InvalidArgumentError } from 'commander'
 import { addAgentKey, listAgents, showAgents, wantCameras } from './agents.ts'
 import { type KeyFlags, listKeys, makeKey, revokeKey, showKeys } from './api-keys.ts'
 import { type DeadLetterFlags, listDeadLetters, placeOf, redrive, showDeadLetter, showDeadLetters } from './dead-letters.ts'
 import { runSimulatorTruth, simulatedZones, trainWhenPrepared } from './demo.ts'
 import { follow, followAnswer, isTraceId, showOrigin, showWay } from './follow.ts'
-import { type Home, openHome, readState, writeState } from './home.ts'
-import { type Imported, importLabels, parseLabels, parseZones, readNamed } from './label-file.ts'
+import { findHome, type Home, openHome, readState, writeState } from './home.ts'
+import { type Imported, importLabels, type LabelLine, parseLabels, parseZones, readNamed } from './label-file.ts'
 import { exportPredictions, type TrainFlags, train } from './learning.ts'
 import { openLimit, overdue, readLedger, showLedger } from './ledger.ts'
 import { listModels, showModel, showModels } from './models.ts'
@@ -32,7 +32,7 @@ import { listReplays, type ReplayFlags, type ReplayStack, removeReplay, replay, 
 import { showStatus, status } from './status.ts'
 import { buildReference, listTasks, type PreprocessingFlags, type ReferenceFlags, setTask, showPreprocessing, showTasks } from './tasks.ts'
 import { timeOf } from './times.ts'
-import { type CameraOption, needStack, runningStack, up } from './up.ts'
+import { type CameraOption, needStack, type RunningStack, runningStack, runningSupervisor, up, usualBucketPrefix } from './up.ts'
 import { settleTime, showVerified, verify } from './verify.ts'
 
 const print = (text: string): void => {
@@ -50,15 +50,13 @@ async function withDatabase<Result>(use: (pool: Pool) => Promise<Result>): Promi
 
 /** What the stack that runs here uses, and before it what our own environment says. */
 function environment(): NodeJS.ProcessEnv {
-  return { ...runningStack(openHome())?.environment, ...process.env }
+  return { ...runningStack(findHome())?.environment, ...process.env }
 }
 
 async function withStores<Result>(use: (stack: Omit<ReplayStack, 'requestedBy' | 'print' | 'signal'>) => Promise<Result>): Promise<Result> {
   const store = objectStoreOf(environment())
   try {
-    return await withDatabase((pool) =>
-      use({ pool, store, brokers: setting('KAFKA_BROKERS'), registryUrl: setting('SCHEMA_REGISTRY_URL'), bucketPrefix: setting('BUCKET_PREFIX') }),
-    )
+    return await withDatabase((pool) => use({ pool, store, brokers: setting('KAFKA_BROKERS'), registryUrl: setting('SCHEMA_REGISTRY_URL'), bucketPrefix: bucketPrefix() }))
   } finally {
     store.close()
   }
@@ -66,7 +64,17 @@ async function withStores<Result>(use: (stack: Omit<ReplayStack, 'requestedBy' |
 
 /** From the environment, else from the stack that runs here. Throws `STACK_NOT_RUNNING`. */
 function setting(name: string): string {
-  return process.env[name] ?? needStack(openHome()).environment[name] ?? ''
+  return process.env[name] ?? needStack(findHome()).environment[name] ?? ''
+}
+
+/** As every process has it. */
+const bucketPrefix = (): string => environment()['BUCKET_PREFIX'] ?? usualBucketPrefix
+
+/** The value of an option. */
+function readNumber(text: string): number {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isFinite(value) || value < 0) throw new InvalidArgumentError('It is a number from 0, like 60.')
+  return value
 }
 
 /** The simulated street keeps its beginning across restarts, so that no moment of it is shown twice as new. */
@@ -115,10 +123,12 @@ async function runUp(flags: UpFlags): Promise<void> {
   }
   const since = Date.now()
   const controller = new AbortController()
+  const stopped = new Error('stopped before it was ready')
   let asked = 0
   const stop = (): void => {
     asked += 1
-    controller.abort()
+    if (asked === 1) print('[up] stopping …')
+    controller.abort(stopped)
     if (asked > 2) process.exit(1)
   }
   process.on('SIGINT', stop)
@@ -135,25 +145,47 @@ async function runUp(flags: UpFlags): Promise<void> {
     ...(zones ? [{ cameraId: labelled, task: flags.task, zones }] : []),
     ...(isSimulated ? [{ cameraId: simulatedId, task: simulatedTask, zones: simulatedZones }] : []),
   ]
-  const stack = await up(home, { cameras, zones: zoneSets, ...(flags.port === undefined ? {} : { consolePort: flags.port }), say })
-  const { endpoints, environment } = stack.state
+  const options = { cameras, zones: zoneSets, ...(flags.port === undefined ? {} : { consolePort: flags.port }), say }
+  const stack = await up(home, options, controller.signal).catch((thrown: unknown) => {
+    if (thrown !== stopped) throw thrown
+  })
+  if (stack) {
+    try {
+      await runUntilAsked(stack, { flags, labels, labelled, isSimulated, home, say, since }, controller.signal)
+    } finally {
+      await stack.supervisor.stop()
+    }
+  }
+  print('[up] stopped')
+}
+
+interface Asked {
+  readonly flags: UpFlags
+  readonly labels: readonly LabelLine[] | undefined
+  /** The camera that zones and labels are about. */
+  readonly labelled: string
+  readonly isSimulated: boolean
+  readonly home: Home
+  readonly say: (text: string) => void
+  readonly since: EpochMs
+}
+
+/** What a running stack is given by the command that started it, until the signal. */
+async function runUntilAsked({ state }: RunningStack, { flags, labels, labelled, isSimulated, home, say, since }: Asked, signal: AbortSignal): Promise<void> {
+  const { endpoints, environment } = state
   const pool = openPool(environment['DATABASE_URL'] ?? '', 'up', 2)
   const demo = { pool, labelsUrl: endpoints['labels'] ?? '', cameraId: labelled, task: flags.task, say }
   const loops: Promise<void>[] = []
-  if (isSimulated)
-    loops.push(runSimulatorTruth({ ...demo, cameraId: simulatedId, task: simulatedTask }, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, controller.signal))
+  if (isSimulated) loops.push(runSimulatorTruth({ ...demo, cameraId: simulatedId, task: simulatedTask }, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, signal))
   if (labels) {
     const imported = await importLabels(demo.labelsUrl, labels, { cameraId: labelled, task: flags.task, source: flags.labels ?? '' }, () => {})
     say(`labels: ${showImported(imported)}`)
-    loops.push(trainWhenPrepared(demo, labels, controller.signal))
+    loops.push(trainWhenPrepared(demo, labels, signal))
   }
-  print(`[up] ready after ${showMs(Date.now() - since)}: open ${stack.state.console}. Stop with Ctrl-C.`)
-  while (!controller.signal.aborted) await sleep(3_600_000, undefined, { signal: controller.signal }).catch(() => {})
-  print('[up] stopping …')
+  print(`[up] ready after ${showMs(Date.now() - since)}: open ${state.console}. Stop with Ctrl-C.`)
+  while (!signal.aborted) await sleep(3_600_000, undefined, { signal }).catch(() => {})
   await Promise.all(loops)
   await pool.end()
-  await stack.supervisor.stop()
-  print('[up] stopped')
 }
 
 function showImported(imported: Imported): string {
@@ -163,7 +195,7 @@ function showImported(imported: Imported): string {
 
 async function runImport(file: string, flags: { readonly camera: string; readonly task: string; readonly asOf?: string }): Promise<void> {
   const labels = parseLabels(readNamed(file))
-  const url = process.env['LABELS_URL'] ?? needStack(openHome()).endpoints['labels'] ?? ''
+  const url = process.env['LABELS_URL'] ?? needStack(findHome()).endpoints['labels'] ?? ''
   const progress = (done: number): void => {
     if (process.stdout.isTTY) process.stdout.write(`\r${done} of ${labels.length} labels sent`)
   }
@@ -181,13 +213,13 @@ async function runImport(file: string, flags: { readonly camera: string; readonl
 }
 
 async function runDown(): Promise<void> {
-  const home = openHome()
-  const stack = runningStack(home)
-  if (!stack) {
+  const home = findHome()
+  const supervisor = runningSupervisor(home)
+  if (!supervisor) {
     print('frameloop does not run here.')
     return
   }
-  const { pid, ticks } = stack.supervisor
+  const { pid, ticks } = supervisor
   process.kill(pid, 'SIGTERM')
   const deadline = Date.now() + 30_000
   while (isSameProcess(pid, ticks)) {
@@ -198,7 +230,7 @@ async function runDown(): Promise<void> {
 }
 
 function runLogs(name: string): void {
-  const home = openHome()
+  const home = findHome()
   const file = `${home.logs}/${name}.log`
   if (!existsSync(file)) {
     const names = readdirSync(home.logs).map((entry) => entry.replace(/\.log$/, ''))
@@ -230,7 +262,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--zones <FILE>', 'zones of the camera, JSON')
     .option('--labels <FILE>', 'labels of the camera, CSV; training begins by itself when the labelled range has been prepared')
     .option('--task <NAME>', 'the question asked of the zones', 'occupancy')
-    .option('--port <N>', 'port of the page (4600, or the next free one)', Number)
+    .option('--port <N>', 'port of the page (4600, or the next free one)', readNumber)
     .option('--demo', 'the simulated camera beside the ones given; it is the default when none is given')
     .option('--no-demo', 'no simulated camera')
     .action(runUp)
@@ -244,7 +276,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('what runs and how large it is')
     .option('--json', 'for programs')
     .action(async ({ json }: { json?: boolean }) => {
-      const found = await status(openHome())
+      const found = await status(findHome())
       print(json ? JSON.stringify(found, null, 2) : showStatus(found))
     })
   program.command('logs').description('the log of a part or process').argument('<PROCESS>', 'for example validate').action(runLogs)
@@ -265,7 +297,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   program
     .command('ledger')
     .description('per camera and epoch: captured = validated + rejected + lost + open; exit code 1 when something is open for longer than a minute')
-    .option('--allow <SECONDS>', 'how long something may be open', Number, openLimit / 1000)
+    .option('--allow <SECONDS>', 'how long something may be open', readNumber, openLimit / 1000)
     .option('--json', 'for programs')
     .action(async ({ json, allow }: { json?: boolean; allow: number }) => {
       const found = await withDatabase(readLedger)
@@ -278,13 +310,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--from <TIME>', 'captured at or after this time (the last day)')
     .option('--to <TIME>', 'captured before this time (two minutes ago: what is younger may be on its way)')
     .option('--repair', 'write missing rows again from their records, announce again what lies in the raw bucket, remove what stages left behind')
-    .option('--orphan-age <HOURS>', 'with --repair: what a stage left behind is removed when it is older', Number, 24)
+    .option('--orphan-age <HOURS>', 'with --repair: what a stage left behind is removed when it is older', readNumber, 24)
     .option('--json', 'for programs')
     .action(async (flags: { from?: string; to?: string; repair?: boolean; orphanAge: number; json?: boolean }) =>
       withDatabase(async (pool) => {
         const store = objectStoreOf(environment())
         const say = (text: string): void => void process.stderr.write(`${text}\n`)
-        const tools = { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say, brokers: setting('KAFKA_BROKERS') }
+        const tools = { pool, store, bucketPrefix: bucketPrefix(), say, brokers: setting('KAFKA_BROKERS') }
         try {
           const found = await verify(timeOf(flags.from, '--from') ?? new Date(Date.now() - 86_400_000), timeOf(flags.to, '--to') ?? new Date(Date.now() - settleTime), tools)
           if (found.findings.length > 0) process.exitCode = 1
@@ -312,7 +344,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       .option('--stage <NAME>', 'only this stage')
       .option('--from <TIME>', 'rejected at or after this time')
       .option('--to <TIME>', 'rejected before this time')
-      .option('--limit <N>', 'at most this many', Number, 100)
+      .option('--limit <N>', 'at most this many', readNumber, 100)
   filtered(dead.command('list').description('which, why, and where they lie; oldest first'))
     .option('--json', 'for programs')
     .action(async (flags: DeadLetterFlags & { json?: boolean }) => {
@@ -328,7 +360,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--dry-run', 'only say which')
     .action(async (flags: DeadLetterFlags & { dryRun?: boolean }) =>
       withDatabase(async (pool) => {
-        const letters = await listDeadLetters(pool, flags)
+        const letters = await listDeadLetters(pool, { ...flags, dueFirst: true })
         const { sent, left } = await redrive(letters, { pool, brokers: setting('KAFKA_BROKERS'), dryRun: flags.dryRun ?? false, requestedBy: process.env['USER'] ?? '' })
         for (const [place, why] of left) print(`left ${place}: ${why}`)
         for (const letter of sent) print(`${flags.dryRun ? 'would send' : 'sent'} ${placeOf(letter)} to ${letter.origin_topic}`)
@@ -475,13 +507,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<CAMERA>', 'the camera')
     .option('--from <TIME>', 'capture time, inclusive')
     .option('--to <TIME>', 'capture time, exclusive')
-    .option('--from-offset-ms <N>', 'media offset, inclusive', Number)
-    .option('--until-offset-ms <N>', 'media offset, exclusive', Number)
-    .option('--frames <N>', 'at most this many, spread evenly', Number, 25)
+    .option('--from-offset-ms <N>', 'media offset, inclusive', readNumber)
+    .option('--until-offset-ms <N>', 'media offset, exclusive', readNumber)
+    .option('--frames <N>', 'at most this many, spread evenly', readNumber, 25)
     .action(async (camera: string, flags: ReferenceFlags) => {
       const store = objectStoreOf(environment())
       try {
-        const made = await withDatabase((pool) => buildReference(camera, flags, { pool, store, bucketPrefix: setting('BUCKET_PREFIX'), say: print }))
+        const made = await withDatabase((pool) => buildReference(camera, flags, { pool, store, bucketPrefix: bucketPrefix(), say: print }))
         print(`${camera}: reference ${made.version}, ${made.width}x${made.height}, the median of ${made.frames} frames (${made.sha256.slice(0, 12)}…)`)
       } finally {
         store.close()
@@ -492,11 +524,11 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('train a model on labelled frames; prints the run')
     .argument('<TASK>', 'the task')
     .option('--camera <ID>', 'only this camera')
-    .option('--from-offset-ms <N>', 'media offset, inclusive', Number)
-    .option('--until-offset-ms <N>', 'media offset, exclusive', Number)
+    .option('--from-offset-ms <N>', 'media offset, inclusive', readNumber)
+    .option('--until-offset-ms <N>', 'media offset, exclusive', readNumber)
     .option('--from <TIME>', 'capture time, inclusive')
     .option('--to <TIME>', 'capture time, exclusive')
-    .option('--seed <N>', 'seed of weights and draws', Number, 1)
+    .option('--seed <N>', 'seed of weights and draws', readNumber, 1)
     .option('--wait', 'first wait until the range is prepared, then until the run has ended')
     .option('--promote', 'promote the result whatever its figures, on record')
     .option('--json', 'for programs')

@@ -4,7 +4,7 @@
  * X2  Each further time is counted in the record (`fl-redrives`), and a record that keeps failing is left alone after a few.
  * X3  What has got through meanwhile is not sent again.
  */
-import { Fault, toError } from '@frameloop/kit/fault'
+import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
@@ -22,6 +22,8 @@ export interface DeadLetterFlags {
   readonly from?: string
   readonly to?: string
   readonly limit: number
+  /** What can be sent again comes before what was already or has got through meanwhile. */
+  readonly dueFirst?: boolean
 }
 
 export interface DeadLetter {
@@ -46,13 +48,14 @@ export interface DeadLetter {
 /** Oldest first. */
 export async function listDeadLetters(pool: Pool, flags: DeadLetterFlags): Promise<DeadLetter[]> {
   const { rows } = await pool.query<DeadLetter>(
-    `select d.*, (select count(*)::int from redrives r where (r.topic, r.partition, r.record_offset) = (d.topic, d.partition, d.record_offset)) as redrives,
-       coalesce((select m.status_rank = 4 from media m where m.media_id = d.subject_id), (select f.status_rank = 3 from frames f where f.frame_id = d.subject_id), false) as settled
-     from dead_letters d
-     where ($1::text is null or d.reason = $1) and ($2::text is null or d.camera_id = $2) and ($3::text is null or d.stage = $3)
-       and ($4::timestamptz is null or d.at >= $4) and ($5::timestamptz is null or d.at < $5)
-     order by d.at, d.topic, d.partition, d.record_offset limit $6`,
-    [flags.reason ?? null, flags.camera ?? null, flags.stage ?? null, timeOf(flags.from, '--from'), timeOf(flags.to, '--to'), flags.limit],
+    `select * from (
+       select d.*, (select count(*)::int from redrives r where (r.topic, r.partition, r.record_offset) = (d.topic, d.partition, d.record_offset)) as redrives,
+         coalesce((select m.status_rank = 4 from media m where m.media_id = d.subject_id), (select f.status_rank = 3 from frames f where f.frame_id = d.subject_id), false) as settled
+       from dead_letters d
+       where ($1::text is null or d.reason = $1) and ($2::text is null or d.camera_id = $2) and ($3::text is null or d.stage = $3)
+         and ($4::timestamptz is null or d.at >= $4) and ($5::timestamptz is null or d.at < $5)) l
+     order by $7 and (redrives > 0 or settled or reason = 'REPLAYED'), at, topic, partition, record_offset limit $6`,
+    [flags.reason ?? null, flags.camera ?? null, flags.stage ?? null, timeOf(flags.from, '--from'), timeOf(flags.to, '--to'), flags.limit, flags.dueFirst ?? false],
   )
   return rows
 }
@@ -132,7 +135,11 @@ export async function redrive(letters: readonly DeadLetter[], tools: RedriveTool
   await producer.connect()
   try {
     for (const letter of due) {
-      const record = await readDeadLetter(tools.brokers, placeOf(letter))
+      const record = await readDeadLetter(tools.brokers, placeOf(letter)).catch((thrown: unknown) => {
+        // the topic keeps them for a month, and the row stays; the others are sent all the same
+        left.set(placeOf(letter), `it cannot be read: ${rootMessage(thrown)}`)
+      })
+      if (!record) continue
       const attempt = Number(record.headers['fl-redrives'] ?? 0) + 1
       if (attempt > redriveLimit) {
         left.set(placeOf(letter), `it has failed ${attempt} times`)

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { requestTraining } from '@frameloop/cloud/train/request'
 import { sceneHeight, sceneWidth, sceneZones, truthAt } from '@frameloop/edge-agent/capture/scene'
 import type { Pool } from '@frameloop/kit/postgres'
+import type { EpochMs } from '@frameloop/kit/units'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import { importLabels, type LabelLine } from './label-file.ts'
 
@@ -77,16 +78,31 @@ export async function runSimulatorTruth(demo: Demo, seed: number, signal: AbortS
   }
 }
 
+/** The last moment that labels speak of: in the footage, ms, or by the clock; undefined where they name frames, which are there already. */
+export function lastMoment(labels: readonly LabelLine[]): { readonly offsetMs?: number; readonly at?: EpochMs } {
+  const last: { offsetMs?: number; at?: EpochMs } = {}
+  for (const { mediaOffsetMs, frameAt } of labels) {
+    if (mediaOffsetMs !== undefined) last.offsetMs = Math.max(last.offsetMs ?? 0, mediaOffsetMs)
+    if (frameAt !== undefined) last.at = Math.max(last.at ?? 0, Date.parse(frameAt))
+  }
+  return last
+}
+
 export async function trainWhenPrepared(demo: Demo, labels: readonly LabelLine[], signal: AbortSignal): Promise<void> {
-  const offsets = labels.flatMap(({ mediaOffsetMs }) => (mediaOffsetMs === undefined ? [] : [mediaOffsetMs]))
-  const last = Math.max(...offsets)
+  const { offsetMs, at } = lastMoment(labels)
   while (!signal.aborted) {
-    const prepared = await demo.pool
-      .query<{ last: number | null }>('select max(media_offset_us) as last from features where camera_id = $1', [demo.cameraId])
-      .catch(() => undefined)
-    if ((prepared?.rows[0]?.last ?? -1) >= last * 1000) {
-      await askOnce(demo, 'footage', { from: 0, until: last * 1000 + 1 }).catch(() => {})
-      return
+    try {
+      const { rows } = await demo.pool.query<{ offset: number | null; at: Date | null }>(
+        'select max(media_offset_us) as offset, max(frame_at) as at from features where camera_id = $1',
+        [demo.cameraId],
+      )
+      const [prepared] = rows
+      if ((offsetMs === undefined || (prepared?.offset ?? -1) >= offsetMs * 1000) && (at === undefined || (prepared?.at?.getTime() ?? 0) >= at)) {
+        await askOnce(demo, 'footage', offsetMs === undefined ? { from: null, until: null } : { from: 0, until: offsetMs * 1000 + 1 })
+        return
+      }
+    } catch {
+      // the database is being restarted: it is asked again
     }
     await sleep(1_000, undefined, { signal }).catch(() => {})
   }

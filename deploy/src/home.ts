@@ -21,12 +21,21 @@ export interface Home {
   secret(name: string): string
 }
 
-export function openHome(folder = process.env['FRAMELOOP_HOME'] || join(root, '.frameloop')): Home {
-  const absolute = resolve(folder)
+const usualFolder = (): string => process.env['FRAMELOOP_HOME'] || join(root, '.frameloop')
+
+/** Makes what is missing of it. */
+export function openHome(folder = usualFolder()): Home {
+  const home = findHome(folder)
   // other users must be able to pass through, because PostgreSQL refuses to run as root
-  mkdirSync(absolute, { recursive: true, mode: 0o755 })
-  mkdirSync(join(absolute, 'logs'), { recursive: true })
-  mkdirSync(join(absolute, 'secrets'), { recursive: true, mode: 0o700 })
+  mkdirSync(home.folder, { recursive: true, mode: 0o755 })
+  mkdirSync(home.logs, { recursive: true })
+  mkdirSync(home.path('secrets'), { recursive: true, mode: 0o700 })
+  return home
+}
+
+/** To look at: nothing is made, and it may not be there. */
+export function findHome(folder = usualFolder()): Home {
+  const absolute = resolve(folder)
   return {
     folder: absolute,
     logs: join(absolute, 'logs'),

@@ -114,7 +114,7 @@ export async function exportPredictions(
   out: NodeJS.WritableStream,
 ): Promise<void> {
   out.write('frame_id,camera_id,zone,task,media_offset_ms,frame_at,answered_at,answer,confidence,model_version,alias\n')
-  let after: [Date, string, string, string] = [new Date(0), '00000000-0000-0000-0000-000000000000', '', '']
+  let after: [Date, string, string, string, string] = [new Date(0), '00000000-0000-0000-0000-000000000000', '', '', '']
   for (;;) {
     const { rows } = await pool.query<{
       frame_id: string
@@ -130,8 +130,8 @@ export async function exportPredictions(
       alias: string
     }>(
       `select frame_id, camera_id, zone, task, media_offset_us, frame_at, answered_at, answer, confidence, model_version, alias from predictions
-       where camera_id = $1 and ($2::text is null or task = $2) and ($7 or alias <> 'shadow') and (answered_at, frame_id, zone, model_version) > ($3::timestamptz, $4::uuid, $5, $6)
-       order by answered_at, frame_id, zone, model_version limit 5000`,
+       where camera_id = $1 and ($2::text is null or task = $2) and ($8 or alias <> 'shadow') and (answered_at, frame_id, zone, task, model_version) > ($3::timestamptz, $4::uuid, $5, $6, $7)
+       order by answered_at, frame_id, zone, task, model_version limit 5000`,
       [flags.camera, flags.task ?? null, ...after, flags.shadow ?? false],
     )
     for (const row of rows)
@@ -140,6 +140,6 @@ export async function exportPredictions(
       )
     const last = rows.at(-1)
     if (!last) return
-    after = [last.answered_at, last.frame_id, last.zone, last.model_version]
+    after = [last.answered_at, last.frame_id, last.zone, last.task, last.model_version]
   }
 }

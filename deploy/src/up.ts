@@ -9,6 +9,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { IngestSettings, ServeSettings } from '@frameloop/cloud/config'
 import type { AgentSettings } from '@frameloop/edge-agent/config'
 import { variableName } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
@@ -45,7 +46,7 @@ export interface UpOptions {
 
 /** What other commands need to know of a running stack; credentials stay in files of mode 0600. */
 export interface StackState {
-  readonly supervisor: { readonly pid: number; readonly ticks: string }
+  readonly supervisor: SupervisorId
   readonly startedAt: string
   readonly console: string
   readonly endpoints: Readonly<Record<string, string>>
@@ -59,6 +60,17 @@ export function runningStack(home: Home): StackState | undefined {
   return state && isSameProcess(state.supervisor.pid, state.supervisor.ticks) ? state : undefined
 }
 
+interface SupervisorId {
+  readonly pid: number
+  readonly ticks: string
+}
+
+/** Whoever runs the processes here, or is starting or stopping them. */
+export function runningSupervisor(home: Home): SupervisorId | undefined {
+  const supervisor = readState<SupervisorId>(home, 'supervisor.json')
+  return supervisor && isSameProcess(supervisor.pid, supervisor.ticks) ? supervisor : undefined
+}
+
 /** Throws `STACK_NOT_RUNNING`. */
 export function needStack(home: Home): StackState {
   const state = runningStack(home)
@@ -66,7 +78,7 @@ export function needStack(home: Home): StackState {
   return state
 }
 
-const bucketPrefix = 'frameloop'
+export const usualBucketPrefix = 'frameloop'
 /** Where the agent's configuration takes an environment variable. */
 const environmentText = (name: string): string => `\${${name}}`
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
@@ -84,7 +96,7 @@ export interface RunningStack {
 function agentYaml(
   home: Home,
   cameras: readonly CameraOption[],
-  at: { readonly brokers: string; readonly registryUrl: string; readonly s3Endpoint: string; readonly port: number },
+  at: { readonly brokers: string; readonly registryUrl: string; readonly s3Endpoint: string; readonly s3Region: string; readonly bucketPrefix: string; readonly port: number },
 ): string {
   const config: Partial<AgentSettings> = {
     agent: 'agent-1',
@@ -94,24 +106,28 @@ function agentYaml(
     registry: { url: at.registryUrl },
     s3: {
       endpoint: at.s3Endpoint,
-      region: 'us-east-1',
+      region: at.s3Region,
       accessKeyId: environmentText('AWS_ACCESS_KEY_ID'),
       secretAccessKey: environmentText('AWS_SECRET_ACCESS_KEY'),
-      bucketPrefix,
+      bucketPrefix: at.bucketPrefix,
     },
     cameras: cameras.map(({ cameraId, address, framesPerSecond }) => ({ id: cameraId, address, ...(framesPerSecond ? { framesPerSecond } : {}) })),
   }
   return JSON.stringify(config, null, 2)
 }
 
-/** Starts everything; on failure nothing is left running. */
-export async function up(home: Home, options: UpOptions): Promise<RunningStack> {
+/** Starts everything; on failure, or when the signal comes first, nothing is left running. Throws `STACK_RUNS`, and the signal's reason. */
+export async function up(home: Home, options: UpOptions, signal: AbortSignal): Promise<RunningStack> {
   const { say } = options
+  const other = runningSupervisor(home)
+  if (other) throw new Fault('STACK_RUNS', `frameloop is being started or stopped here by process ${other.pid}`, { pid: other.pid })
+  writeState(home, 'supervisor.json', { pid: process.pid, ticks: startTicks(process.pid) } satisfies SupervisorId)
   const leftovers = await endLeftovers(home)
   if (leftovers.length > 0) say(`ended what an earlier start left behind: ${leftovers.join(', ')}`)
   const supervisor = new Supervisor(home, say)
+  const asked = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
   try {
-    return await startAll(home, options, supervisor)
+    return await Promise.race([startAll(home, options, supervisor), asked])
   } catch (thrown) {
     await supervisor.stop()
     throw thrown
@@ -134,29 +150,30 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
 
   const database = own['DATABASE_URL'] ? undefined : await preparePostgres(home, port('postgres'))
   const databaseUrl = own['DATABASE_URL'] ?? database?.urlOf('frameloop') ?? ''
+  // in a database server of somebody's own the registry and MLflow get databases beside ours: their tables have names like ours
+  const besideOurs = (name: string): string => `${new URL(databaseUrl).pathname.slice(1)}_${name}`
+  const urlOf = (name: string): string => database?.urlOf(name) ?? Object.assign(new URL(databaseUrl), { pathname: `/${besideOurs(name)}` }).href
   const brokers = own['KAFKA_BROKERS'] ?? `127.0.0.1:${reachedAt('kafka')}`
   const registryUrl = own['SCHEMA_REGISTRY_URL'] ?? `http://127.0.0.1:${reachedAt('registry')}/apis/ccompat/v7`
+  const bucketPrefix = own['BUCKET_PREFIX'] || usualBucketPrefix
+  const s3Region = own['S3_REGION'] || 'us-east-1'
   const s3Endpoint = own['S3_ENDPOINT'] ?? `http://127.0.0.1:${reachedAt('s3')}`
   const mlflowUrl = own['MLFLOW_TRACKING_URI'] ?? `http://127.0.0.1:${port('mlflow')}`
   const identity = (name: string) => ({ accessKeyId: `frameloop-${name}`, secretAccessKey: home.secret(`s3-${name}`) })
   const cloudIdentity = own['S3_ENDPOINT'] ? { accessKeyId: own['AWS_ACCESS_KEY_ID'] ?? '', secretAccessKey: own['AWS_SECRET_ACCESS_KEY'] ?? '' } : identity('cloud')
   const edgeIdentity = own['S3_ENDPOINT'] ? cloudIdentity : identity('edge')
-  const store = openObjectStore({ s3Endpoint, s3Region: 'us-east-1', awsAccessKeyId: cloudIdentity.accessKeyId, awsSecretAccessKey: cloudIdentity.secretAccessKey })
+  const store = openObjectStore({ s3Endpoint, s3Region, awsAccessKeyId: cloudIdentity.accessKeyId, awsSecretAccessKey: cloudIdentity.secretAccessKey })
 
   say('backing services:')
   const withDatabase = (async () => {
     if (database) {
       await start(database.program)
       await ensureDatabases(database.urlOf('postgres'), ['frameloop', 'registry', 'mlflow'])
-    }
-    const registry = own['SCHEMA_REGISTRY_URL']
-      ? undefined
-      : start(registryProgram(port('registry'), port('registryManagement'), registryDatabase(database?.urlOf('registry') ?? databaseUrl)))
+    } else await ensureDatabases(databaseUrl, [...(own['SCHEMA_REGISTRY_URL'] ? [] : ['registry']), ...(own['MLFLOW_TRACKING_URI'] ? [] : ['mlflow'])].map(besideOurs))
+    const registry = own['SCHEMA_REGISTRY_URL'] ? undefined : start(registryProgram(port('registry'), port('registryManagement'), registryDatabase(urlOf('registry'))))
     const mlflow = own['MLFLOW_TRACKING_URI']
       ? undefined
-      : start(
-          mlflowProgram(port('mlflow'), database?.urlOf('mlflow') ?? databaseUrl, { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }),
-        )
+      : start(mlflowProgram(port('mlflow'), urlOf('mlflow'), { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }))
     // whoever fails first is told; this one is waited for later
     mlflow?.catch(() => {})
     await Promise.all([migrate(databaseUrl, log), registry])
@@ -185,13 +202,14 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   await provisionSchemas(registryUrl)
   store.close()
 
-  const common = { KAFKA_BROKERS: brokers, SCHEMA_REGISTRY_URL: registryUrl, S3_ENDPOINT: s3Endpoint, BUCKET_PREFIX: bucketPrefix }
+  const common = { KAFKA_BROKERS: brokers, SCHEMA_REGISTRY_URL: registryUrl, S3_ENDPOINT: s3Endpoint, S3_REGION: s3Region, BUCKET_PREFIX: bucketPrefix }
   const cloud = {
     ...common,
     DATABASE_URL: databaseUrl,
     AWS_ACCESS_KEY_ID: cloudIdentity.accessKeyId,
     AWS_SECRET_ACCESS_KEY: cloudIdentity.secretAccessKey,
     MLFLOW_TRACKING_URI: mlflowUrl,
+    MODEL_CACHE_FOLDER: home.path('models'),
   }
   const edge = {
     ...common,
@@ -199,7 +217,8 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey,
   }
   const agentConfig = home.path('agent.yaml')
-  if (options.cameras.length > 0) writeFileSync(agentConfig, agentYaml(home, options.cameras, { brokers, registryUrl, s3Endpoint, port: port('process-agent') }), { mode: 0o600 })
+  if (options.cameras.length > 0)
+    writeFileSync(agentConfig, agentYaml(home, options.cameras, { brokers, registryUrl, s3Endpoint, s3Region, bucketPrefix, port: port('process-agent') }), { mode: 0o600 })
   const portOf = (name: string): number => (name === 'console' ? consolePort : port(`process-${name}`))
   const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${portOf(name)}`]))
   const processOf = (name: string, program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
@@ -211,18 +230,21 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     ready: async () => (await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })).ok,
   })
   say('processes:')
-  // the chain's own settings, such as CLIP_FRAMES, are handed on
-  const chain = Object.fromEntries(
-    Object.keys(ChainSettings.properties).flatMap((name) => (own[variableName(name)] === undefined ? [] : [[variableName(name), own[variableName(name)] ?? '']])),
-  )
-  const stage = (name: string): Program => processOf(name, 'processor', [name], { ...chain, ...cloud })
-  const ofCloud = (name: string): Program => processOf(name, name, [], cloud)
+  // settings of their own, such as CLIP_FRAMES or API_KEYS, are handed on; where they listen and what they are called is ours to say
+  const stage = (name: string): Program => processOf(name, 'processor', [name], { ...ownOf(ChainSettings), ...cloud })
+  const ofCloud = (name: string): Program => processOf(name, name, [], { ...ownOf(ServeSettings), ...ownOf(IngestSettings), ...cloud })
   // zones must be known before the first frame is prepared
   const zones = start(ofCloud('labels')).then(async () => {
     for (const { cameraId, task, zones: list } of options.zones) await putZoneFile(health['labels'] ?? '', cameraId, task, list)
     await start(stage('features'))
   })
-  const page = processOf('console', 'console', [], { ...cloud, SERVE_URL: health['serve'] ?? '', HEALTH_URLS: JSON.stringify(health) })
+  const page = processOf('console', 'console', [], {
+    ...ownOf(ServeSettings),
+    SERVE_API_KEY: own['SERVE_API_KEY'] ?? '',
+    ...cloud,
+    SERVE_URL: health['serve'] ?? '',
+    HEALTH_URLS: JSON.stringify(health),
+  })
   const others = ['validate', 'extract', 'catalog', 'archive'].map(stage)
   const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'agent', ['run', '--config', agentConfig], edge))) : undefined
   await Promise.all([
@@ -259,6 +281,14 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   }
   writeState(home, 'stack.json', state)
   return { state, supervisor }
+}
+
+/** Of our own environment what such a process has a setting for. */
+function ownOf(settings: { readonly properties: object }): Record<string, string> {
+  const names = Object.keys(settings.properties)
+    .filter((name) => !['host', 'port', 'instance'].includes(name))
+    .map(variableName)
+  return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] ?? '']])))
 }
 
 /** For a minute after each start of the broker: what it forgets, it forgets while it starts. */

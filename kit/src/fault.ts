@@ -6,6 +6,7 @@ const hints = {
   CONFIG_INVALID: 'Correct the settings listed and start again.',
   PORT_TAKEN: 'Stop the program that holds the port, or choose another one with the setting named.',
   TOOL_MISSING: 'Run `npx frameloop doctor`: it names what is missing and the command that installs it.',
+  STACK_RUNS: 'Wait until it is done, or end it with `npx frameloop down`.',
   STACK_NOT_RUNNING: 'Start it with `npm start` (or `npx frameloop up`), or name the services by environment variable.',
   PART_NOT_READY: 'Read its log with `npx frameloop logs PART`.',
   OBJECT_MISSING: 'The object may have been erased or its bucket replaced; `frameloop follow ID` tells what is known of it.',
