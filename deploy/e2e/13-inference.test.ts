@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { connectTo, type FeedMessage, type FeedWish, type LivePrediction } from '@frameloop/client'
+import { openMlflow } from '@frameloop/cloud/models/mlflow'
 import { placeOf } from '@frameloop/cloud/models/model-slots'
 import { chromium } from 'playwright-core'
 import sharp from 'sharp'
@@ -11,7 +12,7 @@ import { WebSocket } from 'ws'
 import { build, root, tools } from '../src/home.ts'
 import type { ListedModel } from '../src/models.ts'
 import { freePort } from './network-camera.ts'
-import { frameloop, home, one, pool, soon, state } from './session.ts'
+import { env, frameloop, home, one, pool, soon, state } from './session.ts'
 
 afterAll(() => pool.end())
 
@@ -255,6 +256,11 @@ test('a feed that comes back goes on where it was', async () => {
   await soon(async () => again.includes(wanted?.resume ?? '') || undefined)
   socket.close()
   expect(again).not.toContain(before?.resume)
+})
+
+test('files that MLflow does not have are missing, and MLflow is not away', async () => {
+  const artifacts = `mlflow-artifacts:/1/${'a'.repeat(32)}/artifacts`
+  await expect(openMlflow(env('MLFLOW_TRACKING_URI')).getFiles(artifacts, 'model', ['model.onnx'])).rejects.toMatchObject({ code: 'NOT_FOUND' })
 })
 
 test('a challenger answers its share of the live frames in the place of the champion, a shadow on record only', async () => {

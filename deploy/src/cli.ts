@@ -157,6 +157,8 @@ async function runUp(flags: UpFlags): Promise<void> {
     }
   }
   print('[up] stopped')
+  // what a start that was given up still waits for is nobody's concern any more
+  if (!stack) process.exit()
 }
 
 interface Asked {

@@ -67,8 +67,13 @@ export function openMlflow(baseUrl: string): Mlflow {
       const files = new Map<string, Buffer>()
       for (const name of names) {
         const response = await call('GET', artifactPath(artifactUri, folder, name))
-        if (response.status === 404) throw new Fault('NOT_FOUND', `MLflow has no ${name} in ${artifactUri}/${folder}`, { name })
-        if (!response.ok) throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to the download of ${name}`, { name })
+        if (!response.ok) {
+          // what S3 does not have comes as an error of MLflow's own: 500, "An error occurred (404) when calling the HeadObject operation"
+          const isMissing = response.status === 404 || /\(404\)|NoSuchKey/.test(await response.text())
+          throw isMissing
+            ? new Fault('NOT_FOUND', `MLflow has no ${name} in ${artifactUri}/${folder}`, { name })
+            : new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to the download of ${name}`, { name })
+        }
         files.set(name, Buffer.from(await response.arrayBuffer()))
       }
       return files
