@@ -367,7 +367,7 @@ test('where keys are asked for nobody gets in without one, a key reaches what it
       fetch(`${guarded}${path}`, { method, headers }).then(async (response) => [response.status, (await response.json()) as Record<string, unknown>] as const)
     expect(await ask('/v1/models', 'GET', {})).toMatchObject([401, { code: 'UNAUTHORIZED' }])
     expect(await ask('/v1/models', 'GET', { authorization: `Bearer ${key.slice(0, -2)}xx` })).toMatchObject([401, { code: 'UNAUTHORIZED' }])
-    expect(await ask('/v1/models')).toMatchObject([200, { models: [{ task }] }])
+    expect(await ask('/v1/models')).toMatchObject([200, { models: expect.arrayContaining([expect.objectContaining({ task })]) as unknown }])
     expect(await ask('/v1/predict?camera=any', 'POST', { authorization: `Bearer ${key}`, 'content-type': 'image/jpeg' })).toMatchObject([403, { code: 'NOT_ALLOWED' }])
     const [, { ticket }] = await ask('/v1/tickets', 'POST')
     const open = (query: string): Promise<boolean> =>
