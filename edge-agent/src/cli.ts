@@ -101,7 +101,7 @@ async function init(flags: InitFlags): Promise<void> {
     },
   )
   print(
-    `wrote ${path}\nnext: put the S3 keys into the variables S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or into files that it names), then\n  frameloop-agent check --config ${path}\n  sudo -E frameloop-agent install-service --config ${path}`,
+    `wrote ${path}\nnext: put the S3 keys into the variables S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or into files that it names), then\n  frameloop-agent check --config ${path}\nand to install it as a service\n  sudo install -D -m 600 ${path} ${usualConfig}\n  sudo -E frameloop-agent install-service --config ${usualConfig}`,
   )
 }
 

@@ -46,7 +46,7 @@ test('an address that is none is told with its line', () => {
 })
 
 test('a service finds what its configuration takes from the environment in a file of its own', () => {
-  expect(namesIn('a: ${B}\nc: ${file:/d}\ne: "${A} ${B}"')).toEqual(['A', 'B'])
+  expect(namesIn('# ${NAME} is one\na: ${B}\nc: ["${file:/d}"] # ${D}\ne: "${A} ${B}"')).toEqual(['A', 'B'])
   expect(environmentLine('KEY', 'a"b\\c')).toBe('KEY="a\\"b\\\\c"\n')
 })
 

@@ -4,6 +4,7 @@ import { existsSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { Fault, toError } from '@frameloop/kit/fault'
+import { parse } from 'yaml'
 import { decoded } from './capture/source.ts'
 import type { AgentSettings } from './config.ts'
 
@@ -60,8 +61,12 @@ WantedBy=multi-user.target
 `
 }
 
-/** Environment variables that a configuration names. */
-export const namesIn = (config: string): string[] => [...new Set([...config.matchAll(/\$\{(?!file:)([^}]+)\}/g)].map(([, name = '']) => name))].sort()
+/** Environment variables that a configuration names, its comments aside. */
+export function namesIn(config: string): string[] {
+  const texts = (value: unknown): string[] => (typeof value === 'string' ? [value] : typeof value === 'object' && value !== null ? Object.values(value).flatMap(texts) : [])
+  const names = texts(parse(config)).flatMap((text) => [...text.matchAll(/\$\{(?!file:)([^}]+)\}/g)].map(([, name = '']) => name))
+  return [...new Set(names)].sort()
+}
 
 /** One line of an environment file (systemd.exec, `EnvironmentFile=`). */
 export const environmentLine = (name: string, value: string): string => `${name}="${value.replace(/[\\"]/g, '\\$&')}"\n`
@@ -72,7 +77,7 @@ export const environmentLine = (name: string, value: string): string => `${name}
  */
 function keepEnvironment(configFile: string): readonly string[] {
   const file = environmentFile(configFile)
-  const kept = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  const kept = existsSync(file) ? readFileSync(file, 'utf8').replace(/(?<=[^\n])$/, '\n') : ''
   const missing = namesIn(readFileSync(configFile, 'utf8')).filter((name) => !new RegExp(`^${name}=`, 'm').test(kept))
   const known = missing.filter((name) => process.env[name] !== undefined)
   if (known.length > 0) writeFileSync(file, kept + known.map((name) => environmentLine(name, process.env[name] ?? '')).join(''), { mode: 0o600 })

@@ -99,7 +99,7 @@ interface Place {
   readonly segment: number
   readonly bodyAt: Bytes
   readonly born?: number
-  readonly bornAt?: Bytes | undefined
+  readonly bornAt?: Bytes
   readonly versionId?: string | undefined
 }
 
@@ -324,7 +324,8 @@ export class Replay {
         const entry = contents.entryOf(frame)
         if (entry) contents.move(entry, segment, bodyAt)
         else {
-          contents.put(frame, bodyLength, { segment, bodyAt, born, bornAt, versionId })
+          // logs of earlier versions do not say where in its segment it came in
+          contents.put(frame, bodyLength, { segment, bodyAt, born, bornAt: bornAt ?? 0, versionId })
           this.#known.add(unreadable(frame, frame.seq, frame.seq))
         }
       }
