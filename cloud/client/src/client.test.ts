@@ -140,6 +140,52 @@ test('what a stream has not answered when it breaks is asked again, in order, an
   await expect(stream.ask(Uint8Array.of(1))).rejects.toThrow(FrameloopError)
 })
 
+const readied = (socket: ServerSocket, more: object = {}): void => socket.send(JSON.stringify({ kind: 'ready', credit: 2, ...more }))
+/** The id of a picture that came. */
+const idOf = (data: Buffer): number => (JSON.parse(data.toString('utf8', 4, 4 + data.readUInt32BE(0))) as { id: number }).id
+
+test('a stream whose model is still being loaded is opened again, and what was asked is answered then', async () => {
+  const url = await serverThat(
+    (socket) => heard(socket, () => socket.send(JSON.stringify({ kind: 'error', code: 'MODEL_UNAVAILABLE', detail: 'No model serves it yet' }))),
+    (socket) =>
+      socket.on('message', (data: Buffer, isBinary) => {
+        if (isBinary) socket.send(JSON.stringify({ kind: 'answer', id: idOf(data), answer: 'free' }))
+        else readied(socket)
+      }),
+  )
+  const stream = connectTo({ url, WebSocket }).stream('occupancy')
+  expect(await stream.ask(new Uint8Array([1]))).toMatchObject({ answer: 'free' })
+  stream.close()
+})
+
+test('a task that the server does not know ends a stream with the reason', async () => {
+  const url = await serverThat((socket) => heard(socket, () => socket.send(JSON.stringify({ kind: 'error', code: 'TASK_UNKNOWN', detail: 'There is no task x' }))))
+  await expect(
+    connectTo({ url, WebSocket })
+      .stream('x')
+      .ask(new Uint8Array([1])),
+  ).rejects.toMatchObject({ code: 'TASK_UNKNOWN' })
+})
+
+test('a question that is not answered in time fails, one that is too large is not sent, and the others go on', async () => {
+  const url = await serverThat((socket) =>
+    socket.on('message', (data: Buffer, isBinary) => {
+      if (!isBinary) readied(socket, { largest: 1_000 })
+      // the first one is answered far too late
+      else setTimeout(() => socket.send(JSON.stringify({ kind: 'answer', id: idOf(data), answer: 'free' })), idOf(data) === 1 ? 400 : 0)
+    }),
+  )
+  const stream = connectTo({ url, WebSocket }).stream('occupancy')
+  const late = stream.ask(new Uint8Array([1]), { deadlineMs: 100 })
+  await expect(late).rejects.toMatchObject({ code: 'DEADLINE_PASSED' })
+  await expect(stream.ask(new Uint8Array(2_000))).rejects.toMatchObject({ code: 'PICTURE_TOO_LARGE' })
+  // more than there is credit for: what was answered too late has given its own back
+  const others = await Promise.all([1, 2, 3, 4].map((byte) => stream.ask(new Uint8Array([byte]))))
+  expect(others.map(({ answer: said }) => said)).toEqual(['free', 'free', 'free', 'free'])
+  expect(stream.unanswered).toBe(0)
+  stream.close()
+})
+
 test('pauses grow from a quarter of a second to ten, and no two clients wait alike', () => {
   expect([1, 2, 5, 50].map((attempt) => pauseBefore(attempt, 1))).toEqual([250, 500, 4_000, 10_000])
   expect(pauseBefore(3, 0)).toBe(500)

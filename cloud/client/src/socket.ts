@@ -33,7 +33,8 @@ export function pauseBefore(attempt: number, random: number): number {
 }
 
 export interface Handlers {
-  readonly onOpen: (send: (data: string | Uint8Array<ArrayBuffer>) => void) => void
+  /** `interrupt`: gives this connection up, as if it had broken. */
+  readonly onOpen: (send: (data: string | Uint8Array<ArrayBuffer>) => void, interrupt: () => void) => void
   readonly onText: (text: string) => void
   readonly onBytes: (bytes: Uint8Array<ArrayBuffer>) => void
   /** It is away; another attempt follows unless `error` says why there will be none. */
@@ -85,7 +86,11 @@ export function keepOpen(access: Access, path: string, { onOpen, onText, onBytes
       good = setTimeout(() => {
         attempt = 0
       }, settled)
-      if (!isEnded) onOpen((data) => own.send(data))
+      if (!isEnded)
+        onOpen(
+          (data) => own.send(data),
+          () => own.close(),
+        )
     })
     own.addEventListener('message', ({ data }: { readonly data: string | ArrayBuffer }) => {
       if (isEnded) return
@@ -97,7 +102,7 @@ export function keepOpen(access: Access, path: string, { onOpen, onText, onBytes
     own.addEventListener('close', () => {
       clearTimeout(good)
       if (wasOpen) again()
-      else void whyRefused(access).then(again, again)
+      else void whyRefused(access, path).then(again, again)
     })
   }
   void open()
@@ -108,7 +113,8 @@ export function keepOpen(access: Access, path: string, { onOpen, onText, onBytes
   }
 }
 
-/** S2 */
-async function whyRefused({ url, headers }: Access): Promise<undefined> {
-  await bodyOf(await fetch(`${url}/v1/models`, { headers }))
+/** S2: the same question as a plain request. Who may ask it is told that there is nothing there but a WebSocket. */
+async function whyRefused({ url, headers }: Access, path: string): Promise<undefined> {
+  const response = await fetch(`${url}${path}`, { headers })
+  if (response.status !== 404) await bodyOf(response)
 }

@@ -1,7 +1,8 @@
 /**
  * `GET /v1/stream`: many pictures over one connection, answers in the order they were asked.
  * P1  No more are on their way than the server gives credit for; the others wait here.
- * P2  After an interruption what was not answered is asked again: a prediction changes nothing, so asking twice is harmless.
+ * P2  A question whose deadline passes fails here, whether it is on its way, waits, or the server is away.
+ * P3  After an interruption what was not answered is asked again: a prediction changes nothing, so asking twice is harmless.
  */
 import type { Answer, Problem } from './messages.ts'
 import { FrameloopError } from './problem.ts'
@@ -39,11 +40,20 @@ export interface PredictionStream {
 
 interface Question {
   readonly message: Uint8Array<ArrayBuffer>
+  /** Ends it when its deadline has passed, wherever it is. */
+  readonly timer: ReturnType<typeof setTimeout> | undefined
   readonly resolve: (answer: StreamAnswer) => void
   readonly reject: (error: Error) => void
 }
 
-type Said = ({ readonly kind: 'ready'; readonly credit: number } | ({ readonly kind: 'answer' } & StreamAnswer) | ({ readonly kind: 'error' } & Problem)) & { readonly id?: number }
+/** What passes by itself: a model that is still being loaded, a server that does not know its tasks yet. */
+const passing = ['MODEL_UNAVAILABLE', 'TASK_UNKNOWN', 'DATABASE_UNAVAILABLE', 'OVERLOADED', 'RATE_LIMITED']
+
+type Said = (
+  | { readonly kind: 'ready'; readonly credit: number; readonly largest?: number }
+  | ({ readonly kind: 'answer' } & StreamAnswer)
+  | ({ readonly kind: 'error' } & Problem)
+) & { readonly id?: number }
 
 /** The length of the JSON as a big-endian uint32, the JSON, the bytes. */
 function joinBinary(about: object, bytes: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -58,13 +68,21 @@ function joinBinary(about: object, bytes: Uint8Array): Uint8Array<ArrayBuffer> {
 export function openStream(access: Access, task: string, options: StreamOptions): PredictionStream {
   /** In the order they were asked: what is on its way, then what waits for credit. */
   const open = new Map<number, Question>()
-  let [credit, asked, sent]: [number, number, number] = [0, 0, 0]
+  let [credit, asked, sent, largest]: [number, number, number, number] = [0, 0, 0, Number.POSITIVE_INFINITY]
+  /** Whether the task was there before: then it comes again. */
+  let wasReady = false
+  let interrupt = (): void => {}
   let send: ((data: string | Uint8Array<ArrayBuffer>) => void) | undefined
   let failure: Error | undefined
   const fail = (error: Error): void => {
     failure = error
-    for (const { reject } of open.values()) reject(error)
-    open.clear()
+    for (const id of [...open.keys()]) settle(id)?.reject(error)
+  }
+  const settle = (id: number): Question | undefined => {
+    const question = open.get(id)
+    open.delete(id)
+    clearTimeout(question?.timer)
+    return question
   }
   /** P1 */
   const pump = (): void => {
@@ -72,38 +90,48 @@ export function openStream(access: Access, task: string, options: StreamOptions)
       sent += 1
       const question = open.get(sent)
       if (!question) continue
+      if (question.message.byteLength > largest) {
+        const detail = `The picture has ${question.message.byteLength} bytes, the server takes ${largest}`
+        settle(sent)?.reject(new FrameloopError({ code: 'PICTURE_TOO_LARGE', detail }))
+        continue
+      }
       credit -= 1
       send(question.message)
     }
   }
   const stop = keepOpen(access, '/v1/stream', {
-    onOpen: (say) => {
+    onOpen: (say, giveUp) => {
       send = say
+      interrupt = giveUp
       say(JSON.stringify({ task, ...options }))
     },
     onText: (text) => {
       const said = JSON.parse(text) as Said
       if (said.kind === 'ready') {
-        // P2
+        wasReady = true
+        largest = said.largest ?? largest
+        // P3
         credit = said.credit
         const [first = asked + 1] = open.keys()
         sent = first - 1
         pump()
         return
       }
-      const question = said.id === undefined ? undefined : open.get(said.id)
-      if (!question) {
+      if (said.id === undefined) {
         // not about a picture: about what was asked for as a whole
-        if (said.kind === 'error') {
+        if (said.kind !== 'error') return
+        if (said.code === 'MODEL_UNAVAILABLE' || (wasReady && passing.includes(said.code))) interrupt()
+        else {
           stop()
           fail(new FrameloopError(said))
         }
         return
       }
-      open.delete(said.id as number)
       credit += 1
-      if (said.kind === 'error') question.reject(new FrameloopError(said))
-      else question.resolve(said)
+      // one whose deadline has passed is not there any more
+      const question = settle(said.id)
+      if (said.kind === 'error') question?.reject(new FrameloopError(said))
+      else question?.resolve(said)
       pump()
     },
     onBytes: () => {},
@@ -120,9 +148,12 @@ export function openStream(access: Access, task: string, options: StreamOptions)
     ask(picture, about = {}) {
       if (failure) return Promise.reject(failure)
       asked += 1
-      const message = joinBinary({ ...about, id: asked }, picture)
+      const id = asked
+      const message = joinBinary({ ...about, id }, picture)
+      const deadline = about.deadlineMs ?? options.deadlineMs
       return new Promise((resolve, reject) => {
-        open.set(asked, { message, resolve, reject })
+        const late = (): void => settle(id)?.reject(new FrameloopError({ code: 'DEADLINE_PASSED', detail: `It was not answered within ${deadline} ms` }))
+        open.set(id, { message, timer: deadline === undefined ? undefined : setTimeout(late, deadline), resolve, reject })
         pump()
       })
     },

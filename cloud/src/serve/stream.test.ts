@@ -137,6 +137,8 @@ test('what is wrong is said, and the stream goes on', async () => {
   stream.text({ task: 'street' })
   stream.picture({ id: 1, colour: 'red' })
   await settled()
+  // whoever asked knows which of their questions it was
+  expect(stream.said.at(-1)).toMatchObject({ kind: 'error', id: 1 })
   expect(stream.said.map(({ kind, code }) => code ?? kind).sort()).toEqual([
     'MODEL_UNAVAILABLE',
     'REQUEST_INVALID',

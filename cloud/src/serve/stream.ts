@@ -1,7 +1,7 @@
 /**
  * `GET /v1/stream`: predictions over one WebSocket, pictures in, answers out, in order.
  *   client → { "task": "occupancy", "deadlineMs": 500 }    first, and again for another task
- *   server → { "kind": "ready", "task", "modelVersion", …, "credit": 64 }
+ *   server → { "kind": "ready", "task", "modelVersion", …, "credit": 64, "largest": 20000000 }
  *   client → a binary message per picture: the length of its JSON as a big-endian uint32, the JSON, the picture's bytes. The
  *            JSON may be left out (length 0); in it: { "id", "camera", "zone", "deadlineMs", "pixels": true }
  *   server → { "kind": "answer", "id", … } or { "kind": "error", "id", "code", … } for each, in the order they came
@@ -10,7 +10,7 @@
  * G2  Nor is whoever does not take the answers: beyond `slowLimit` of them nothing is read, and after `stallLimit` it is closed.
  */
 import { Fault } from '@frameloop/kit/fault'
-import type { Ms } from '@frameloop/kit/units'
+import type { Bytes, Ms } from '@frameloop/kit/units'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type, { type Static } from 'typebox'
 import { Compile, type Validator } from 'typebox/compile'
@@ -46,6 +46,8 @@ export interface StreamTools {
   readonly caller?: Caller
   /** What the socket writes to. */
   readonly wire: Wire
+  /** Bytes of a message, at most; a larger one ends the connection (1009). */
+  readonly largest?: Bytes
 }
 
 export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume' | 'terminate' | 'bufferedAmount'>
@@ -68,16 +70,20 @@ function parsed(text: string, what: string): unknown {
   }
 }
 
-/** The two parts of a binary message. Throws `REQUEST_INVALID`. */
-export function readBinary(message: Buffer): { readonly about: About; readonly bytes: Buffer } {
+/** The two parts of a binary message, and whom it is from even when it is wrong. Throws `REQUEST_INVALID`. */
+export function readBinary(message: Buffer, withId: (id: About['id']) => void = () => {}): { readonly about: About; readonly bytes: Buffer } {
   const length = message.length < 4 ? Number.POSITIVE_INFINITY : message.readUInt32BE(0)
   if (length > message.length - 4) throw new Fault('REQUEST_INVALID', 'A picture begins with the length of its JSON as a big-endian uint32, which may be 0')
-  const about = length === 0 ? {} : checked<About>(abouts, parsed(message.toString('utf8', 4, 4 + length), 'What stands before a picture'), 'What stands before a picture')
-  return { about, bytes: message.subarray(4 + length) }
+  const bytes = message.subarray(4 + length)
+  if (length === 0) return { about: {}, bytes }
+  const said = parsed(message.toString('utf8', 4, 4 + length), 'What stands before a picture')
+  const { id } = (said ?? {}) as { id?: unknown }
+  if (typeof id === 'string' || typeof id === 'number') withId(id)
+  return { about: checked<About>(abouts, said, 'What stands before a picture'), bytes }
 }
 
 /** Serves one client until it goes. */
-export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, caller, wire }: StreamTools): void {
+export function serveStream(socket: StreamSocket, { engine, championOf, answerOf, caller, wire, largest }: StreamTools): void {
   let opened: Static<typeof Opening> | undefined
   /** Answers in the order of the questions; each is sent when those before it are. */
   let last: Promise<void> = Promise.resolve()
@@ -108,13 +114,23 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
     if (caller) allow(caller, 'predict', { task: wish.task })
     const { change, model } = championOf(wish.task)
     opened = wish
-    say({ kind: 'ready', task: wish.task, modelName: change.modelName, modelVersion: change.version, engine: model.engine, classes: model.meta.classes, credit })
+    say({
+      kind: 'ready',
+      task: wish.task,
+      modelName: change.modelName,
+      modelVersion: change.version,
+      engine: model.engine,
+      classes: model.meta.classes,
+      credit,
+      ...(largest === undefined ? {} : { largest }),
+    })
   }
   const answer = async (message: Buffer): Promise<object> => {
     let id: About['id']
     try {
-      const { about, bytes } = readBinary(message)
-      id = about.id
+      const { about, bytes } = readBinary(message, (its) => {
+        id = its
+      })
       if (!opened) throw new Fault('REQUEST_INVALID', 'Say first which task is asked about: { "task": "occupancy" }')
       const slot = championOf(opened.task)
       const { camera, zone, deadlineMs = opened.deadlineMs ?? usualDeadline, pixels } = about
