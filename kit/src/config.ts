@@ -62,6 +62,12 @@ export const pageSettings = {
     description: 'origins of pages elsewhere that may ask from a browser, comma separated',
     examples: ['https://shop.example.org'],
   }),
+  allowedHosts: Type.String({
+    default: '',
+    pattern: '^[A-Za-z0-9.,-]*$',
+    description: 'names this answers to beside localhost and addresses, comma separated; without any, all of them unless it listens on loopback only',
+    examples: ['frameloop.example.org'],
+  }),
 }
 
 /** The names in a comma-separated setting. */

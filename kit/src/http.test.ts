@@ -27,6 +27,12 @@ test.each([
   expect(isStranger({ host }, ['https://shop.example.org'])).toBe(is)
 })
 
+test('a name is ours when it was named, and whoever brings a key may use any', () => {
+  expect(isStranger({ host: 'cameras.local:4600' }, [])).toBe(true)
+  expect(isStranger({ host: 'cameras.local:4600' }, [], ['cameras.local'])).toBe(false)
+  expect(isStranger({ host: 'cameras.local:4600', authorization: 'Bearer x' }, [])).toBe(false)
+})
+
 test('what is away is said to be away, and only what nobody expected is a bug of ours', () => {
   const coded = (code: string): Error => Object.assign(new Error('no'), { code })
   const kafka = Object.assign(new Error('no leader'), { name: 'KafkaJSNumberOfRetriesExceeded' })

@@ -80,6 +80,8 @@ export interface ApiOptions {
   readonly log: Log
   /** Origins of pages elsewhere that may ask from a browser, like `https://shop.example.org`. */
   readonly allowedOrigins?: readonly string[]
+  /** Names this answers to beside localhost and addresses. Looked at where somebody names some, and on loopback. */
+  readonly allowedHosts?: readonly string[]
   /** How long a request may take to come, its body included, and how long it may stand still; half a minute and no bound of its own when absent. */
   readonly patience?: { readonly whole: Ms; readonly silence: Ms }
 }
@@ -109,12 +111,15 @@ export const isLoopback = (host: string): boolean => ['127.0.0.1', '::1', 'local
  * Whether a name leads here that is not ours: any page can let its own name lead to 127.0.0.1, and the browser then takes it
  * for the page's own server. Of importance where being on this machine is enough to ask.
  */
-export function isStranger({ host = '' }: IncomingHttpHeaders, allowed: readonly string[]): boolean {
+export function isStranger({ host = '', authorization }: IncomingHttpHeaders, origins: readonly string[], names: readonly string[] = []): boolean {
+  if (authorization !== undefined) return false
   if (host === '' || !URL.canParse(`http://${host}`)) return host !== ''
   const { hostname } = new URL(`http://${host}`)
   const isOurs = hostname === 'localhost' || hostname.endsWith('.localhost') || isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
-  return !isOurs && !allowed.some((origin) => new URL(origin).host === host)
+  return !isOurs && !names.includes(hostname) && !origins.some((origin) => new URL(origin).host === host)
 }
+
+const healthPaths = ['/healthz', '/readyz', '/metrics']
 
 /** Add routes, then `listen`. */
 export async function openApi(health: Health, options: ApiOptions): Promise<FastifyInstance> {
@@ -122,15 +127,19 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     bodyLimit: options.bodyLimit,
     logger: false,
     requestTimeout: options.patience?.whole ?? 30_000,
-    ...(options.patience ? { connectionTimeout: options.patience.silence } : {}),
     forceCloseConnections: true,
     http: { headersTimeout: 8_000, connectionsCheckingInterval: 1_000 },
   })
-  const { allowedOrigins = [] } = options
+  const { allowedOrigins = [], allowedHosts = [] } = options
   await app.register(cors, { origin: [...allowedOrigins], allowedHeaders: ['authorization', 'content-type'], maxAge: 600 })
-  const isOnlyHere = isLoopback(options.host)
-  app.addHook('onRequest', async ({ headers, routeOptions }) => {
-    if (isOnlyHere && isStranger(headers, allowedOrigins))
+  const hasNames = isLoopback(options.host) || allowedHosts.length > 0
+  app.addHook('onRequest', async ({ headers, routeOptions, raw }) => {
+    if (options.patience) {
+      // while it comes, not while it is worked on
+      raw.setTimeout(options.patience.silence)
+      raw.once('end', () => raw.setTimeout(0))
+    }
+    if (hasNames && !healthPaths.includes(routeOptions.url ?? '') && isStranger(headers, allowedOrigins, allowedHosts))
       throw new Fault('ORIGIN_NOT_ALLOWED', `This answers to localhost and to addresses, not to ${headers.host}`, { host: headers.host })
     if (!routeOptions.config.isPublic && isForeign(headers, allowedOrigins))
       throw new Fault('ORIGIN_NOT_ALLOWED', `Pages of ${headers.origin} may not ask here`, { origin: headers.origin })
@@ -160,7 +169,7 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     const { status, document } = problemOf(new Fault('NOT_FOUND', `There is no ${request.method} ${request.url.split('?')[0]} here`))
     return reply.code(status).type('application/problem+json').send(document)
   })
-  for (const path of ['/healthz', '/readyz', '/metrics']) {
+  for (const path of healthPaths) {
     app.get(path, { schema: { hide: true } }, async (_, reply) => {
       const answer = await healthAnswer(path, health)
       return reply

@@ -37,7 +37,7 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
       metrics,
       notReady: () => databaseNotReady(pool),
     },
-    { title: 'frameloop console', bodyLimit: 20_000_000, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins) },
+    { title: 'frameloop console', bodyLimit: 20_000_000, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins), allowedHosts: listOf(config.allowedHosts) },
   )
 
   // many pages may ask at once; the answer is made once a second

@@ -47,7 +47,15 @@ await runProcess('ingest', IngestSettings, async ({ config, log, metrics, lifeti
   const notReady = () => databaseNotReady(pool)
   const app = await openApi(
     { name: 'ingest', metrics, notReady },
-    { title: 'frameloop ingest', bodyLimit: largestUpload, log, host: config.host, patience: uploadPatience, allowedOrigins: listOf(config.allowedOrigins) },
+    {
+      title: 'frameloop ingest',
+      bodyLimit: largestUpload,
+      log,
+      host: config.host,
+      patience: uploadPatience,
+      allowedOrigins: listOf(config.allowedOrigins),
+      allowedHosts: listOf(config.allowedHosts),
+    },
   )
   app.addContentTypeParser(/^(image|video)\/|^application\/octet-stream/, { parseAs: 'buffer' }, (_, body, done) => done(null, body))
   app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string } }>(

@@ -33,6 +33,10 @@ export interface Stored {
 export const labelOfPrediction = `l.camera_id = p.camera_id and l.zone = p.zone and l.task = p.task and l.superseded_at is null
   and (l.frame_id = p.frame_id or l.media_offset_us = p.media_offset_us or l.frame_at = p.frame_at)`
 
+/** SQL: the prediction `p` is about no moment of footage that was there before `cutAt`: what plays in a loop shows again what the model has learned from. */
+export const isUnseen = (cutAt: string): string =>
+  `(p.media_offset_us is null or not exists (select 1 from features seen where seen.camera_id = p.camera_id and seen.media_offset_us = p.media_offset_us and seen.frame_at <= ${cutAt}))`
+
 /** A moment, whoever reads it: what is no ISO 8601 with its zone, JavaScript and PostgreSQL read in ways of their own. */
 export const isTime = (text: string): boolean => /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/.test(text) && !Number.isNaN(Date.parse(text))
 

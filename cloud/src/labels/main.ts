@@ -1,5 +1,6 @@
 /** Starts the labels API: labels and zones in, labels.recorded out through the outbox. */
 
+import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openKafka } from '@frameloop/kit/kafka'
@@ -10,7 +11,7 @@ import { namePattern } from '@frameloop/schemas/ids'
 import { openRegistry } from '@frameloop/schemas/registry'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import Type from 'typebox'
-import { CloudSettings } from '../config.ts'
+import { ApiSettings } from '../config.ts'
 import { runOutbox } from '../outbox.ts'
 import { type NewLabel, putZones, storeLabels } from './labels.ts'
 
@@ -37,7 +38,7 @@ const ZonesBody = Type.Object({
   zones: Type.Array(Type.Object({ zone: Name, x: whole, y: whole, width: size, height: size, pictureWidth: size, pictureHeight: size }), { minItems: 1 }),
 })
 
-await runProcess('labels', CloudSettings, async ({ config, log, metrics, lifetime, fail }) => {
+await runProcess('labels', ApiSettings, async ({ config, log, metrics, lifetime, fail }) => {
   const pool = lifetime.own('pool', openPool(config.databaseUrl, 'labels'), (open) => open.end())
   const producer = openKafka(config.kafkaBrokers, 'labels', log).producer()
   await producer.connect()
@@ -45,7 +46,10 @@ await runProcess('labels', CloudSettings, async ({ config, log, metrics, lifetim
   const codec = openCodec(openRegistry(config.schemaRegistryUrl))
   lifetime.run('outbox', (signal) => runOutbox(pool, producer, codec, log, signal), fail)
   const notReady = () => databaseNotReady(pool)
-  const app = await openApi({ name: 'labels', metrics, notReady }, { title: 'frameloop labels', bodyLimit: 4_000_000, log, host: config.host })
+  const app = await openApi(
+    { name: 'labels', metrics, notReady },
+    { title: 'frameloop labels', bodyLimit: 4_000_000, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins), allowedHosts: listOf(config.allowedHosts) },
+  )
 
   app.post<{ Body: { source: string; asOf?: string; labels: NewLabel[] } }>('/v1/labels', { schema: { summary: 'Store labels', body: LabelsBody } }, async ({ body }) =>
     storeLabels(pool, body.labels, body.source, body.asOf ? new Date(body.asOf) : new Date()),

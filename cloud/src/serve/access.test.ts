@@ -50,6 +50,7 @@ test('a key is known by its secret, a ticket holds once, and a revoked key holds
   const pool = fakePool()
   const access = new KeyAccess(pool, openLog('test', 'silent'))
   const { key, keyId } = await addKey(pool, 'ours', { ...everything, cameras: ['door'] }, 2)
+  await expect(access.callerOf(`Bearer ${key}`, undefined), 'before they were read').rejects.toMatchObject({ code: 'DATABASE_UNAVAILABLE' })
   await access.read()
   const known = await access.callerOf(`Bearer ${key}`, undefined)
   expect(known).toMatchObject({ keyId, scope: { cameras: ['door'] } })

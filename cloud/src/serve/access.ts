@@ -92,8 +92,10 @@ export function requireCaller(app: FastifyInstance, access: Access, isOpen: (pat
     const path = request.url.split('?')[0] ?? ''
     if (isOpen(path)) return
     const { ticket } = request.query as { ticket?: string }
-    request.caller = await access.callerOf(request.headers.authorization, ticketPaths.includes(path) ? ticket : undefined)
-    request.caller.take()
+    const used = ticketPaths.includes(path) ? ticket : undefined
+    request.caller = await access.callerOf(request.headers.authorization, used)
+    // a ticket was counted when it was given
+    if (request.headers.authorization !== undefined || used === undefined) request.caller.take()
   })
   app.post(
     '/v1/tickets',
@@ -150,7 +152,8 @@ export const openAccess: Access = {
 export class KeyAccess implements Access {
   readonly #pool: Pool
   readonly #log: Log
-  #keys = new Map<string, KeyRow>()
+  /** Undefined until they have been read once. */
+  #keys: Map<string, KeyRow> | undefined
   readonly #sockets = new Map<HeldSocket, string>()
   readonly #buckets = new Map<string, { readonly rate: number; readonly bucket: Bucket }>()
 
@@ -177,7 +180,8 @@ export class KeyAccess implements Access {
   async read(): Promise<void> {
     const { rows } = await this.#pool.query<KeyRow>('select key_id, digest, scope, rate from api_keys where revoked_at is null')
     this.#keys = new Map(rows.map((row) => [row.key_id, row]))
-    for (const [socket, keyId] of this.#sockets) if (!this.#keys.has(keyId)) socket.close(revoked, 'the key was revoked')
+    const keys = this.#keys
+    for (const [socket, keyId] of this.#sockets) if (!keys.has(keyId)) socket.close(revoked, 'the key was revoked')
   }
 
   whileHeld({ keyId }: Caller, socket: HeldSocket): void {
@@ -200,17 +204,24 @@ export class KeyAccess implements Access {
     }
   }
 
+  get isLoaded(): boolean {
+    return this.#keys !== undefined
+  }
+
   async callerOf(authorization: string | undefined, ticket: string | undefined): Promise<Caller> {
+    const keys = this.#keys
+    // nobody knows yet whose it is: a client that is told so gives up
+    if (!keys) throw new Fault('DATABASE_UNAVAILABLE', 'The keys have not been read yet')
     if (authorization !== undefined) {
       const [, keyId = '', secret = ''] = /^Bearer fl_([0-9a-f]{12})_([\w-]{43})$/.exec(authorization) ?? []
-      const row = this.#keys.get(keyId)
+      const row = keys.get(keyId)
       if (!row || !timingSafeEqual(row.digest, digestOf(secret))) throw new Fault('UNAUTHORIZED', 'The key is unknown or was revoked')
       return this.#caller(row)
     }
     if (ticket === undefined) throw new Fault('UNAUTHORIZED', 'Send a key: Authorization: Bearer fl_…')
     const { rows } = await this.#pool.query<{ key_id: string }>('delete from api_tickets where digest = $1 returning key_id, expires_at > now() as holds', [digestOf(ticket)])
     const [used] = rows as { key_id: string; holds: boolean }[]
-    const row = used?.holds ? this.#keys.get(used.key_id) : undefined
+    const row = used?.holds ? keys.get(used.key_id) : undefined
     if (!row) throw new Fault('UNAUTHORIZED', 'The ticket was used, or has expired')
     return this.#caller(row)
   }

@@ -83,10 +83,11 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     log,
     metrics,
   })
+  const lacksChampion = (): boolean => slots.waiting.some(({ task, alias }) => alias === 'champion' && slots.of(task) === undefined)
   // once it has answered anything it can answer HTTP and WebSockets for good, whatever is away
   let wasReady = false
   const notReady = () => {
-    const why = live.notReady() ?? (modelsLoaded && slots.waiting.length === 0 ? undefined : 'loading the models that serve')
+    const why = live.notReady() ?? (keys && !keys.isLoaded ? 'reading the keys' : undefined) ?? (modelsLoaded && !lacksChampion() ? undefined : 'loading the models that serve')
     wasReady ||= why === undefined
     return wasReady ? {} : { serve: why ?? '' }
   }
@@ -97,7 +98,7 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   }
   const app = await openApi(
     { name: 'serve', metrics, notReady, degraded },
-    { title: 'frameloop inference', bodyLimit, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins) },
+    { title: 'frameloop inference', bodyLimit, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins), allowedHosts: listOf(config.allowedHosts) },
   )
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
   requireCaller(app, access, isOpenPath)
@@ -112,7 +113,7 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   })
   app.get('/v1/stream', { websocket: true, schema: { hide: true }, onRequest: async ({ caller }) => allow(caller, 'predict') }, (socket, { caller, raw }) => {
     access.whileHeld(caller, socket)
-    serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf: pictureAnswerOf, caller, wire: raw.socket })
+    serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf: pictureAnswerOf, caller, wire: raw.socket, largest: bodyLimit })
   })
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
   lifetime.run('live', (signal) => runLive(live.run, signal, log), fail)
