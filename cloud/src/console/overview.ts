@@ -1,7 +1,7 @@
 /** What the page shows beside the live answers: cameras, stages, models, runs, live quality. Read-only. */
 import type { Pool } from '@frameloop/kit/postgres'
 import { probeCameraId } from '@frameloop/schemas/ids'
-import { labelOfPrediction } from '../labels/labels.ts'
+import { isUnseen, labelOfPrediction } from '../labels/labels.ts'
 
 export interface StageFigures {
   readonly stage: string
@@ -50,7 +50,8 @@ export const liveQuality = `
     select p.task, p.model_version, p.zone, l.label as truth, p.answer
     from serving s join model_versions m on m.task = s.task and m.version = s.version
     join predictions p on p.task = s.task and p.model_version = s.version and p.frame_at > m.cut_at and p.answered_at > now() - interval '10 minutes'
-    join labels l on ${labelOfPrediction}),
+    join labels l on ${labelOfPrediction}
+    where ${isUnseen('m.cut_at')}),
   recalls as (select task, model_version, truth, count(*)::int as n, avg((answer = truth)::int)::float8 as recall from answered group by task, model_version, truth)
   select task, model_version as "modelVersion", sum(n)::int as n, avg(recall)::float8 as "balancedAccuracy", (sum(n * recall) / sum(n))::float8 as accuracy, (max(n)::float8 / sum(n))::float8 as "majorityAccuracy", count(*)::int as classes
   from recalls group by task, model_version order by task`

@@ -36,6 +36,14 @@ export function openMlflow(baseUrl: string): Mlflow {
       throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to ${path}: ${answer.message ?? ''}`, { path, status: response.status })
     return answer as Answer
   }
+  /** A body that breaks off is MLflow being away, as no answer is. */
+  const whole = async <Body>(read: () => Promise<Body>): Promise<Body> => {
+    try {
+      return await read()
+    } catch (thrown) {
+      throw new Fault('MLFLOW_UNAVAILABLE', `MLflow's answer broke off: ${rootMessage(thrown)}`, {}, thrown)
+    }
+  }
   const artifactPath = (uri: string, folder: string, name: string): string => `/api/2.0/mlflow-artifacts/artifacts/${uri.replace(/^mlflow-artifacts:\/*/, '')}/${folder}/${name}`
   const now = (): EpochMs => Date.now()
   const list = (values: Readonly<Record<string, string>>) => Object.entries(values).map(([key, value]) => ({ key, value: value.slice(0, 6_000) }))
@@ -69,12 +77,12 @@ export function openMlflow(baseUrl: string): Mlflow {
         const response = await call('GET', artifactPath(artifactUri, folder, name))
         if (!response.ok) {
           // what S3 does not have comes as an error of MLflow's own: 500, "An error occurred (404) when calling the HeadObject operation"
-          const isMissing = response.status === 404 || /\(404\)|NoSuchKey/.test(await response.text())
+          const isMissing = response.status === 404 || /\(404\)|NoSuchKey/.test(await whole(() => response.text()))
           throw isMissing
             ? new Fault('NOT_FOUND', `MLflow has no ${name} in ${artifactUri}/${folder}`, { name })
             : new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to the download of ${name}`, { name })
         }
-        files.set(name, Buffer.from(await response.arrayBuffer()))
+        files.set(name, Buffer.from(await whole(() => response.arrayBuffer())))
       }
       return files
     },

@@ -110,7 +110,9 @@ export class ModelSlots {
       const model = await this.#load(change, signal)
       this.#waiting.delete(change)
       if (this.#wanted.get(key) !== change) {
-        await this.#letGo({ change, model })
+        // unless somebody wants the same files in another role, and may be loading them now
+        const isWanted = [...this.#wanted.values()].some((other) => other.digest === digest)
+        if (!isWanted) await this.#letGo({ change, model })
         return
       }
       const before = this.#slots.get(key)

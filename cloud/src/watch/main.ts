@@ -15,7 +15,7 @@ import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import { CloudSettings } from '../config.ts'
-import { labelOfPrediction } from '../labels/labels.ts'
+import { isUnseen, labelOfPrediction } from '../labels/labels.ts'
 import { type Mlflow, openMlflow } from '../models/mlflow.ts'
 import { promote, retire } from '../models/roles.ts'
 import { runOutbox } from '../outbox.ts'
@@ -50,7 +50,7 @@ async function selectJudged(pool: Pool, { task, version, cut_at }: Champion): Pr
   const { rows } = await pool.query<Judged>(
     `select p.camera_id || ' ' || p.zone as zone, l.label as truth, p.answer from predictions p
      join labels l on ${labelOfPrediction}
-     where p.task = $1 and p.model_version = $2 and p.frame_at > $3 and p.answered_at > now() - interval '10 minutes'
+     where p.task = $1 and p.model_version = $2 and p.frame_at > $3 and p.answered_at > now() - interval '10 minutes' and ${isUnseen('$3')}
      order by p.frame_at desc limit $4`,
     [task, version, cut_at, lastAnswers],
   )

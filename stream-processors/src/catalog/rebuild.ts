@@ -32,7 +32,7 @@ const tables = {
   features: {
     key: 'frame_id',
     columns:
-      'frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at',
+      'frame_id, preprocessing, reference, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at',
     at: 'frame_at',
   },
   predictions: {

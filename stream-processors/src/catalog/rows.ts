@@ -138,6 +138,7 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
       rows.features.push({
         frame_id: event.frameId,
         preprocessing: event.preprocessing,
+        reference: event.reference?.sha256 ?? '',
         camera_id: event.cameraId,
         frame_at: iso(event.frameAt),
         media_offset_us: event.mediaOffsetUs,

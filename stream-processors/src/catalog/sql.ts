@@ -75,10 +75,10 @@ export async function upsertFrames(sql: Sql, rows: Rows): Promise<void> {
 
 export async function upsertFeatures(sql: Sql, rows: Rows): Promise<void> {
   await sql.query(
-    `insert into features (frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at)
-     select frame_id, preprocessing, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at
-     from ${overRows('frame_id uuid, preprocessing text, camera_id text, frame_at timestamptz, media_offset_us bigint, bucket text, object_key text, object_sha256 text, picture_sha256 text, zones jsonb, parameters jsonb, topic text, partition int, record_offset bigint, prepared_at timestamptz')}
-     on conflict (frame_id, preprocessing, frame_at) do nothing`,
+    `insert into features (frame_id, preprocessing, reference, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at)
+     select frame_id, preprocessing, reference, camera_id, frame_at, media_offset_us, bucket, object_key, object_sha256, picture_sha256, zones, parameters, topic, partition, record_offset, prepared_at
+     from ${overRows('frame_id uuid, preprocessing text, reference text, camera_id text, frame_at timestamptz, media_offset_us bigint, bucket text, object_key text, object_sha256 text, picture_sha256 text, zones jsonb, parameters jsonb, topic text, partition int, record_offset bigint, prepared_at timestamptz')}
+     on conflict (frame_id, preprocessing, reference, frame_at) do nothing`,
     [jsonOf(rows)],
   )
 }
@@ -88,7 +88,8 @@ export async function upsertPredictions(sql: Sql, rows: Rows): Promise<void> {
     `insert into predictions (frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms, alias)
      select frame_id, zone, task, model_version, camera_id, frame_at, media_offset_us, answer, confidence, scores, model_name, model_digest, preprocessing, captured_at, answered_at, predict_ms, alias
      from ${overRows('frame_id uuid, zone text, task text, model_version text, camera_id text, frame_at timestamptz, media_offset_us bigint, answer text, confidence double precision, scores jsonb, model_name text, model_digest text, preprocessing text, captured_at timestamptz, answered_at timestamptz, predict_ms double precision, alias text')}
-     on conflict (frame_id, zone, task, model_version, frame_at) do nothing`,
+     -- answers from before roles were kept have none: a rebuild gives them theirs
+     on conflict (frame_id, zone, task, model_version, frame_at) do update set alias = excluded.alias where predictions.alias = '' and excluded.alias <> ''`,
     [jsonOf(rows)],
   )
 }

@@ -65,7 +65,8 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
       ...common,
       frameId,
       frameAt,
-      mediaOffsetUs: (event.mediaOffsetUs ?? 0) + ptsUs,
+      // a clip that is no part of anything longer has a time, and no place in it
+      mediaOffsetUs: event.mediaOffsetUs === null ? null : event.mediaOffsetUs + ptsUs,
       index,
       frameCount: pictures.length,
       ptsUs,

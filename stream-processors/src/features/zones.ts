@@ -60,14 +60,13 @@ export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
   const references = await sql.query<ReferenceRow>('select camera_id, bucket, object_key, sha256, bytes from reference_pictures order by camera_id, version')
   const zones = new Map<string, TaskZone[]>()
   for (const row of rows) {
-    const list = zones.get(row.camera_id) ?? []
-    zones.set(row.camera_id, list)
     const shape: ZoneShape = { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height }
     const own = references.rows.filter(({ camera_id }) => camera_id === row.camera_id)
     const add = (preprocessing: Preprocessing, reference: ReferenceRow | undefined): void => {
-      if (!needsReference(preprocessing)) list.push({ shape, task: row.task, preprocessing })
-      // before a camera has a reference picture nothing can be compared with it
-      else if (reference) list.push({ shape, task: row.task, preprocessing, reference: referenceOf(reference) })
+      // before a camera has a reference picture nothing can be compared with it; where nothing else is asked, its whole picture is prepared
+      if (needsReference(preprocessing) && !reference) return
+      const zone = { shape, task: row.task, preprocessing, ...(needsReference(preprocessing) && reference ? { reference: referenceOf(reference) } : {}) }
+      zones.set(row.camera_id, [...(zones.get(row.camera_id) ?? []), zone])
     }
     add(row.wanted, own.at(-1))
     const served = row.serving_references?.[row.camera_id]
@@ -79,6 +78,12 @@ export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
       )
   }
   return zones
+}
+
+/** What each camera usually looks like, as it was made last. */
+export async function latestReferences(sql: Sql): Promise<Map<string, ObjectRef>> {
+  const { rows } = await sql.query<ReferenceRow>('select camera_id, bucket, object_key, sha256, bytes from reference_pictures order by camera_id, version')
+  return new Map(rows.map((row) => [row.camera_id, referenceOf(row)]))
 }
 
 const referenceOf = ({ bucket, object_key, sha256, bytes }: ReferenceRow): ObjectRef => ({ bucket, key: object_key, sha256, bytes, versionId: '', contentType: 'image/png' })

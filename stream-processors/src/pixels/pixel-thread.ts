@@ -17,12 +17,16 @@ const collect = runInNewContext('gc') as () => void
 const uncollected: Bytes = 64_000_000
 
 let last: Promise<unknown> = Promise.resolve()
+/** What stays: reference pictures. */
+let held: Bytes = 0
 
 /** One picture at a time: libvips decodes in threads of its own. */
 function inTurn<Result>(act: () => Promise<Result>): Promise<Result> {
   const mine = last.then(act)
   const tidy = (): void => {
-    if (getHeapStatistics().external_memory > uncollected) collect()
+    if (getHeapStatistics().external_memory < held + uncollected) return
+    collect()
+    held = getHeapStatistics().external_memory
   }
   last = mine.then(tidy, tidy)
   return mine

@@ -24,7 +24,7 @@ import { inOrder } from '../chain/run-stage.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { prepareFrame } from '../features/features.ts'
 import { needsReference, type Preprocessing } from '../features/prepare.ts'
-import { selectZones, type TaskZone, wholePicture } from '../features/zones.ts'
+import { latestReferences, selectZones, type TaskZone, wholePicture } from '../features/zones.ts'
 import type { PixelWork } from '../pixels/pixel-work.ts'
 
 /** Topics that can be replayed, the catalog's table that knows the event times of what lies on them, and where its backlog lies. */
@@ -78,6 +78,11 @@ export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Ra
   if (!of || !replayable[request.topic]) throw new Fault('REQUEST_INVALID', `${request.topic} cannot be replayed; topics that can: ${Object.keys(replayable).join(', ')}`)
   if (request.preprocessing && request.topic !== topics.featuresPrepared.name)
     throw new Fault('REQUEST_INVALID', `Only ${topics.featuresPrepared.name} can be prepared in another way`)
+  if (request.preprocessing && needsReference(request.preprocessing)) {
+    const cameras = [...(await latestReferences(sql)).keys()]
+    if (!cameras.some((camera) => request.cameras === null || request.cameras.includes(camera)))
+      throw new Fault('REQUEST_INVALID', 'No camera of these has a reference picture to compare with; `frameloop references build CAMERA` makes one')
+  }
   if (!(request.from < request.to)) throw new Fault('REQUEST_INVALID', 'The range ends before it begins')
   const { table, backlog } = of
   const [id, at] = table === 'media' ? ['media_id', 'captured_at'] : ['frame_id', 'frame_at']
@@ -242,15 +247,14 @@ async function copier({ id, into, request }: Replay, tools: ReplayTools): Promis
     }
   }
   const zones = await selectZones(tools.pool)
+  const references = needsReference(preprocessing) ? await latestReferences(tools.pool) : undefined
   const of = (cameraId: string): TaskZone[] => {
+    const reference = references?.get(cameraId)
+    // nothing can be compared with what a camera does not have
+    if (references && !reference) return []
     const asked = (zones.get(cameraId) ?? wholePicture).filter((zone) => task === null || zone.task === task)
-    // a reference picture that another way of preparing needs would only set these zones apart from the others
-    const once = new Map(
-      asked.map(({ shape, task: of, reference }) => [
-        `${shape.zone} ${of}`,
-        { shape, task: of, preprocessing, ...(needsReference(preprocessing) && reference ? { reference } : {}) },
-      ]),
-    )
+    // once each, however many ways it is prepared in live
+    const once = new Map(asked.map(({ shape, task: of }) => [`${shape.zone} ${of}`, { shape, task: of, preprocessing, ...(reference ? { reference } : {}) }]))
     return [...once.values()]
   }
   return async (record) => {

@@ -116,7 +116,7 @@ function Models() {
             <tr key={`${model.task} ${model.version}`}>
               <td>{model.task}</td>
               <td data-name="version">{model.version}</td>
-              <td data-name="held out">{percent(model.balancedAccuracy)}</td>
+              <td data-name="held out">{model.n ? percent(model.balancedAccuracy) : '–'}</td>
               <td data-name="n">{model.n ?? 0}</td>
               <td>{model.alias ? <span class="tag good">{model.alias}</span> : ''}</td>
               <td class="quiet">{model.reason ?? ''}</td>
