@@ -216,7 +216,7 @@ async function runImport(file: string, flags: { readonly camera: string; readonl
 
 async function runDown(): Promise<void> {
   const home = findHome()
-  const supervisor = runningSupervisor(home)
+  const supervisor = runningSupervisor(home) ?? runningStack(home)?.supervisor
   if (!supervisor) {
     print('frameloop does not run here.')
     return
@@ -235,7 +235,7 @@ function runLogs(name: string): void {
   const home = findHome()
   const file = `${home.logs}/${name}.log`
   if (!existsSync(file)) {
-    const names = readdirSync(home.logs).map((entry) => entry.replace(/\.log$/, ''))
+    const names = existsSync(home.logs) ? readdirSync(home.logs).map((entry) => entry.replace(/\.log$/, '')) : []
     throw new Fault('NOT_FOUND', `There is no log of ${name}; there are logs of ${names.join(', ') || 'nothing yet'}`)
   }
   createReadStream(file).pipe(process.stdout)

@@ -27,7 +27,7 @@ export function showModels(models: readonly ListedModel[]): string {
   return models
     .map(
       ({ task, version, alias, created_at, metrics, dataset_digest, run_id }) =>
-        `${task} version ${version.padEnd(3)} ${alias.padEnd(10)} balanced accuracy ${((metrics.balancedAccuracy ?? 0) * 100).toFixed(1)} % of ${metrics.n ?? 0} held out  ${created_at.toISOString()}  run ${run_id}  dataset ${dataset_digest.slice(0, 12)}`,
+        `${task} version ${version.padEnd(3)} ${alias.padEnd(10)} ${metrics.n ? `balanced accuracy ${((metrics.balancedAccuracy ?? 0) * 100).toFixed(1)} % of ${metrics.n} held out` : 'not judged: too few passages'}  ${created_at.toISOString()}  run ${run_id}  dataset ${dataset_digest.slice(0, 12)}`,
     )
     .join('\n')
 }

@@ -6,7 +6,8 @@
  *   kafka ──────────────────┤
  *   s3 ────────▶ buckets ───┘
  */
-import { writeFileSync } from 'node:fs'
+import { createPublicKey } from 'node:crypto'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { IngestSettings, ServeSettings } from '@frameloop/cloud/config'
@@ -15,11 +16,15 @@ import { variableName } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
+import { openPool } from '@frameloop/kit/postgres'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import { showMs } from '@frameloop/kit/units'
+import { ingestAgentId } from '@frameloop/schemas/ids'
 import { bucketName } from '@frameloop/schemas/object-keys'
+import { makeKeys } from '@frameloop/schemas/signature'
 import { ChainSettings } from '@frameloop/stream-processors/config'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
+import { addAgentKey } from './agents.ts'
 import { endHangingTransactions } from './hanging-transactions.ts'
 import { build, choosePorts, type Home, readState, root, wantPort, writeState } from './home.ts'
 import { putZoneFile } from './label-file.ts'
@@ -79,6 +84,8 @@ export function needStack(home: Home): StackState {
 }
 
 export const usualBucketPrefix = 'frameloop'
+/** The agent that is started here. */
+const ownAgentId = 'agent-1'
 /** Where the agent's configuration takes an environment variable. */
 const environmentText = (name: string): string => `\${${name}}`
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
@@ -96,10 +103,19 @@ export interface RunningStack {
 function agentYaml(
   home: Home,
   cameras: readonly CameraOption[],
-  at: { readonly brokers: string; readonly registryUrl: string; readonly s3Endpoint: string; readonly s3Region: string; readonly bucketPrefix: string; readonly port: number },
+  at: {
+    readonly isSigning: boolean
+    readonly brokers: string
+    readonly registryUrl: string
+    readonly s3Endpoint: string
+    readonly s3Region: string
+    readonly bucketPrefix: string
+    readonly port: number
+  },
 ): string {
   const config: Partial<AgentSettings> = {
-    agent: 'agent-1',
+    agent: ownAgentId,
+    ...(at.isSigning ? { signingKey: environmentText('SIGNING_KEY') } : {}),
     port: at.port,
     spool: { folder: home.path('spool'), capacity: '2 GB', keepFree: '200 MB' },
     kafka: { brokers: at.brokers.split(',') },
@@ -124,6 +140,7 @@ export async function up(home: Home, options: UpOptions, signal: AbortSignal): P
   writeState(home, 'supervisor.json', { pid: process.pid, ticks: startTicks(process.pid) } satisfies SupervisorId)
   const leftovers = await endLeftovers(home)
   if (leftovers.length > 0) say(`ended what an earlier start left behind: ${leftovers.join(', ')}`)
+  signal.throwIfAborted()
   const supervisor = new Supervisor(home, say)
   const asked = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
   try {
@@ -216,9 +233,15 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     AWS_ACCESS_KEY_ID: edgeIdentity.accessKeyId,
     AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey,
   }
+  // where everybody must sign, ours do too
+  const signing = /^(true|1)$/i.test(own['REQUIRE_SIGNATURES'] ?? '') ? await makeSigners(home, databaseUrl, [ingestAgentId, ownAgentId]) : undefined
   const agentConfig = home.path('agent.yaml')
   if (options.cameras.length > 0)
-    writeFileSync(agentConfig, agentYaml(home, options.cameras, { brokers, registryUrl, s3Endpoint, s3Region, bucketPrefix, port: port('process-agent') }), { mode: 0o600 })
+    writeFileSync(
+      agentConfig,
+      agentYaml(home, options.cameras, { isSigning: signing !== undefined, brokers, registryUrl, s3Endpoint, s3Region, bucketPrefix, port: port('process-agent') }),
+      { mode: 0o600 },
+    )
   const portOf = (name: string): number => (name === 'console' ? consolePort : port(`process-${name}`))
   const health: Record<string, string> = Object.fromEntries(processNames.map((name) => [name, `http://127.0.0.1:${portOf(name)}`]))
   const processOf = (name: string, program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
@@ -232,7 +255,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   say('processes:')
   // settings of their own, such as CLIP_FRAMES or API_KEYS, are handed on; where they listen and what they are called is ours to say
   const stage = (name: string): Program => processOf(name, 'processor', [name], { ...ownOf(ChainSettings), ...cloud })
-  const ofCloud = (name: string): Program => processOf(name, name, [], { ...ownOf(ServeSettings), ...ownOf(IngestSettings), ...cloud })
+  const ofCloud = (name: string): Program => processOf(name, name, [], { ...ownOf(ServeSettings), ...cloud })
   // zones must be known before the first frame is prepared
   const zones = start(ofCloud('labels')).then(async () => {
     for (const { cameraId, task, zones: list } of options.zones) await putZoneFile(health['labels'] ?? '', cameraId, task, list)
@@ -246,14 +269,17 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     HEALTH_URLS: JSON.stringify(health),
   })
   const others = ['validate', 'extract', 'catalog', 'archive'].map(stage)
-  const agent = options.cameras.length > 0 ? zones.then(() => start(processOf('agent', 'agent', ['run', '--config', agentConfig], edge))) : undefined
+  const agent =
+    options.cameras.length > 0
+      ? zones.then(() => start(processOf('agent', 'agent', ['run', '--config', agentConfig], { ...edge, SIGNING_KEY: signing?.get(ownAgentId) ?? '' })))
+      : undefined
   await Promise.all([
     ...others.map(start),
     zones,
     agent,
     start(ofCloud('serve')),
     start(page),
-    start(ofCloud('ingest')),
+    start(processOf('ingest', 'ingest', [], { SIGNING_KEY: signing?.get(ingestAgentId) ?? '', ...ownOf(IngestSettings), ...cloud })),
     start(ofCloud('watch')),
     Promise.resolve(mlflow).then(() => start(ofCloud('train'))),
   ])
@@ -281,6 +307,24 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   }
   writeState(home, 'stack.json', state)
   return { state, supervisor }
+}
+
+/** Keys of those who announce here, made at the first start; their public halves are known to the chain. */
+async function makeSigners(home: Home, databaseUrl: string, names: readonly string[]): Promise<Map<string, string>> {
+  const pool = openPool(databaseUrl, 'up', 1)
+  const keys = new Map<string, string>()
+  try {
+    for (const name of names) {
+      const file = home.path('secrets', `signing-${name}.pem`)
+      if (!existsSync(file)) writeFileSync(file, makeKeys().privatePem, { mode: 0o600 })
+      const pem = (name === ingestAgentId && process.env['SIGNING_KEY']) || readFileSync(file, 'utf8')
+      await addAgentKey(pool, name, createPublicKey(pem).export({ type: 'spki', format: 'pem' }).toString())
+      keys.set(name, pem)
+    }
+  } finally {
+    await pool.end()
+  }
+  return keys
 }
 
 /** Of our own environment what such a process has a setting for. */
