@@ -108,7 +108,7 @@ test('in a database of your own the registry and MLflow get theirs beside it, an
   await ensureDatabases(database.href, ['alone'])
   database.pathname = '/alone'
   const own = openOwnHome()
-  const running = await startOwnStack(own, ['--no-demo'], { DATABASE_URL: database.href, API_KEYS: 'required', ALLOWED_ORIGINS: 'https://shop.example.org' })
+  const running = await startOwnStack(own, ['--no-demo'], { DATABASE_URL: database.href, API_KEYS: 'required', ALLOWED_ORIGINS: 'https://shop.example.org', REQUIRE_SIGNATURES: 'true' })
   try {
     const { rows } = await pool.query<{ datname: string }>("select datname from pg_database where datname like 'alone%' order by 1")
     expect(rows.map(({ datname }) => datname)).toEqual(['alone', 'alone_mlflow', 'alone_registry'])
@@ -117,6 +117,10 @@ test('in a database of your own the registry and MLflow get theirs beside it, an
     const asked = await fetch(`${serve}/v1/models`, { headers: { origin: 'https://shop.example.org' } })
     expect(asked.headers.get('access-control-allow-origin')).toBe('https://shop.example.org')
     expect((await fetch(`${serve}/v1/models`, { headers: { origin: 'https://other.example.org' } })).status).toBe(403)
+    // where everybody must sign, the frame that proves the start is signed: it is ready
+    const known = openPool(database.href, 'test', 1)
+    expect((await known.query('select agent_id from agent_keys order by 1')).rows).toEqual([{ agent_id: 'agent-1' }, { agent_id: 'ingest' }])
+    await known.end()
   } finally {
     await running.end('SIGTERM')
     own[Symbol.dispose]()

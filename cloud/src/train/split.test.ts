@@ -39,6 +39,18 @@ test('a zone whose class passes only once is trained on and said to be not judge
   expect(train).toHaveLength(330)
 })
 
+test('what was held out stays held out when more has been captured, so that a champion is judged on what it has not learned', () => {
+  const passages = Array.from({ length: 24 }, (_, at) => [at % 2 ? 'occupied' : 'empty', 8] as const)
+  const before = footage('z', passages.slice(0, 17))
+  const after = footage('z', passages)
+  const [first, second] = [splitByPassage(before), splitByPassage(after)]
+  const learned = new Set(first.train.map((index) => before[index]?.at))
+  // the passage that was going on when it was cut may be cut otherwise
+  const settled = second.heldOut.map((index) => after[index]?.at ?? 0).filter((at) => at < (before.at(-1)?.at ?? 0) - 10_000)
+  expect(settled.length).toBeGreaterThan(50)
+  expect(settled.filter((at) => learned.has(at))).toEqual([])
+})
+
 test('no example is in both parts, and the order of the examples does not matter', () => {
   const run = fc.tuple(fc.constantFrom('empty', 'occupied'), fc.integer({ min: 1, max: 12 }))
   fc.assert(
