@@ -10,8 +10,16 @@ test.each([
   ['2026-13-24T10:00:00Z', false],
 ])('%s is a moment, whoever reads it: %s', (text, is) => expect(isTime(text)).toBe(is))
 
+const label = { cameraId: 'door', zone: 'left', task: 'occupancy', label: 'empty', frameAt: '2026-11-24T10:00:00Z' }
+const known = { zones: new Set(['door left occupancy']), frames: new Set<string>(), classes: new Map<string, string[]>() }
+
 test('one label that names no moment is refused, with what moments look like', () => {
-  const label = { cameraId: 'door', zone: 'left', task: 'occupancy', label: 'empty', frameAt: '2026' }
-  expect(refuseLabel(label, new Set(['door left occupancy']), new Set())).toBe('2026 is no time; times look like 2026-11-24T10:00:00.000Z')
-  expect(refuseLabel({ ...label, frameAt: '2026-11-24T10:00:00Z' }, new Set(['door left occupancy']), new Set())).toBeUndefined()
+  expect(refuseLabel({ ...label, frameAt: '2026' }, known)).toBe('2026 is no time; times look like 2026-11-24T10:00:00.000Z')
+  expect(refuseLabel(label, known)).toBeUndefined()
+})
+
+test('a label that is no class of its task is refused with those there are', () => {
+  const classes = new Map([['occupancy', ['empty', 'occupied']]])
+  expect(refuseLabel({ ...label, label: 'full' }, { ...known, classes })).toBe('the classes of task occupancy are empty, occupied, full is none of them')
+  expect(refuseLabel(label, { ...known, classes })).toBeUndefined()
 })

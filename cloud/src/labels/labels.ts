@@ -40,11 +40,22 @@ export const isUnseen = (cutAt: string): string =>
 /** A moment, whoever reads it: what is no ISO 8601 with its zone, JavaScript and PostgreSQL read in ways of their own. */
 export const isTime = (text: string): boolean => /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/.test(text) && !Number.isNaN(Date.parse(text))
 
+/** What labels can be about. */
+export interface Known {
+  /** `CAMERA ZONE TASK` */
+  readonly zones: ReadonlySet<string>
+  readonly frames: ReadonlySet<string>
+  /** Of each task; none: whatever is labelled. */
+  readonly classes: ReadonlyMap<string, readonly string[]>
+}
+
 /** Why a label cannot be stored, or undefined: pure. */
-export function refuseLabel(label: NewLabel, zones: ReadonlySet<string>, frames: ReadonlySet<string>): string | undefined {
+export function refuseLabel(label: NewLabel, { zones, frames, classes }: Known): string | undefined {
   const named = [label.frameId, label.mediaOffsetMs, label.frameAt].filter((value) => value !== undefined)
   if (named.length !== 1) return 'a label names exactly one of frame_id, media_offset_ms and frame_at'
   if (label.label.trim() === '') return 'the label is empty'
+  const own = classes.get(label.task) ?? []
+  if (own.length > 0 && !own.includes(label.label)) return `the classes of task ${label.task} are ${own.join(', ')}, ${label.label} is none of them`
   if (!zones.has(`${label.cameraId} ${label.zone} ${label.task}`)) return `task ${label.task} has no zone ${label.zone} on camera ${label.cameraId}`
   if (label.frameId !== undefined && !frames.has(label.frameId)) return `no frame ${label.frameId} is known`
   if (label.frameAt !== undefined && !isTime(label.frameAt)) return `${label.frameAt} is no time; times look like 2026-11-24T10:00:00.000Z`
@@ -54,6 +65,11 @@ export function refuseLabel(label: NewLabel, zones: ReadonlySet<string>, frames:
 async function knownZones(sql: Sql): Promise<Set<string>> {
   const { rows } = await sql.query<{ key: string }>("select camera_id || ' ' || zone || ' ' || task as key from zones")
   return new Set(rows.map(({ key }) => key))
+}
+
+async function knownClasses(sql: Sql): Promise<Map<string, readonly string[]>> {
+  const { rows } = await sql.query<{ task: string; classes: string[] }>('select task, classes from tasks')
+  return new Map(rows.map(({ task, classes }) => [task, classes]))
 }
 
 async function knownFrames(sql: Sql, ids: readonly string[]): Promise<Set<string>> {
@@ -67,14 +83,11 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
   return inTransaction(pool, async (client) => {
     // one writer of labels at a time: two importers must not both supersede the same row
     await client.query("select pg_advisory_xact_lock(hashtext('frameloop.labels'))")
-    const zones = await knownZones(client)
-    const frames = await knownFrames(
-      client,
-      labels.flatMap(({ frameId }) => (frameId ? [frameId] : [])),
-    )
+    const frameIds = labels.flatMap(({ frameId }) => (frameId ? [frameId] : []))
+    const known = { zones: await knownZones(client), frames: await knownFrames(client, frameIds), classes: await knownClasses(client) }
     const rejected: Rejected[] = []
     const accepted = labels.flatMap((label, index) => {
-      const message = refuseLabel(label, zones, frames)
+      const message = refuseLabel(label, known)
       if (message === undefined) return [label]
       rejected.push({ index, message })
       return []

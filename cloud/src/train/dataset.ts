@@ -75,7 +75,7 @@ const selectLabelled = `
     and ((l.frame_id is not null and f.frame_id = l.frame_id)
       or (l.media_offset_us is not null and f.media_offset_us = l.media_offset_us)
       or (l.frame_at is not null and f.frame_at = l.frame_at))
-  where l.task = $1 and l.superseded_at is null and f.preprocessing = $7
+  where l.task = $1 and l.superseded_at is null and f.preprocessing = $7 and (cardinality($9::text[]) = 0 or l.label = any($9))
     and coalesce(f.parameters->>'reference', '') = coalesce((select r.sha256 from reference_pictures r where $8 and r.camera_id = f.camera_id order by r.version desc limit 1), '')
     and ($2::text is null or l.camera_id = $2)
     and ($3::bigint is null or f.media_offset_us >= $3) and ($4::bigint is null or f.media_offset_us < $4)
@@ -85,12 +85,12 @@ const selectLabelled = `
 /** The labelled frames that have been prepared. An empty dataset is returned as it is. */
 export async function buildDataset(pool: Pool, brokers: string, codec: Codec, store: ObjectStore, query: DatasetQuery, signal: AbortSignal): Promise<Dataset> {
   const time = (at: EpochMs | null): Date | null => (at === null ? null : new Date(at))
-  const tasks = await pool.query<{ preprocessing: Preprocessing }>('select preprocessing from tasks where task = $1', [query.task])
-  const preprocessing = tasks.rows[0]?.preprocessing
+  const tasks = await pool.query<{ preprocessing: Preprocessing; classes: string[] }>('select preprocessing, classes from tasks where task = $1', [query.task])
+  const { preprocessing, classes: allowed } = tasks.rows[0] ?? {}
   if (!preprocessing) throw new Fault('TASK_UNKNOWN', `There is no task ${query.task}`)
   const named = preprocessingDigest(preprocessing)
   const range = [query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)]
-  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing)])
+  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing), allowed ?? []])
   // D2: the first of equal pictures stands for all of them
   const once = new Map<string, Row>()
   for (const row of rows) {

@@ -2,6 +2,7 @@
  * Is what serving sees what training would see? Pictures of frames that were answered a moment ago, prepared again here, in the
  * path of training, and compared with the pixels that the answers were given about.
  */
+import { Fault } from '@frameloop/kit/fault'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Sql } from '@frameloop/kit/postgres'
 import type { FeaturesPrepared } from '@frameloop/schemas/events'
@@ -73,11 +74,16 @@ export async function compareLive(sql: Sql, store: Pick<ObjectStore, 'get'>, pix
   let compared = 0
   for (const row of rows) {
     const zones = zonesOf.get(row.camera_id) ?? []
-    const [picture, served, references] = await Promise.all([
+    const found = await Promise.all([
       store.get(row.picture_bucket, row.picture_key),
       store.get(row.bucket, row.object_key),
       referencesOf(zones, ({ bucket, key }) => store.get(bucket, key)),
-    ])
+    ]).catch((thrown: unknown) => {
+      // erased meanwhile
+      if (!(thrown instanceof Fault && thrown.code === 'OBJECT_MISSING')) throw thrown
+    })
+    if (!found) continue
+    const [picture, served, references] = found
     const { groups } = await pixels.prepare(picture, zones, references)
     const group = groups.find(({ preprocessing, reference }) => preprocessingDigest(preprocessing) === row.preprocessing && (reference ?? null) === row.reference)
     for (const zone of row.zones) {

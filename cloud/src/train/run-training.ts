@@ -204,6 +204,8 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
         ['evaluation.json', Buffer.from(JSON.stringify(evaluation, null, 2))],
       ]),
     )
+    // before anything is registered: where the object store is away the run fails, and leaves no version that nobody knows
+    const live = await compareLive(pool, tools.store, pixelWork, request.task)
     const modelName = `frameloop-${request.task}`
     const version = await mlflow.registerVersion(modelName, `${run.artifactUri}/model`, run.runId, {
       digest: done.digest,
@@ -211,7 +213,6 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       preprocessing: dataset.preprocessingDigest,
     })
     await mlflow.endRun(run.runId, 'FINISHED')
-    const live = await compareLive(pool, tools.store, pixelWork, request.task)
     const judged = mayReplace(evaluation, done.championEvaluation, request.force_promote, sayDifferent(live))
     const model: ModelVersion = {
       task: request.task,
