@@ -1,7 +1,7 @@
 /** Settings of the cloud's processes. */
 
 import { databaseSettings, kafkaSettings, objectStoreSettings, pageSettings, processSettings } from '@frameloop/kit/config'
-import { isLoopback } from '@frameloop/kit/http'
+import { isLoopback } from '@frameloop/kit/strangers'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type from 'typebox'
 

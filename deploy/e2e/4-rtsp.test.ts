@@ -127,9 +127,11 @@ test('a clip is recorded on command, begins before it, and goes the way of every
   })
   expect(stdout).toContain('a clip of gate is recorded')
   const clip = await soon(() =>
-    one<{ media_id: string; captured_at: Date }>("select media_id, captured_at from media where camera_id = 'gate' and kind = 'clip' and status_rank = 4 and captured_at > $1", [
-      new Date(asked - 10_000),
-    ]),
+    one<{ media_id: string; captured_at: Date }>(
+      `select media_id, captured_at from media m where camera_id = 'gate' and kind = 'clip' and status_rank = 4 and captured_at > $1
+         and frame_count = (select count(*) from frames f where f.media_id = m.media_id)`,
+      [new Date(asked - 10_000)],
+    ),
   )
   expect(clip.captured_at.getTime()).toBeLessThan(asked - 1_500)
   const frames = await pool.query<{ frame_at: Date }>('select frame_at from frames where media_id = $1 order by frame_at', [clip.media_id])

@@ -237,9 +237,13 @@ async function takeClip(camera: Camera, tools: CameraTools, report: (state: Came
   const clip = camera.ring?.take(Date.now(), hasEnded)
   if (hasEnded) camera.ring?.clear()
   if (!clip) return
-  const bytes = await clipFile(clip, camera.settings.id, tools, signal)
+  let failure: unknown
+  // a disk that is full, a program that is gone: no reason for other cameras to end
+  const bytes = await clipFile(clip, camera.settings.id, tools, signal).catch((thrown: unknown) => {
+    failure = thrown
+  })
   if (!bytes) {
-    tools.log.warn({ cameraId: camera.settings.id, bytes: clip.transportStream.length }, 'a clip could not be cut from the stream')
+    tools.log.warn({ err: failure, cameraId: camera.settings.id, bytes: clip.transportStream.length }, 'a clip could not be cut from the stream')
     return
   }
   const about = { width: 0, height: 0, sourceName: redact(camera.settings.address), newPass: false }

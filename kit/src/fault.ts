@@ -57,6 +57,7 @@ const hints = {
   NOT_ALLOWED: '`frameloop keys list` shows what each key reaches.',
   ORIGIN_NOT_ALLOWED: 'Add the origin of the page to ALLOWED_ORIGINS, or send a key.',
   RATE_LIMITED: 'Ask more slowly, or have the rate of the key raised.',
+  THREAD_DIED: 'Ask again: another thread takes its place.',
   OVERLOADED: 'Ask again after the time in Retry-After, or run more replicas.',
   DEADLINE_PASSED: 'Give it more time, or ask less at once.',
   TIMED_OUT: 'Try again; if it happens again, `npx frameloop status` shows which part lags.',

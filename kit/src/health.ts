@@ -3,6 +3,7 @@ import { createServer } from 'node:http'
 import { Fault, toError } from './fault.ts'
 import type { Lifetime } from './lifetime.ts'
 import type { Metrics } from './metrics.ts'
+import { isForeign, isLoopback, isStranger } from './strangers.ts'
 
 /** What keeps a process from being ready, by part; empty when it is. */
 export type NotReady = Readonly<Record<string, string>>
@@ -25,6 +26,8 @@ export interface Answer {
 
 export const textAnswer = (status: number, sentence: string): Answer => ({ status, type: 'text/plain', body: `${sentence}\n` })
 export const jsonAnswer = (status: number, body: unknown): Answer => ({ status, type: 'application/json', body: JSON.stringify(body) })
+
+const isHealthPath = (path: string): boolean => ['/healthz', '/readyz', '/metrics'].includes(path)
 
 export async function healthAnswer(path: string, health: Health): Promise<Answer | undefined> {
   switch (path) {
@@ -53,6 +56,11 @@ export function portTaken(thrown: unknown, host: string, port: number): unknown 
 export async function openHealth(health: Health, at: { readonly host: string; readonly port: number }, lifetime: Lifetime): Promise<number> {
   const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (request, response) => {
     const path = request.url?.split('?')[0] ?? ''
+    const { headers } = request
+    if (!isHealthPath(path) && (isForeign(headers, []) || (isLoopback(at.host) && isStranger(headers, [])))) {
+      response.writeHead(403, { 'content-type': 'text/plain' }).end('pages of others may not ask here\n')
+      return
+    }
     const special = health.routes?.(request.method ?? 'GET', path)
     Promise.resolve(special ?? healthAnswer(path, health)).then(
       (answer) => {

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { Fault } from './fault.ts'
-import { isForeign, isStranger, problemOf } from './http.ts'
+import { problemOf } from './http.ts'
+import { isForeign, isStranger } from './strangers.ts'
 
 test('a page of another address is foreign, unless it is allowed or brings a key', () => {
   const page = { host: '127.0.0.1:4600', origin: 'https://shop.example.org' }

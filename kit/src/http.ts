@@ -2,8 +2,6 @@
  * HTTP of a process with an API: the three routes of `health.ts` on a fastify server, with problem documents (RFC 9457) for
  * errors, OpenAPI at `/openapi.json` and a page of it at `/docs`.
  */
-import type { IncomingHttpHeaders } from 'node:http'
-import { isIP } from 'node:net'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
@@ -14,6 +12,7 @@ import { type Health, healthAnswer, portTaken } from './health.ts'
 import type { Lifetime } from './lifetime.ts'
 import type { Log } from './log.ts'
 import { isDatabaseTransient } from './postgres.ts'
+import { isForeign, isLoopback, isStranger } from './strangers.ts'
 import type { Bytes, Ms } from './units.ts'
 
 const statusOf: Partial<Record<FaultCode, number>> = {
@@ -43,6 +42,7 @@ const statusOf: Partial<Record<FaultCode, number>> = {
   ORIGIN_NOT_ALLOWED: 403,
   RATE_LIMITED: 429,
   OVERLOADED: 429,
+  THREAD_DIED: 503,
   DEADLINE_PASSED: 504,
   TIMED_OUT: 504,
 }
@@ -93,30 +93,6 @@ declare module 'fastify' {
     /** What the route takes and answers, for the description only (OpenAPI media types by content type, responses by status): what it takes it checks itself. */
     readonly described?: { readonly body?: Readonly<Record<string, object>>; readonly response?: object }
   }
-}
-
-/**
- * Whether a page of another address asks, through the browser of somebody who may: on loopback or inside a network no key is
- * asked for, and being there must not be enough for whatever page is looked at there.
- */
-export function isForeign({ origin, host, authorization, 'x-forwarded-host': forwarded }: IncomingHttpHeaders, allowed: readonly string[]): boolean {
-  if (origin === undefined || authorization !== undefined || allowed.includes(origin)) return false
-  return !URL.canParse(origin) || ![host, forwarded].includes(new URL(origin).host)
-}
-
-/** Whether nobody but this machine can reach an address. */
-export const isLoopback = (host: string): boolean => ['127.0.0.1', '::1', 'localhost'].includes(host)
-
-/**
- * Whether a name leads here that is not ours: any page can let its own name lead to 127.0.0.1, and the browser then takes it
- * for the page's own server. Of importance where being on this machine is enough to ask.
- */
-export function isStranger({ host = '', authorization }: IncomingHttpHeaders, origins: readonly string[], names: readonly string[] = []): boolean {
-  if (authorization !== undefined) return false
-  if (host === '' || !URL.canParse(`http://${host}`)) return host !== ''
-  const { hostname } = new URL(`http://${host}`)
-  const isOurs = hostname === 'localhost' || hostname.endsWith('.localhost') || isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
-  return !isOurs && !names.includes(hostname) && !origins.some((origin) => new URL(origin).host === host)
 }
 
 const healthPaths = ['/healthz', '/readyz', '/metrics']

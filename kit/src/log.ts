@@ -4,9 +4,9 @@ import { Fault, toError } from './fault.ts'
 
 export type Log = Logger
 
-/** `rtsp://user:secret@host/x` → `rtsp://***@host/x`, wherever it stands in a text. */
+/** `rtsp://user:secret@host/x` → `rtsp://***@host/x`, `…?password=secret&…` → `…?password=***&…`, wherever they stand in a text. */
 export function redact(text: string): string {
-  return text.replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/]+@/gi, '$1***@')
+  return text.replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/]+@/gi, '$1***@').replace(/([?&](?:user(?:name)?|pass(?:word|wd)?|pwd|token|auth|secret|api_?key)=)[^&\s"'#]*/gi, '$1***')
 }
 
 interface SerialisedError {

@@ -41,7 +41,8 @@ export function httpSource(settings: CameraSettings): Source {
   const login = username ? { username, password: settings.password ?? decoded(url.password) } : undefined
   url.username = ''
   url.password = ''
-  const sourceName = redact(url.href)
+  // what stands behind the path may be a login
+  const sourceName = redact(`${url.origin}${url.pathname}`)
   const interval = 1000 / ratesOf(settings).asked
   const ask = async (signal: AbortSignal): Promise<Response> => {
     const response = await fetchWithLogin(url, login, signal).catch((thrown: unknown) => {

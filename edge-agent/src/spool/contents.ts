@@ -166,7 +166,7 @@ export class Contents {
     const { cameraId, epoch, seq } = head
     const { segment, bodyAt, born = segment, bornAt = bodyAt, versionId } = place
     const stored = versionId === undefined ? undefined : { versionId }
-    const entry: Entry = { head, bytes, cameraId, seq, born, bornAt, segment, bodyAt, stored, busy: false, leaving: false, isEvent: head.isEvent ?? false }
+    const entry: Entry = { head, bytes, cameraId, seq, born, bornAt, segment, bodyAt, stored, busy: stored !== undefined, leaving: false, isEvent: head.isEvent ?? false }
     this.#entries.set(keyOf(head), entry)
     this.#waitingBytes += bytes
     this.#inSegment(segment, 1)
@@ -290,7 +290,8 @@ export class Replay {
         return
       case 'stored': {
         const entry = contents.entryOf(record.head)
-        if (entry) entry.stored = { versionId: record.head.versionId }
+        // as busy as it was: giving it up would save nothing
+        if (entry) Object.assign(entry, { stored: { versionId: record.head.versionId }, busy: true })
         return
       }
       case 'announced':

@@ -303,6 +303,20 @@ test('who looks at a spool while its agent delivers takes nothing for damaged th
   await spool.close()
 })
 
+test('what S3 has already is not given up after a start either, and nothing is for what does not fit all the same', async () => {
+  const spool = await open(10_000)
+  for (let seq = 1; seq <= 9; seq += 1) await spool.append(aHead(seq), bytes(seq))
+  await expect(spool.append(aHead(10), Buffer.alloc(20_000))).rejects.toMatchObject({ code: 'SPOOL_FULL' })
+  expect(seqs(spool)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9])
+  for (const entry of [...spool.entries].slice(0, 5)) await spool.markStored(entry, 'v')
+  await spool.close()
+  const again = await open(10_000)
+  for (let seq = 10; seq <= 12; seq += 1) await again.append(aHead(seq), bytes(seq))
+  expect(seqs(again).slice(0, 5)).toEqual([1, 2, 3, 4, 5])
+  expect(again.losses().every(({ seqFrom }) => seqFrom > 5)).toBe(true)
+  await again.close()
+})
+
 test('the routine goes before events, thinned evenly, and the newest of each camera stays', () => {
   const entries = Array.from({ length: 32 }, (_, at) => ({ cameraId: at % 2 ? 'a' : 'b', seq: at + 1, bytes: 1, isEvent: at >= 8 && at < 12, busy: false }))
   const evicted = chooseEvictions(entries, 32, 16, 32).map(({ seq }) => seq)

@@ -202,7 +202,11 @@ export class Spool {
     const used = (): Bytes => this.#contents.waitingBytes + this.#arriving
     this.#moveCredit = Math.min(this.#moveCredit + mostMoved * length, Math.max(capacity, segmentBytes))
     const isDiskFull = free < keepFree + length
-    if (!isDiskFull && used() + length > room) for (const entry of chooseEvictions([...this.entries], used(), length, room)) this.#lose(entry, 'evicted')
+    if (!isDiskFull && used() + length > room) {
+      const chosen = chooseEvictions([...this.entries], used(), length, room)
+      // nothing is given up for what does not fit all the same
+      if (used() + length - chosen.reduce((sum, entry) => sum + entry.bytes, 0) <= room) for (const entry of chosen) this.#lose(entry, 'evicted')
+    }
     const limit = isDiskFull ? 0 : room * slack + segmentBytes
     this.#shrink(limit, free)
     if (isDiskFull) throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })

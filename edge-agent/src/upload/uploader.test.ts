@@ -16,6 +16,41 @@ const aHead = (cameraId: string, seq: number): FrameHead => ({
   ...{ sourceName: '', sha256: '0'.repeat(64), traceparent: '' },
 })
 
+/** An uploader over a spool of its own, until `act` has ended. */
+async function uploading(store: Pick<ObjectStore, 'putOnce'>, act: (spool: Spool) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'frameloop-refused-'))
+  const spool = await Spool.open({ folder, capacity: 100_000_000, segmentBytes: 1_000_000 }, log)
+  const stop = new AbortController()
+  const limits = () => ({ concurrency: 4, limit: 0, windows: [], outside: 'live' }) as const
+  const running = runUploader(spool, store as ObjectStore, { agentId: 'a', siteId: 's', bucketPrefix: 'b' }, limits, { uploads: new Map(), announcements: '' }, log, stop.signal)
+  try {
+    await act(spool)
+  } finally {
+    stop.abort()
+    await running
+    await spool.close()
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+test('a camera of which one frame is refused while another is taken is not held for good', async () => {
+  const stored: string[] = []
+  let asked = 0
+  const putOnce: ObjectStore['putOnce'] = async ({ key, metadata }) => {
+    asked += 1
+    // the first is refused while the second is on its way, which is taken
+    const isFirst = asked === 1
+    await new Promise((resolve) => setTimeout(resolve, isFirst ? 10 : 60))
+    if (isFirst) throw new StoreRefusal(403, '<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>')
+    stored.push(metadata?.['seq'] ?? '')
+    return { bucket: '', key, sha256: '', bytes: 0, versionId: '' }
+  }
+  await uploading({ putOnce }, async (spool) => {
+    for (let seq = 1; seq <= 20; seq += 1) await spool.append(aHead('door', seq), Buffer.alloc(100))
+    expect(await until(() => stored.length === 20 || undefined, 10_000, 5), `${stored.length} were stored`).toBe(true)
+  })
+})
+
 test('a camera whose frames are refused holds up no other one, and goes on when they are taken', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-refused-'))
   const spool = await Spool.open({ folder, capacity: 100_000_000, segmentBytes: 1_000_000 }, log)

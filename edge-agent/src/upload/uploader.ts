@@ -134,7 +134,7 @@ export async function runUploader(
       rooms.give(room.buffer)
       spool.markStored(entry, stored.versionId).catch((thrown: unknown) => log.error({ err: thrown, key }, 'upload not noted in the spool'))
       failures = 0
-      refused.delete(entry.cameraId)
+      if (refused.delete(entry.cameraId)) queue.release(entry.cameraId)
       troubles.uploads.delete(entry.cameraId)
     } catch (thrown) {
       entry.busy = false
