@@ -56,8 +56,8 @@ const timestamp = (at: EpochMs): string => new Date(at).toISOString().replace(/[
 export class ObjectRequests {
   readonly #settings: ObjectRequestSettings
   readonly #endpoint: URL | undefined
-  readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 32 })
-  readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 32 })
+  readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 64 })
+  readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 64 })
   /** The store's clock against ours: a box on a pole may be days off, and signatures hold for a quarter of an hour. */
   #skew: Ms = 0
 
@@ -110,10 +110,12 @@ export class ObjectRequests {
     return new Promise((resolve, reject) => {
       const options = { host: url.hostname, port: url.port, method, path, headers: signed.headers ?? {}, timeout: silence, ...(signal ? { signal } : {}) }
       const asked = isTls ? requestHttps({ ...options, agent: this.#https }) : requestHttp({ ...options, agent: this.#http })
-      const connecting = setTimeout(() => asked.destroy(new Error(`no connection after ${connectPatience} ms`)), connectPatience)
+      let connecting: NodeJS.Timeout | undefined
+      // before it has a socket it waits for others that have one
       asked.once('socket', (socket) => {
-        if (!socket.connecting) clearTimeout(connecting)
-        else socket.once(isTls ? 'secureConnect' : 'connect', () => clearTimeout(connecting))
+        if (!socket.connecting) return
+        connecting = setTimeout(() => asked.destroy(new Error(`no connection after ${connectPatience} ms`)), connectPatience)
+        socket.once(isTls ? 'secureConnect' : 'connect', () => clearTimeout(connecting))
       })
       asked.once('timeout', () => asked.destroy(new Error(`nothing came for ${silence} ms`)))
       asked.once('error', reject)

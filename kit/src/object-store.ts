@@ -55,7 +55,10 @@ function statusOf(thrown: unknown): number | undefined {
 const versionOf = ({ headers }: ObjectAnswer): string => String(headers['x-amz-version-id'] ?? '')
 
 /** Faults of the content itself: the same bytes will be refused whenever they are sent. */
-const contentFaults = new Set(['BadDigest', 'InvalidDigest', 'XAmzContentSHA256Mismatch', 'EntityTooLarge'])
+const contentFaults = new Set(['BadDigest', 'InvalidDigest', 'XAmzContentSHA256Mismatch', 'EntityTooLarge', 'KeyTooLongError', 'InvalidURI', 'MetadataTooLarge'])
+
+/** Headers are plain ASCII: anything else is percent-encoded. */
+const headerText = (text: string): string => (/^[\x20-\x7e]*$/.test(text) ? text : encodeURIComponent(text))
 
 /**
  * Whether the store may take or give it later. Everything may but wrong content and conflicts: no answer, 5xx, 429, a conditional
@@ -118,7 +121,7 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
           'content-type': request.contentType,
           'if-none-match': '*',
           'x-amz-checksum-sha256': Buffer.from(sha256, 'hex').toString('base64'),
-          ...Object.fromEntries(Object.entries({ ...request.metadata, sha256 }).map(([name, value]) => [`x-amz-meta-${name}`, value])),
+          ...Object.fromEntries(Object.entries({ ...request.metadata, sha256 }).map(([name, value]) => [`x-amz-meta-${name}`, headerText(value)])),
         }
         const put = await call(`storing ${key}`, () => requests.send({ method: 'PUT', bucket, key, headers, body: request.body }, signal))
         return { bucket, key, sha256, bytes, versionId: versionOf(put) }

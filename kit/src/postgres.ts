@@ -22,6 +22,11 @@ export function openPool(databaseUrl: string, name: string, max = 6): Pool {
 export async function inTransaction<Result>(pool: Pool, work: (client: Client) => Promise<Result>): Promise<Result> {
   const client = await pool.connect()
   let broken: Error | undefined
+  // the statement in hand fails with it; without a listener the process would
+  const lost = (error: Error): void => {
+    broken = error
+  }
+  client.on('error', lost)
   try {
     await client.query('begin')
     const result = await work(client)
@@ -33,6 +38,7 @@ export async function inTransaction<Result>(pool: Pool, work: (client: Client) =
     })
     throw thrown
   } finally {
+    client.off('error', lost)
     client.release(broken)
   }
 }

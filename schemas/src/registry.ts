@@ -14,6 +14,9 @@ interface RegistryError {
   readonly message?: string
 }
 
+/** Confluent's API: "Schema not found". */
+const schemaNotFound = 40_403
+
 export function openRegistry(baseUrl: string, login?: { readonly username: string; readonly password: string }): SchemaRegistry {
   const base = baseUrl.replace(/\/+$/, '')
   const headers = {
@@ -48,8 +51,11 @@ export function openRegistry(baseUrl: string, login?: { readonly username: strin
     },
     async schemaOf(id) {
       const { status, body } = await call(`/schemas/ids/${id}`, { method: 'GET' })
-      const schema = (body as { schema?: string }).schema
-      if (status === 404 || schema === undefined) throw new Fault('SCHEMA_UNKNOWN', `The registry knows no schema with id ${id}`, { id })
+      const { schema, error_code: code } = body as { schema?: string; error_code?: number }
+      // any other refusal, or a page that something on the way made, says nothing about the schema
+      if (status === 404 && code === schemaNotFound) throw new Fault('SCHEMA_UNKNOWN', `The registry knows no schema with id ${id}`, { id })
+      if (status !== 200 || schema === undefined)
+        throw new Fault('REGISTRY_UNAVAILABLE', `The registry answered ${status} to the question for schema ${id}: ${(body as RegistryError).message ?? ''}`, { id, status })
       return schema
     },
   }

@@ -259,7 +259,7 @@ export class Engine {
   #order(thread: Thread, order: WithoutId<Order>, transferred: readonly ArrayBuffer[] = []): Promise<Report> {
     const id = ++this.#ids
     return new Promise((resolve, reject) => {
-      if (thread.isDead) return reject(new Fault('INTERNAL', 'A thread that answers has ended; another one is started'))
+      if (thread.isDead) return reject(new Fault('THREAD_DIED', 'A thread that answers has ended; another one is started'))
       thread.orders.set(id, { done: resolve, failed: reject })
       thread.worker.postMessage({ ...order, id }, [...transferred])
     })
@@ -278,7 +278,7 @@ export class Engine {
     })
     worker.once('exit', (code) => {
       thread.isDead = true
-      const error = new Fault('INTERNAL', `A thread that answers has ended with code ${code}`, {}, died)
+      const error = new Fault('THREAD_DIED', `A thread that answers has ended with code ${code}`, {}, died)
       for (const { failed } of thread.orders.values()) failed(error)
       // one that cannot start at all is tried again, and takes no core meanwhile
       if (!this.#isClosed) setTimeout(() => void this.#replace(thread), restartPause)

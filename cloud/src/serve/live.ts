@@ -25,6 +25,9 @@ export interface LiveObserver {
   failed(slot: Slot, thrown: unknown): void
 }
 
+/** What is no fault of the frame: others ask too much, a thread died, a model is being changed. */
+const passes = (thrown: unknown): boolean => thrown instanceof Fault && ['OVERLOADED', 'THREAD_DIED', 'MODEL_UNAVAILABLE', 'DEADLINE_PASSED'].includes(thrown.code)
+
 async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<Engine, 'ask'>, observer: LiveObserver, context: StageContext): Promise<Outcome> {
   const packed = event.pixels ?? (await context.fetch(event.object))
   const asked = event.zones.flatMap((zone) =>
@@ -94,6 +97,7 @@ async function answer(event: FeaturesPrepared, slots: ModelSlots, engine: Pick<E
   }
   // what one model cannot say takes nothing from what the others do; where none says anything the frame is refused, and anything else is tried again
   const severe = failures.find(({ thrown }) => outputs.length === 0 || !(thrown instanceof Fault && thrown.code === 'MODEL_INVALID'))
+  if (severe && passes(severe.thrown)) return { kind: 'retry', cause: severe.thrown }
   if (severe) throw severe.thrown
   for (const { slot, thrown } of failures) observer.failed(slot, thrown)
   return { kind: 'emit', outputs }

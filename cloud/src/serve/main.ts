@@ -6,8 +6,10 @@ import websocket from '@fastify/websocket'
 import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
+import type { Log } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
+import { retry } from '@frameloop/kit/retry'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -15,6 +17,7 @@ import { topics } from '@frameloop/schemas/topics'
 import { traceIdOf } from '@frameloop/schemas/trace'
 import { kafkaBus, tail } from '@frameloop/stream-processors/chain/kafka-bus'
 import { startStage } from '@frameloop/stream-processors/chain/run-stage'
+import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { openZoneDirectory } from '@frameloop/stream-processors/features/zones'
 import { needsKeys, ServeSettings } from '../config.ts'
 import { openMlflow } from '../models/mlflow.ts'
@@ -35,6 +38,19 @@ const bodyLimit = 20_000_000
 function needNativeMasking(): void {
   const { unmask } = createRequire(import.meta.url)('bufferutil') as { unmask: () => void }
   if (!String(unmask).includes('[native code]')) throw new Fault('TOOL_MISSING', 'The package bufferutil is there without its native part')
+}
+
+/** An event, or undefined for what is none: a tombstone, rubbish. Waits while the registry is away. */
+async function readable<Event>(read: () => Event | Promise<Event>, { topic, partition, offset, value }: BusRecord, log: Log, signal: AbortSignal): Promise<Event | undefined> {
+  if (value.length === 0) return undefined
+  const isAway = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE'
+  try {
+    return await retry(async () => read(), { backoff: { first: 200, cap: 5_000 }, isTransient: isAway }, signal)
+  } catch (thrown) {
+    if (signal.aborted) throw thrown
+    log.warn({ err: thrown, topic, partition, offset }, 'a record that cannot be read is left out')
+    return undefined
+  }
 }
 
 await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime, fail }) => {
@@ -60,8 +76,11 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     'models',
     async (signal) => {
       for await (const record of tail(config.kafkaBrokers, `frameloop.serve.models.${config.instance}`, topics.modelsChanged.name, 'beginning', signal)) {
-        if (record) await slots.apply(await codec.decode('ModelChanged', record.value), signal)
-        else modelsLoaded = true
+        if (!record) modelsLoaded = true
+        else {
+          const change = await readable(() => codec.decode('ModelChanged', record.value), record, log, signal)
+          if (change) await slots.apply(change, signal)
+        }
       }
     },
     fail,
@@ -70,7 +89,10 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     'feeds',
     async (signal) => {
       for await (const record of tail(config.kafkaBrokers, `frameloop.serve.feeds.${config.instance}`, topics.predictionsMade.name, 'end', signal))
-        if (record) feeds.publish(await codec.decode('PredictionMade', record.value), traceIdOf(record.headers['traceparent']), record)
+        if (record) {
+          const made = await readable(() => codec.decode('PredictionMade', record.value), record, log, signal)
+          if (made) feeds.publish(made, traceIdOf(record.headers['traceparent']), record)
+        }
     },
     fail,
   )

@@ -113,7 +113,7 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const examples: Example[] = []
   const take = (rowsOf: readonly Row[], pixels: Uint8Array): void => {
     for (const row of rowsOf) {
-      const zone = row.zones.find((one) => one.zone === row.zone)
+      const zone = row.zones.find((one) => one.zone === row.zone && one.tasks.includes(query.task))
       if (!zone) continue
       const size = zone.shape.reduce((product, side) => product * side, 1)
       examples.push({

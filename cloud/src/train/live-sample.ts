@@ -87,7 +87,7 @@ export async function compareLive(sql: Sql, store: Pick<ObjectStore, 'get'>, pix
     const { groups } = await pixels.prepare(picture, zones, references)
     const group = groups.find(({ preprocessing, reference }) => preprocessingDigest(preprocessing) === row.preprocessing && (reference ?? null) === row.reference)
     for (const zone of row.zones) {
-      const again = group?.zones.find((one) => one.zone === zone.zone)
+      const again = group?.zones.find((one) => one.zone === zone.zone && one.tasks.includes(task))
       if (!group || !again || !zone.tasks.includes(task) || !isSamePlace(zone, again)) continue
       compared += 1
       const levels = levelsApart(pixelsOf(served, zone), pixelsOf(group.packed, again))

@@ -4,7 +4,8 @@ import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { openHealth } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openObjectStore } from '@frameloop/kit/object-store'
-import { databaseNotReady, inTransaction, openPool, type Pool } from '@frameloop/kit/postgres'
+import { databaseNotReady, inTransaction, isDatabaseTransient, openPool, type Pool } from '@frameloop/kit/postgres'
+import { retry } from '@frameloop/kit/retry'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -32,12 +33,26 @@ await runProcess('train', CloudSettings, async ({ config, log, metrics, lifetime
   lifetime.own('producer', producer, (open) => open.disconnect())
   lifetime.run('outbox', (signal) => runOutbox(pool, producer, codec, log, signal), fail)
   const tools = { pool, brokers: config.kafkaBrokers, codec, store, bucketPrefix: config.bucketPrefix, mlflow: openMlflow(config.mlflowTrackingUri), log }
-  await pool.query("update training_runs set state = 'interrupted' where state in ('preparing', 'training')")
+  /** Runs that nobody works on: what this process begun is over whenever it asks for another one. */
+  const release = () => pool.query("update training_runs set state = 'interrupted' where state in ('preparing', 'training')")
+  await release()
   lifetime.run(
     'trainer',
     async (signal) => {
+      let isUnsure = false
       while (!signal.aborted) {
-        const request = await claim(pool).catch(() => undefined)
+        const request = await claim(pool).catch(() => {
+          // it may have been claimed all the same
+          isUnsure = true
+        })
+        if (isUnsure && !request) {
+          await release().then(
+            () => {
+              isUnsure = false
+            },
+            () => {},
+          )
+        }
         if (!request) {
           await sleep(500, undefined, { signal }).catch(() => {})
           continue
@@ -49,21 +64,26 @@ await runProcess('train', CloudSettings, async ({ config, log, metrics, lifetime
           if (signal.aborted) return
           const reason = thrown instanceof Fault ? `${thrown.code}: ${thrown.message}` : rootMessage(thrown)
           log.error({ err: thrown, requestId: request.request_id }, 'training failed')
-          await inTransaction(pool, async (client) => {
-            await client.query("update training_runs set state = 'failed', reason = $2, ended_at = now() where request_id = $1", [request.request_id, reason])
-            await enqueue(client, topics.trainingEnded, request.task, request.request_id, {
-              requestId: request.request_id,
-              task: request.task,
-              runId: '',
-              version: '',
-              state: 'failed',
-              promoted: false,
-              reason,
-              datasetDigest: '',
-              balancedAccuracy: 0,
-              endedAt: Date.now(),
+          // until it is recorded nobody asks for another one
+          const record = () =>
+            inTransaction(pool, async (client) => {
+              await client.query("update training_runs set state = 'failed', reason = $2, ended_at = now() where request_id = $1", [request.request_id, reason])
+              await enqueue(client, topics.trainingEnded, request.task, request.request_id, {
+                requestId: request.request_id,
+                task: request.task,
+                runId: '',
+                version: '',
+                state: 'failed',
+                promoted: false,
+                reason,
+                datasetDigest: '',
+                balancedAccuracy: 0,
+                endedAt: Date.now(),
+              })
             })
-          }).catch((failure: unknown) => log.error({ err: failure }, 'failure not recorded'))
+          await retry(record, { backoff: { first: 500, cap: 10_000 }, isTransient: isDatabaseTransient }, signal).catch((failure: unknown) =>
+            log.error({ err: failure }, 'failure not recorded'),
+          )
         }
       }
     },

@@ -206,7 +206,8 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
           source_kind: camera.sourceKind,
           frames_per_second: camera.framesPerSecond,
           last_frame_at: camera.lastFrameAt > 0 ? iso(camera.lastFrameAt) : null,
-          reported_at: iso(event.reportedAt),
+          // by the broker's clock: an agent's may be set back
+          reported_at: iso(record.timestamp),
         })
       }
       return

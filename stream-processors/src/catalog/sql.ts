@@ -42,8 +42,19 @@ export async function upsertMedia(sql: Sql, rows: Rows): Promise<void> {
   )
 }
 
+/** What was rejected and gets through after all (it was sent again) may be settled in the ledger: its epoch is counted anew. */
+async function countAnew(sql: Sql, table: 'media' | 'frames', rows: Rows): Promise<void> {
+  const [id, at, rank] = table === 'media' ? ['media_id', 'captured_at', 3] : ['frame_id', 'frame_at', 2]
+  await sql.query(
+    `delete from ledger l using (select distinct t.camera_id, t.epoch from ${table} t join ${overRows(`${id} uuid, ${at} timestamptz`)} using (${id}, ${at}) where t.status_rank = ${rank}) s
+     where (l.camera_id, l.epoch) = (s.camera_id, s.epoch)`,
+    [jsonOf(rows)],
+  )
+}
+
 /** What extract says about its media: it only adds, and never invents a row's identity. */
 export async function updateMediaExtracted(sql: Sql, rows: Rows): Promise<void> {
+  await countAnew(sql, 'media', rows)
   await sql.query(
     `insert into media (media_id, site_id, camera_id, epoch, seq, captured_at, status_rank, frame_count)
      select distinct on (media_id) media_id, site_id, camera_id, epoch, seq, captured_at, 4, frame_count from ${overRows('media_id uuid, site_id text, camera_id text, epoch text, seq bigint, captured_at timestamptz, frame_count int')}
@@ -54,6 +65,8 @@ export async function updateMediaExtracted(sql: Sql, rows: Rows): Promise<void> 
 }
 
 export async function upsertFrames(sql: Sql, rows: Rows): Promise<void> {
+  const prepared = rows.filter((row) => row['status_rank'] === 3)
+  if (prepared.length > 0) await countAnew(sql, 'frames', prepared)
   await sql.query(
     `insert into frames (frame_id, media_id, camera_id, epoch, seq, frame_at, media_offset_us, frame_index, status_rank, reason, bucket, object_key, object_sha256, width, height, parameters)
      select frame_id, media_id, camera_id, epoch, seq, frame_at, media_offset_us, frame_index, status_rank, reason, bucket, object_key, object_sha256, width, height, parameters
@@ -129,6 +142,8 @@ export async function insertLosses(sql: Sql, rows: Rows): Promise<void> {
     )
 }
 
+const isLater = 'excluded.reported_at >= captures.reported_at'
+
 export async function upsertCaptures(sql: Sql, rows: Rows): Promise<void> {
   await sql.query(
     `insert into captures (camera_id, epoch, agent_id, highest_seq, forgotten_seq, state, message, source_kind, frames_per_second, last_frame_at, reported_at)
@@ -137,11 +152,12 @@ export async function upsertCaptures(sql: Sql, rows: Rows): Promise<void> {
      on conflict (camera_id, epoch) do update set
        highest_seq = greatest(captures.highest_seq, excluded.highest_seq),
        forgotten_seq = greatest(captures.forgotten_seq, excluded.forgotten_seq),
-       state = excluded.state, message = excluded.message, frames_per_second = excluded.frames_per_second,
+       state = case when ${isLater} then excluded.state else captures.state end,
+       message = case when ${isLater} then excluded.message else captures.message end,
+       frames_per_second = case when ${isLater} then excluded.frames_per_second else captures.frames_per_second end,
        source_kind = case when excluded.source_kind <> '' then excluded.source_kind else captures.source_kind end,
-       last_frame_at = coalesce(excluded.last_frame_at, captures.last_frame_at),
-       reported_at = excluded.reported_at
-     where excluded.reported_at >= captures.reported_at`,
+       last_frame_at = case when ${isLater} then coalesce(excluded.last_frame_at, captures.last_frame_at) else captures.last_frame_at end,
+       reported_at = greatest(captures.reported_at, excluded.reported_at)`,
     [jsonOf(rows)],
   )
 }

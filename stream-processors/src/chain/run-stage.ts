@@ -201,9 +201,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       for (const { role, ...put } of puts) await tools.store.putOnce({ bucket: bucketName(tools.bucketPrefix, role), ...put }, signal)
       return { ...worked, outcome: stored }
     } catch (thrown) {
-      if (!(thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT')) return { ...worked, outcome: { kind: 'retry', cause: thrown } }
-      // a rejected record keeps its own reason, whatever lies in quarantine already
-      return { ...worked, outcome: stored.kind === 'reject' ? stored : { kind: 'reject', reason: thrown.code, message: thrown.message } }
+      const isConflict = thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT'
+      if (!isConflict && isStoreTransient(thrown)) return { ...worked, outcome: { kind: 'retry', cause: thrown } }
+      // a rejected record keeps its own reason, whatever lies in quarantine already or cannot lie there
+      return { ...worked, outcome: stored.kind === 'reject' ? stored : { kind: 'reject', reason: isConflict ? 'OBJECT_CONFLICT' : 'OUTPUT_INVALID', message: rootMessage(thrown) } }
     }
   }
 
@@ -265,7 +266,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     opened.own('producer', undefined, () => producer.discard())
     // ended as asked, not killed; where Kafka is away this start counts as a death, which only costs caution
     opened.own('notes', undefined, () => (signal.aborted ? producer.transact(notes.end(consumer.assigned), [], undefined).catch(() => {}) : undefined))
-    const paused = new Map<string, { readonly position: Position; readonly until: EpochMs; readonly tries: number }>()
+    const paused = new Map<string, { readonly position: Position; readonly until: EpochMs; readonly tries: number; readonly generation: number }>()
     const context: StageContext = {
       fetch: ({ bucket, key }) => tools.store.get(bucket, key, signal),
       now: () => Date.now(),
@@ -357,12 +358,14 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
 
     const wakePaused = async (): Promise<void> => {
-      for (const [key, { position, until }] of paused) {
-        if (!isAssigned(position)) paused.delete(key)
-        if (Date.now() < until || !isAssigned(position)) continue
+      for (const [key, { position, until, generation }] of paused) {
+        // with an assignment it is read again from what is committed, and is paused no more
+        const isPaused = isAssigned(position) && generation === consumer.generation
+        if (!isPaused) paused.delete(key)
+        if (Date.now() < until || !isPaused) continue
         await consumer.seek([position])
         consumer.resume([position])
-        paused.set(key, { position, until: Number.POSITIVE_INFINITY, tries: paused.get(key)?.tries ?? 1 })
+        paused.set(key, { position, until: Number.POSITIVE_INFINITY, tries: paused.get(key)?.tries ?? 1, generation })
       }
     }
 
@@ -479,7 +482,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           }
           metrics.blockedSeconds.inc({ stage: stage.name }, pause / 1000)
           consumer.pause([position])
-          paused.set(key, { position, until: Date.now() + pause, tries })
+          paused.set(key, { position, until: Date.now() + pause, tries, generation: consumer.generation })
         }
       } catch (thrown) {
         if (signal.aborted) return

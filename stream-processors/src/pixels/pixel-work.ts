@@ -66,8 +66,10 @@ export function groupZones(zones: readonly TaskZone[]): ZoneGroup[] {
     const key = `${digest} ${reference?.sha256}`
     const group = groups.get(key) ?? { preprocessing, digest, ...(reference ? { reference: reference.sha256 } : {}), zones: new Map() }
     groups.set(key, group)
-    const zone = group.zones.get(shape.zone) ?? { shape, tasks: [] }
-    group.zones.set(shape.zone, zone)
+    // two tasks may mean different places by one name
+    const place = `${shape.zone} ${shape.x} ${shape.y} ${shape.width} ${shape.height}`
+    const zone = group.zones.get(place) ?? { shape, tasks: [] }
+    group.zones.set(place, zone)
     if (task) zone.tasks.push(task)
   }
   return [...groups.values()].map((group) => ({ ...group, zones: [...group.zones.values()] }))

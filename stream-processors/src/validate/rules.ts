@@ -4,6 +4,7 @@
  */
 import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import type { MediaCaptured } from '@frameloop/schemas/events'
+import { isName, isUuid } from '@frameloop/schemas/ids'
 import type { ReasonCode } from '../chain/reasons.ts'
 
 /** What the bytes are, before anything is decoded. */
@@ -167,4 +168,11 @@ export function differingBits(one: string, other: string): number {
     count += 1
   }
   return count
+}
+
+/** What of its identity is none, or undefined: names and ids become keys of objects and headers of requests. */
+export function wrongIdentity({ siteId, cameraId, agentId, mediaId }: Pick<MediaCaptured, 'siteId' | 'cameraId' | 'agentId' | 'mediaId'>): string | undefined {
+  for (const [what, name] of Object.entries({ site: siteId, camera: cameraId, agent: agentId }))
+    if (!isName(name)) return `${JSON.stringify(name.slice(0, 80))} is no name of a ${what}`
+  return isUuid(mediaId) ? undefined : `${JSON.stringify(mediaId.slice(0, 80))} is no id of a medium`
 }

@@ -12,7 +12,7 @@ import { type ClipTools, probeClip, sniffClip } from '../clip.ts'
 import { sniffPicture } from '../picture/picture-header.ts'
 import type { PixelWork } from '../pixels/pixel-work.ts'
 import { type AgentKeys, disbelief } from './agent-keys.ts'
-import { type Arrival, type Before, compare, marksOf, refuse } from './rules.ts'
+import { type Arrival, type Before, compare, marksOf, refuse, wrongIdentity } from './rules.ts'
 import { addSeq, type Ranges } from './seen-seqs.ts'
 
 const version = '2'
@@ -44,6 +44,9 @@ function quarantined({ object, mediaId, cameraId }: MediaCaptured, bytes: Buffer
 }
 
 async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: ValidateTools, context: StageContext): Promise<Outcome> {
+  const wrong = wrongIdentity(event)
+  // nothing is kept of it: a place for it would be named by these
+  if (wrong !== undefined) return { kind: 'reject', reason: 'RECORD_MALFORMED', message: wrong }
   if (!tools.keys.loaded) return { kind: 'retry', cause: new Fault('DATABASE_UNAVAILABLE', 'The keys of agents have not been read yet') }
   const why = disbelief(event, record.headers[signatureHeader], tools.keys, tools.requireSignatures)
   // the object is somebody's own, whoever named it here: it stays where it is
