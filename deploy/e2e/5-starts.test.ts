@@ -108,7 +108,12 @@ test('in a database of your own the registry and MLflow get theirs beside it, an
   await ensureDatabases(database.href, ['alone'])
   database.pathname = '/alone'
   const own = openOwnHome()
-  const running = await startOwnStack(own, ['--no-demo'], { DATABASE_URL: database.href, API_KEYS: 'required', ALLOWED_ORIGINS: 'https://shop.example.org', REQUIRE_SIGNATURES: 'true' })
+  const running = await startOwnStack(own, ['--no-demo'], {
+    DATABASE_URL: database.href,
+    API_KEYS: 'required',
+    ALLOWED_ORIGINS: 'https://shop.example.org',
+    REQUIRE_SIGNATURES: 'true',
+  })
   try {
     const { rows } = await pool.query<{ datname: string }>("select datname from pg_database where datname like 'alone%' order by 1")
     expect(rows.map(({ datname }) => datname)).toEqual(['alone', 'alone_mlflow', 'alone_registry'])

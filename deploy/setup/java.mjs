@@ -1,8 +1,9 @@
 /** How the Java parts are run: by the runtime that came with the Python packages. Shared by set-up, which trains the class cache, and the stack. */
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 
-const tools = path.join(import.meta.dirname, '../../.frameloop/tools')
+const tools = path.join(path.dirname(fileURLToPath(import.meta.url)), '../../.frameloop/tools')
 
 export function javaProgram() {
   const lib = path.join(tools, 'python/lib')

@@ -5,7 +5,7 @@
  * usage: node deploy/setup/setup.mjs [--for-tests | --only packages]
  *   --only packages: npm packages and native addons alone, for container images
  */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -305,8 +305,11 @@ async function python(name, what, requirementsFile, proof) {
     [requirements, findPython().version],
     () => existsSync(path.join(venv, 'bin', proof)),
     async () => {
-      // an interrupted environment is completed: pip skips what is there
-      if (!existsSync(path.join(venv, 'bin/pip'))) await run(name, findPython().name, ['-m', 'venv', venv])
+      // an interrupted environment is completed: pip skips what is there; one whose Python is gone or was renewed is made anew
+      const own = existsSync(path.join(venv, 'bin/pip')) ? spawnSync(path.join(venv, 'bin/python'), ['-m', 'pip', '--version'], { encoding: 'utf8' }) : undefined
+      const isWhole = own?.status === 0 && own.stdout.includes(`python ${findPython().version.split('.').slice(0, 2).join('.')}`)
+      if (!isWhole) rmSync(venv, { recursive: true, force: true })
+      if (!isWhole) await run(name, findPython().name, ['-m', 'venv', venv])
       await run(name, path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
     },
   )

@@ -19,6 +19,9 @@ const listOf = (text: string | undefined): string[] =>
 
 /** Throws `REQUEST_INVALID`. */
 function scopeOf(flags: KeyFlags): Scope {
+  // an empty list means everything: nobody says that by naming nothing
+  for (const [name, said] of Object.entries({ verbs: flags.verbs, cameras: flags.cameras, tasks: flags.tasks }))
+    if (said !== undefined && listOf(said).length === 0) throw new Fault('REQUEST_INVALID', `--${name} names nothing; leave it out for a key that reaches all of them`)
   const scope = { verbs: listOf(flags.verbs), cameras: listOf(flags.cameras), tasks: listOf(flags.tasks) }
   const unknown = scope.verbs.filter((verb) => !verbs.includes(verb as Verb))
   if (unknown.length > 0) throw new Fault('REQUEST_INVALID', `There is no verb ${unknown.join(', ')}; there are ${verbs.join(', ')}`)

@@ -1,6 +1,6 @@
 /** The embedded PostgreSQL, also when we are root: PostgreSQL refuses to run as root, so another account or a user namespace is used. */
 import { execFile } from 'node:child_process'
-import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chownSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, parse, relative } from 'node:path'
 import { promisify } from 'node:util'
@@ -81,13 +81,15 @@ export async function preparePostgres(home: Home, port: number): Promise<Embedde
     [...account.prefix.slice(1), ...(account.prefix.length > 0 ? [program] : []), ...args],
   ]
   if (!existsSync(join(data, 'PG_VERSION'))) {
-    rmSync(data, { recursive: true, force: true })
+    // it is there as a whole or not at all: initdb writes PG_VERSION first
+    const part = `${data}.part`
+    for (const left of [data, part]) rmSync(left, { recursive: true, force: true })
     const passwordFile = join(folder, 'password')
     writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 })
     if (account.uid !== undefined && account.gid !== undefined) chownSync(passwordFile, account.uid, account.gid)
     const [command, args] = inNamespace(join(bin, 'initdb'), [
       '-D',
-      data,
+      part,
       '-U',
       'frameloop',
       '--auth=scram-sha-256',
@@ -99,8 +101,9 @@ export async function preparePostgres(home: Home, port: number): Promise<Embedde
     ])
     try {
       await run(command, args, { ...identity, env, cwd: '/' })
+      renameSync(part, data)
     } catch (thrown) {
-      rmSync(data, { recursive: true, force: true })
+      rmSync(part, { recursive: true, force: true })
       throw new Fault(
         'PART_NOT_READY',
         `PostgreSQL could not make its data folder: ${String((thrown as { stderr?: string }).stderr ?? thrown)

@@ -66,14 +66,20 @@ export async function provisionTopics(brokers: string, partitions: number, repli
   }
 }
 
-/** Registers every schema under FULL_TRANSITIVE. Throws `SCHEMA_INCOMPATIBLE`. */
+/** Registers every schema under FULL_TRANSITIVE, and leaves the registry as it is for others. Throws `SCHEMA_INCOMPATIBLE`. */
 export async function provisionSchemas(registryUrl: string): Promise<void> {
   const { Compatibility, SchemaRegistryClient } = await import('@confluentinc/schemaregistry')
   const client = new SchemaRegistryClient({ baseURLs: [registryUrl] })
-  await client.updateDefaultConfig({ compatibility: Compatibility.FULL_TRANSITIVE })
   for (const { name, event } of allTopics) {
+    const bind = () => client.updateConfig(subjectOf(name), { compatibility: Compatibility.FULL_TRANSITIVE })
     try {
+      // a subject that is not there yet takes no settings
+      const isBound = await bind().then(
+        () => true,
+        () => false,
+      )
       await client.register(subjectOf(name), { schema: schemaTexts[event], schemaType: 'AVRO' })
+      if (!isBound) await bind()
     } catch (thrown) {
       throw new Fault('SCHEMA_INCOMPATIBLE', `The registry refuses the schema of ${name}: ${toError(thrown).message}`, { topic: name }, thrown)
     }

@@ -8,7 +8,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault } from '@frameloop/kit/fault'
+import { Fault, toError } from '@frameloop/kit/fault'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
@@ -161,7 +161,12 @@ export class Supervisor {
     const pids: Remembered[] = this.#running.flatMap(({ program, child, isReady }) =>
       child.pid ? [{ pid: child.pid, ticks: startTicks(child.pid), name: program.name, isReady }] : [],
     )
-    writeState(this.#home, 'pids.json', pids)
+    try {
+      writeState(this.#home, 'pids.json', pids)
+    } catch (thrown) {
+      // on a full disk everything goes on; what is not remembered is not ended by the next start
+      this.#say(`the processes could not be written down: ${toError(thrown).message}`)
+    }
   }
 
   /** Ends everything, newest first; those without dependants together. */

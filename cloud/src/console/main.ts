@@ -1,5 +1,6 @@
 /** Starts the console: the page, what it reads, and the one public port in embedded mode (feeds and predictions are handed on to serve). */
 import { existsSync } from 'node:fs'
+import type { IncomingMessage } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import httpProxy from '@fastify/http-proxy'
 import fastifyStatic from '@fastify/static'
@@ -23,6 +24,12 @@ const Settings = Type.Object({
 
 /** Bytes that may wait for a page that takes nothing; it comes back and goes on where it was. */
 const slowLimit = 8_000_000
+
+/** What a WebSocket that is passed on says it is: what it said itself, else what the page is allowed. */
+function loginOf(authorization: string | undefined, url: string, own: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  if (authorization !== undefined) return { authorization }
+  return /[?&]ticket=/.test(url) ? {} : own
+}
 
 /** Keys of pictures, as `schemas/object-keys` makes them; nothing else is read. */
 const pictureKey = /^(raw|frames)\/[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+){2,8}\.(jpg|png|webp)$/
@@ -58,7 +65,8 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
     ...{ upstream: config.serveUrl, prefix: '/v1', rewritePrefix: '/v1', websocket: true },
     // whoever brings a key of their own keeps it; where the page came from has been looked at here
     replyOptions: { rewriteRequestHeaders: (_, { origin: __, ...headers }) => ({ ...login, ...headers }) },
-    wsClientOptions: { headers: login },
+    // its types do not know that it asks for them
+    wsClientOptions: { rewriteRequestHeaders: (_: unknown, { headers, url }: IncomingMessage) => loginOf(headers.authorization, url ?? '', login) } as object,
     // inference sees a proxy that takes everything: who takes nothing is seen here
     wsHooks: {
       onOutgoingMessage: (_, source) => {
