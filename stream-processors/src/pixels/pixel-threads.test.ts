@@ -68,3 +68,9 @@ test('zones with the same preprocessing and reference picture are one group, oth
   const other = zones.map((zone) => (zone.reference ? { ...zone, reference: object('r2') } : zone))
   expect(groupZones([...zones, ...other.filter(({ reference }) => reference)]).map(({ reference }) => reference)).toEqual([undefined, 'r1', 'r2'])
 })
+
+test('two tasks that mean different places by one name get their own pixels each', async () => {
+  const elsewhere = { shape: { ...shape, x: 400, y: 300 }, task: 'two', preprocessing: { width: 64, height: 64 } }
+  const { groups } = await pixelWork.prepare(await noise(3), [zones[0] as TaskZone, elsewhere], new Map())
+  expect(groups.flatMap((group) => group.zones.map(({ zone, tasks, rectangle }) => `${zone} ${tasks} ${rectangle.x}`))).toEqual(['a one 11', 'a two 400'])
+})

@@ -1,6 +1,6 @@
 import type { MediaCaptured } from '@frameloop/schemas/events'
 import { expect, test } from 'vitest'
-import { type Before, compare, differingBits, type Look, marksOf, refuse } from './rules.ts'
+import { type Before, compare, differingBits, type Look, marksOf, refuse, wrongIdentity } from './rules.ts'
 
 const look: Look = { brightness: 100, sharpness: 400, phash: '0123456789abcdef', fingerprint: 'f1' }
 const arrival = { lane: 'live', capturedAt: 1_000_000, arrivedAt: 1_000_200 }
@@ -54,4 +54,12 @@ test('pictures that come late, from the backlog, are not compared with later one
 test('hashes differ in as many bits as they differ in', () => {
   expect(differingBits('0000000000000000', '8000000000000001')).toBe(2)
   expect(differingBits('ffffffffffffffff', '0000000000000000')).toBe(64)
+})
+
+test('what is no name and no id is said, before anything is put under it', () => {
+  const own = { siteId: 'site-1', cameraId: 'door', agentId: 'agent-1', mediaId: '0192f0c1-0000-7000-8000-000000000001' }
+  expect(wrongIdentity(own)).toBeUndefined()
+  expect(wrongIdentity({ ...own, cameraId: '門' })).toBe('"門" is no name of a camera')
+  expect(wrongIdentity({ ...own, siteId: 'a\nb' })).toBe('"a\\nb" is no name of a site')
+  expect(wrongIdentity({ ...own, mediaId: '../x' })).toBe('"../x" is no id of a medium')
 })
