@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Lifetime } from './lifetime.ts'
+import { Lifetime, ProcessFailed } from './lifetime.ts'
 
 test('L1, L2: what was opened is closed newest first, and a failure does not stop the rest', async () => {
   const lifetime = new Lifetime()
@@ -31,4 +31,11 @@ test('L3: loops hear of the end before anything they use is closed', async () =>
   )
   await lifetime.close()
   expect(sawOpen).toBe(true)
+})
+
+test('who ends can tell whether somebody asked for it', async () => {
+  const [asked, failed] = [new Lifetime(), new Lifetime()]
+  await asked.close()
+  await failed.close(new ProcessFailed('a bug'))
+  expect([asked, failed].map(({ signal }) => signal.reason instanceof ProcessFailed)).toEqual([false, true])
 })

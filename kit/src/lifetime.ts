@@ -7,6 +7,9 @@
 import { setMaxListeners } from 'node:events'
 import { toError } from './fault.ts'
 
+/** Why a signal was aborted: nobody asked for the end. */
+export class ProcessFailed extends Error {}
+
 export class Lifetime implements AsyncDisposable {
   readonly #closers: { readonly name: string; readonly close: () => unknown }[] = []
   readonly #controller = new AbortController()
@@ -35,8 +38,8 @@ export class Lifetime implements AsyncDisposable {
     this.own(name, ended, (promise) => promise)
   }
 
-  async close(): Promise<Error[]> {
-    this.#controller.abort(new Error('the process is stopping'))
+  async close(reason = new Error('the process is stopping')): Promise<Error[]> {
+    this.#controller.abort(reason)
     const failures: Error[] = []
     for (let next = this.#closers.pop(); next; next = this.#closers.pop()) {
       try {

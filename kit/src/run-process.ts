@@ -5,7 +5,7 @@
 import type { Static, TObject } from 'typebox'
 import { readConfig } from './config.ts'
 import { Fault, toError } from './fault.ts'
-import { Lifetime } from './lifetime.ts'
+import { Lifetime, ProcessFailed } from './lifetime.ts'
 import { type Log, openLog, redact } from './log.ts'
 import { type Metrics, openMetrics } from './metrics.ts'
 
@@ -50,7 +50,7 @@ export async function runConfigured<Config extends object>(name: string, read: (
       process.exit(code || 1)
     }, closingLimit)
     forced.unref()
-    void lifetime.close().then((failures) => {
+    void lifetime.close(code === 0 ? undefined : new ProcessFailed('the process has failed')).then((failures) => {
       for (const err of failures) log.error({ err }, 'closing failed')
       log.info({ code }, 'process stopped')
       process.exit(code)

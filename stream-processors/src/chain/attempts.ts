@@ -6,7 +6,7 @@
  *   died three times on the same record       ─▶ that record is a dead letter, unworked
  *
  * A1  Notes are made before the work they are about, and never inside its transaction.
- * A2  Ending as asked is no death: it takes the note back.
+ * A2  Ending as asked is no death: it takes the note back. Ending by an exception that nobody caught is one.
  * A3  A process dies once: whatever fails while it lives, and however often it begins again, counts once.
  */
 import { attemptsTopic } from '@frameloop/schemas/topics'

@@ -20,7 +20,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
-import { Lifetime } from '@frameloop/kit/lifetime'
+import { Lifetime, ProcessFailed } from '@frameloop/kit/lifetime'
 import type { Log } from '@frameloop/kit/log'
 import { type Metrics, stageMetrics } from '@frameloop/kit/metrics'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
@@ -264,8 +264,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     opened.own('consumer', consumer, (open) => open.close())
     let producer = await bus.openProducer(`${groupId}.${tools.instance}`, log)
     opened.own('producer', undefined, () => producer.discard())
-    // ended as asked, not killed; where Kafka is away this start counts as a death, which only costs caution
-    opened.own('notes', undefined, () => (signal.aborted ? producer.transact(notes.end(consumer.assigned), [], undefined).catch(() => {}) : undefined))
+    // ended as asked, neither killed nor by an exception that a record may have caused; where Kafka is away this start counts as
+    // a death, which only costs caution
+    const isAsked = (): boolean => signal.aborted && !(signal.reason instanceof ProcessFailed)
+    opened.own('notes', undefined, () => (isAsked() ? producer.transact(notes.end(consumer.assigned), [], undefined).catch(() => {}) : undefined))
     const paused = new Map<string, { readonly position: Position; readonly until: EpochMs; readonly tries: number; readonly generation: number }>()
     const context: StageContext = {
       fetch: ({ bucket, key }) => tools.store.get(bucket, key, signal),
