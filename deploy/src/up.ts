@@ -233,13 +233,12 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     AWS_ACCESS_KEY_ID: edgeIdentity.accessKeyId,
     AWS_SECRET_ACCESS_KEY: edgeIdentity.secretAccessKey,
   }
-  // where everybody must sign, ours do too
-  const signing = /^(true|1)$/i.test(own['REQUIRE_SIGNATURES'] ?? '') ? await makeSigners(home, databaseUrl, [ingestAgentId, ownAgentId]) : undefined
+  const signing = await makeSigners(home, databaseUrl, [ingestAgentId, ...(options.cameras.length > 0 ? [ownAgentId] : [])])
   const agentConfig = home.path('agent.yaml')
   if (options.cameras.length > 0)
     writeFileSync(
       agentConfig,
-      agentYaml(home, options.cameras, { isSigning: signing !== undefined, brokers, registryUrl, s3Endpoint, s3Region, bucketPrefix, port: port('process-agent') }),
+      agentYaml(home, options.cameras, { isSigning: signing.has(ownAgentId), brokers, registryUrl, s3Endpoint, s3Region, bucketPrefix, port: port('process-agent') }),
       { mode: 0o600 },
     )
   const portOf = (name: string): number => (name === 'console' ? consolePort : port(`process-${name}`))
@@ -271,7 +270,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const others = ['validate', 'extract', 'catalog', 'archive'].map(stage)
   const agent =
     options.cameras.length > 0
-      ? zones.then(() => start(processOf('agent', 'agent', ['run', '--config', agentConfig], { ...edge, SIGNING_KEY: signing?.get(ownAgentId) ?? '' })))
+      ? zones.then(() => start(processOf('agent', 'agent', ['run', '--config', agentConfig], { ...edge, SIGNING_KEY: signing.get(ownAgentId) ?? '' })))
       : undefined
   await Promise.all([
     ...others.map(start),
@@ -279,7 +278,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     agent,
     start(ofCloud('serve')),
     start(page),
-    start(processOf('ingest', 'ingest', [], { SIGNING_KEY: signing?.get(ingestAgentId) ?? '', ...ownOf(IngestSettings), ...cloud })),
+    start(processOf('ingest', 'ingest', [], { SIGNING_KEY: signing.get(ingestAgentId) ?? '', ...ownOf(IngestSettings), ...cloud })),
     start(ofCloud('watch')),
     Promise.resolve(mlflow).then(() => start(ofCloud('train'))),
   ])
@@ -309,16 +308,27 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   return { state, supervisor }
 }
 
-/** Keys of those who announce here, made at the first start; their public halves are known to the chain. */
+/**
+ * Keys of those who announce here, made when REQUIRE_SIGNATURES first wants them; from then on the chain knows their public
+ * halves, and they sign in every start. Throws `CONFIG_INVALID` where the chain knows another key by that name.
+ */
 async function makeSigners(home: Home, databaseUrl: string, names: readonly string[]): Promise<Map<string, string>> {
+  const isWanted = /^(true|1)$/i.test(process.env['REQUIRE_SIGNATURES'] ?? '')
   const pool = openPool(databaseUrl, 'up', 1)
   const keys = new Map<string, string>()
   try {
     for (const name of names) {
       const file = home.path('secrets', `signing-${name}.pem`)
-      if (!existsSync(file)) writeFileSync(file, makeKeys().privatePem, { mode: 0o600 })
-      const pem = (name === ingestAgentId && process.env['SIGNING_KEY']) || readFileSync(file, 'utf8')
-      await addAgentKey(pool, name, createPublicKey(pem).export({ type: 'spki', format: 'pem' }).toString())
+      const given = name === ingestAgentId ? process.env['SIGNING_KEY'] : undefined
+      if (!given && !isWanted && !existsSync(file)) continue
+      if (!given && !existsSync(file)) writeFileSync(file, makeKeys().privatePem, { mode: 0o600 })
+      const pem = given || readFileSync(file, 'utf8')
+      const own = createPublicKey(pem).export({ type: 'spki', format: 'pem' }).toString()
+      const { rows } = await pool.query<{ public_key: string }>('select public_key from agent_keys where agent_id = $1', [name])
+      const [known] = rows
+      if (known && createPublicKey(known.public_key).export({ type: 'spki', format: 'pem' }).toString() !== own)
+        throw new Fault('CONFIG_INVALID', `The chain knows another key of ${name} than ${given ? 'SIGNING_KEY' : file}; \`frameloop agents key ${name} FILE\` makes one known`)
+      if (!known) await addAgentKey(pool, name, own)
       keys.set(name, pem)
     }
   } finally {

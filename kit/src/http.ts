@@ -109,11 +109,11 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
   const { allowedOrigins = [], allowedHosts = [] } = options
   await app.register(cors, { origin: [...allowedOrigins], allowedHeaders: ['authorization', 'content-type'], maxAge: 600 })
   const hasNames = isLoopback(options.host) || allowedHosts.length > 0
-  app.addHook('onRequest', async ({ headers, routeOptions, raw }) => {
-    if (options.patience) {
-      // while it comes, not while it is worked on
+  app.addHook('onRequest', async ({ headers, routeOptions, raw }, reply) => {
+    if (options.patience && (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)) {
+      // while it comes, not while it is worked on; afterwards the server keeps the connection as it does others
       raw.setTimeout(options.patience.silence)
-      raw.once('end', () => raw.setTimeout(0))
+      raw.once('end', () => reply.raw.writableEnded || raw.setTimeout(0))
     }
     if (hasNames && !healthPaths.includes(routeOptions.url ?? '') && isStranger(headers, allowedOrigins, allowedHosts))
       throw new Fault('ORIGIN_NOT_ALLOWED', `This answers to localhost and to addresses, not to ${headers.host}`, { host: headers.host })

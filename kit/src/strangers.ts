@@ -18,10 +18,9 @@ export const isLoopback = (host: string): boolean => ['127.0.0.1', '::1', 'local
  * Whether a name leads here that is not ours: any page can let its own name lead to 127.0.0.1, and the browser then takes it
  * for the page's own server. Of importance where being on this machine is enough to ask.
  */
-export function isStranger({ host = '', authorization }: IncomingHttpHeaders, origins: readonly string[], names: readonly string[] = []): boolean {
-  if (authorization !== undefined) return false
+export function isStranger({ host = '' }: IncomingHttpHeaders, origins: readonly string[], names: readonly string[] = []): boolean {
   if (host === '' || !URL.canParse(`http://${host}`)) return host !== ''
   const { hostname } = new URL(`http://${host}`)
   const isOurs = hostname === 'localhost' || hostname.endsWith('.localhost') || isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
-  return !isOurs && !names.includes(hostname) && !origins.some((origin) => new URL(origin).host === host)
+  return !isOurs && !names.some((name) => name.toLowerCase() === hostname) && !origins.some((origin) => new URL(origin).host === host)
 }

@@ -113,7 +113,9 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const examples: Example[] = []
   const take = (rowsOf: readonly Row[], pixels: Uint8Array): void => {
     for (const row of rowsOf) {
-      const zone = row.zones.find((one) => one.zone === row.zone && one.tasks.includes(query.task))
+      // a task that came later is not named by what was prepared before, which shows the same place where there is one of that name
+      const named = row.zones.filter((one) => one.zone === row.zone)
+      const zone = named.find(({ tasks: of }) => of.includes(query.task)) ?? (named.length === 1 ? named[0] : undefined)
       if (!zone) continue
       const size = zone.shape.reduce((product, side) => product * side, 1)
       examples.push({

@@ -67,7 +67,12 @@ await runProcess('train', CloudSettings, async ({ config, log, metrics, lifetime
           // until it is recorded nobody asks for another one
           const record = () =>
             inTransaction(pool, async (client) => {
-              await client.query("update training_runs set state = 'failed', reason = $2, ended_at = now() where request_id = $1", [request.request_id, reason])
+              const { rowCount } = await client.query(
+                "update training_runs set state = 'failed', reason = $2, ended_at = now() where request_id = $1 and state in ('preparing', 'training')",
+                [request.request_id, reason],
+              )
+              // it succeeded, and only the answer to that was lost; or this was recorded already
+              if (rowCount !== 1) return
               await enqueue(client, topics.trainingEnded, request.task, request.request_id, {
                 requestId: request.request_id,
                 task: request.task,

@@ -1,4 +1,5 @@
 /** Records → rows: pure, one function per topic, so that reading a topic again gives equal rows. */
+import { Fault } from '@frameloop/kit/fault'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { isUuid } from '@frameloop/schemas/ids'
@@ -57,6 +58,8 @@ export async function addRows(rows: Rows, record: BusRecord, codec: Codec): Prom
     case topics.mediaCaptured.name:
     case topics.mediaBackfill.name: {
       const event = await codec.decode('MediaCaptured', record.value)
+      // validate refuses it: its dead letter is what stands for it
+      if (!isUuid(event.mediaId)) throw new Fault('RECORD_MALFORMED', `${JSON.stringify(event.mediaId.slice(0, 80))} is no id of a medium`)
       hop(event.mediaId)
       rows.media.push({
         ...mediaRow(event),
@@ -306,12 +309,14 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
       const event = await codec.decode('MediaCaptured', record.value)
       subject = event.mediaId
       cameraId = event.cameraId
-      rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.rejected, reason, format: '', parameters: {}, trace_id: traceIdOf(headers['traceparent']) })
+      if (isUuid(subject))
+        rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.rejected, reason, format: '', parameters: {}, trace_id: traceIdOf(headers['traceparent']) })
     } else if (origin === topics.mediaValidated.name || origin === topics.mediaValidatedBackfill.name) {
       const event = await codec.decode('MediaValidated', record.value)
       subject = event.mediaId
       cameraId = event.cameraId
-      rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.rejected, reason, format: event.format, parameters: {}, trace_id: traceIdOf(headers['traceparent']) })
+      if (isUuid(subject))
+        rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.rejected, reason, format: event.format, parameters: {}, trace_id: traceIdOf(headers['traceparent']) })
     }
   } catch {
     // the value is what could not be read; its id header is all there is

@@ -216,6 +216,12 @@ class KafkaConsumer implements Consumer {
       )
       return
     }
+    // a pause outlives an assignment, and whoever paused it forgets that with this one
+    try {
+      this.resume(this.#assigned)
+    } catch (thrown) {
+      this.#options.log.debug({ err: thrown }, 'what was assigned is gone already')
+    }
     this.#assigned = []
     for (const client of this.#clients) client.unassign()
   }

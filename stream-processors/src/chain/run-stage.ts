@@ -361,7 +361,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
 
     const wakePaused = async (): Promise<void> => {
       for (const [key, { position, until, generation }] of paused) {
-        // with an assignment it is read again from what is committed, and is paused no more
+        // with an assignment it is read again from what is committed, and the bus has ended its pause
         const isPaused = isAssigned(position) && generation === consumer.generation
         if (!isPaused) paused.delete(key)
         if (Date.now() < until || !isPaused) continue

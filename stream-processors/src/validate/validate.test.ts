@@ -27,11 +27,13 @@ test('what was refused is judged again once each time it is sent again, and neve
 })
 
 test('a record that does not bear its agent’s signature takes no number away from the frame whose it is', () => {
-  const forged: Outcome = { kind: 'reject', reason: 'SIGNATURE_INVALID', message: 'it is not signed' }
   const first = remember(accepted, 1, 0, undefined)
-  const stranger = remember(forged, 2, 1e9, first.remember)
-  expect(stranger).toEqual({ outcome: forged, remember: first.remember })
-  expect(remember(accepted, 2, 0, stranger.remember).outcome).toMatchObject({ kind: 'emit', outputs: [{}] })
+  for (const reason of ['SIGNATURE_INVALID', 'RECORD_MALFORMED'] as const) {
+    const forged: Outcome = { kind: 'reject', reason, message: 'it is not signed, or none at all' }
+    const stranger = remember(forged, 2, 1e9, first.remember)
+    expect(stranger).toEqual({ outcome: forged, remember: first.remember })
+    expect(remember(accepted, 2, 0, stranger.remember).outcome).toMatchObject({ kind: 'emit', outputs: [{}] })
+  }
 })
 
 test('a picture is marked by what the one before it was, across batches', () => {

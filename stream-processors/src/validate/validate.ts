@@ -44,13 +44,13 @@ function quarantined({ object, mediaId, cameraId }: MediaCaptured, bytes: Buffer
 }
 
 async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: ValidateTools, context: StageContext): Promise<Outcome> {
-  const wrong = wrongIdentity(event)
-  // nothing is kept of it: a place for it would be named by these
-  if (wrong !== undefined) return { kind: 'reject', reason: 'RECORD_MALFORMED', message: wrong }
   if (!tools.keys.loaded) return { kind: 'retry', cause: new Fault('DATABASE_UNAVAILABLE', 'The keys of agents have not been read yet') }
   const why = disbelief(event, record.headers[signatureHeader], tools.keys, tools.requireSignatures)
   // the object is somebody's own, whoever named it here: it stays where it is
   if (why !== undefined) return { kind: 'reject', reason: 'SIGNATURE_INVALID', message: why }
+  const wrong = wrongIdentity(event)
+  // nothing is kept of it: a place for it would be named by these
+  if (wrong !== undefined) return { kind: 'reject', reason: 'RECORD_MALFORMED', message: wrong }
   const bytes = await context.fetch(event.object)
   const outcome = await judge(event, bytes, record.timestamp, tools, context)
   return outcome.kind === 'reject' ? { ...outcome, puts: [quarantined(event, bytes, outcome.reason)] } : outcome
@@ -89,8 +89,9 @@ interface Remembered {
  */
 export function remember(outcome: Outcome, seq: number, redrives: number, before: Remembered | undefined): { readonly outcome: Outcome; readonly remember: Remembered } {
   const { seen, refused, picture } = before ?? { seen: [], refused: {} }
-  // a stranger's word takes no number away from whose it is
-  if (outcome.kind === 'reject' && outcome.reason === 'SIGNATURE_INVALID') return { outcome, remember: { seen, refused, ...(picture ? { picture } : {}) } }
+  // a stranger's word, or what is none, takes no number away from whose it is
+  if (outcome.kind === 'reject' && (outcome.reason === 'SIGNATURE_INVALID' || outcome.reason === 'RECORD_MALFORMED'))
+    return { outcome, remember: { seen, refused, ...(picture ? { picture } : {}) } }
   const added = addSeq(seen, seq)
   const refusedAt = refused[seq]
   const isSentAgain = refusedAt !== undefined && redrives > refusedAt
