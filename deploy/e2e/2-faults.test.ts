@@ -95,7 +95,7 @@ test('status tells what runs, with addresses that carry no password', async () =
 })
 
 test('the thin registry client and the Confluent client read each other', async () => {
-  const client = new SchemaRegistryClient({ baseURLs: [env('SCHEMA_REGISTRY_URL')] })
+  const client = new SchemaRegistryClient({ baseURLs: [env('SCHEMA_REGISTRY_URL')], createAxiosDefaults: { timeout: 10_000 } })
   const loss = { siteId: 's', cameraId: 'c', epoch: 'e', seqFrom: 1, seqTo: 2, agentId: 'a', reason: 'evicted', lostAt: 5 }
   const theirs = new AvroSerializer(client, SerdeType.VALUE, { autoRegisterSchemas: false, useLatestVersion: true })
   expect(await codec.decode('MediaLost', await theirs.serialize('media.lost', loss))).toEqual(loss)

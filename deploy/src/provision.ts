@@ -69,7 +69,8 @@ export async function provisionTopics(brokers: string, partitions: number, repli
 /** Registers every schema under FULL_TRANSITIVE, and leaves the registry as it is for others. Throws `SCHEMA_INCOMPATIBLE`. */
 export async function provisionSchemas(registryUrl: string): Promise<void> {
   const { Compatibility, SchemaRegistryClient } = await import('@confluentinc/schemaregistry')
-  const client = new SchemaRegistryClient({ baseURLs: [registryUrl] })
+  // without a limit it waits for good for an answer that was lost with its connection (seen); with one it asks again
+  const client = new SchemaRegistryClient({ baseURLs: [registryUrl], createAxiosDefaults: { timeout: 10_000 } })
   for (const { name, event } of allTopics) {
     const bind = () => client.updateConfig(subjectOf(name), { compatibility: Compatibility.FULL_TRANSITIVE })
     try {
