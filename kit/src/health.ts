@@ -27,7 +27,7 @@ export interface Answer {
 export const textAnswer = (status: number, sentence: string): Answer => ({ status, type: 'text/plain', body: `${sentence}\n` })
 export const jsonAnswer = (status: number, body: unknown): Answer => ({ status, type: 'application/json', body: JSON.stringify(body) })
 
-const isHealthPath = (path: string): boolean => ['/healthz', '/readyz', '/metrics'].includes(path)
+export const healthPaths = ['/healthz', '/readyz', '/metrics']
 
 export async function healthAnswer(path: string, health: Health): Promise<Answer | undefined> {
   switch (path) {
@@ -57,7 +57,7 @@ export async function openHealth(health: Health, at: { readonly host: string; re
   const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000 }, (request, response) => {
     const path = request.url?.split('?')[0] ?? ''
     const { headers } = request
-    if (!isHealthPath(path) && (isForeign(headers, []) || (isLoopback(at.host) && isStranger(headers, [])))) {
+    if (!healthPaths.includes(path) && (isForeign(headers, []) || (isLoopback(at.host) && isStranger(headers, [])))) {
       response.writeHead(403, { 'content-type': 'text/plain' }).end('pages of others may not ask here\n')
       return
     }

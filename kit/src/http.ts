@@ -8,7 +8,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import Fastify, { type FastifyInstance } from 'fastify'
 import Type, { type Static } from 'typebox'
 import { Fault, type FaultCode } from './fault.ts'
-import { type Health, healthAnswer, portTaken } from './health.ts'
+import { type Health, healthAnswer, healthPaths, portTaken } from './health.ts'
 import type { Lifetime } from './lifetime.ts'
 import type { Log } from './log.ts'
 import { isDatabaseTransient } from './postgres.ts'
@@ -94,8 +94,6 @@ declare module 'fastify' {
     readonly described?: { readonly body?: Readonly<Record<string, object>>; readonly response?: object }
   }
 }
-
-const healthPaths = ['/healthz', '/readyz', '/metrics']
 
 /** Add routes, then `listen`. */
 export async function openApi(health: Health, options: ApiOptions): Promise<FastifyInstance> {

@@ -8,7 +8,7 @@ import { jpegSize } from '@frameloop/kit/jpeg-header'
 import { redact } from '@frameloop/kit/log'
 import { type CameraSettings, ratesOf } from '../config.ts'
 import { fetchWithLogin } from './http-login.ts'
-import { type Captured, decoded, patienceOf, refusalOf, type Source, SourceFailure } from './source.ts'
+import { type Captured, loginOf, patienceOf, refusalOf, type Source, SourceFailure } from './source.ts'
 
 const largestPicture = 64 * 1024 * 1024
 const startOfImage = Buffer.from([0xff, 0xd8, 0xff])
@@ -37,8 +37,7 @@ export async function* partsOf(chunks: AsyncIterable<Uint8Array>, boundary: stri
 
 export function httpSource(settings: CameraSettings): Source {
   const url = new URL(settings.address)
-  const username = settings.username ?? decoded(url.username)
-  const login = username ? { username, password: settings.password ?? decoded(url.password) } : undefined
+  const login = loginOf(settings)
   url.username = ''
   url.password = ''
   // what stands behind the path may be a login

@@ -6,7 +6,7 @@ import onvif from 'onvif/promises/index.js'
 import type { CameraSettings } from '../config.ts'
 import { httpSource } from './http.ts'
 import { rtspSource } from './rtsp.ts'
-import { decoded, patienceOf, refusalOf, type Source, SourceFailure } from './source.ts'
+import { loginOf, patienceOf, refusalOf, type Source, SourceFailure } from './source.ts'
 
 const answerLimit: Ms = 8_000
 
@@ -36,13 +36,6 @@ function failureOf(thrown: unknown): SourceFailure {
   return new SourceFailure('wrong', `the camera does not answer as ONVIF cameras do: ${said}`, thrown)
 }
 
-/** As its own settings or its address say. */
-function loginOf({ address, username, password }: CameraSettings): Pick<CameraSettings, 'username' | 'password'> {
-  if (username !== undefined) return { username, ...(password === undefined ? {} : { password }) }
-  const url = new URL(address)
-  return url.username ? { username: decoded(url.username), password: decoded(url.password) } : {}
-}
-
 export interface OnvifPlace {
   readonly stream: string
   /** Undefined where the camera gives no single pictures. */
@@ -53,12 +46,11 @@ export interface OnvifPlace {
 /** `onvif://[USER:PASSWORD@]HOST[:PORT][/PATH][?profile=NAME]` → where its pictures are. Throws `SourceFailure`. */
 export async function askOnvif(settings: CameraSettings): Promise<OnvifPlace> {
   const { hostname, port, pathname, searchParams } = new URL(settings.address)
-  const { username, password } = loginOf(settings)
   const camera = new onvif.Cam({
     hostname,
     ...(port ? { port: Number(port) } : {}),
     ...(pathname.length > 1 ? { path: pathname } : {}),
-    ...(username === undefined ? {} : { username, password: password ?? '' }),
+    ...loginOf(settings),
     timeout: answerLimit,
     autoconnect: false,
     // behind a forwarded port a camera names addresses that only its own network knows

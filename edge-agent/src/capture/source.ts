@@ -57,6 +57,13 @@ export function decoded(text: string): string {
   }
 }
 
+/** The login that a camera's settings or its address, a URL, say. */
+export function loginOf({ address, username, password }: CameraSettings): { readonly username: string; readonly password: string } | undefined {
+  const url = new URL(address)
+  const name = username ?? decoded(url.username)
+  return name ? { username: name, password: password ?? decoded(url.password) } : undefined
+}
+
 export interface SourceContext {
   readonly log: Log
   readonly ffmpeg: string
