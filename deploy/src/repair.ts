@@ -14,7 +14,7 @@ import type { MediaCaptured } from '@frameloop/schemas/events'
 import { isUuid } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { signatureHeader } from '@frameloop/schemas/signature'
+import { withSignature } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { planReadings, readHistory } from '@frameloop/stream-processors/archive/history'
@@ -119,9 +119,7 @@ async function announceAgain(keys: readonly string[], codec: Codec, tools: Repai
         traceparent: newTraceparent(),
       })
       // the agent's own word, which travels with the object
-      const signature = about?.metadata['signature']
-      const message = signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } }
-      await producer.send({ topic: topics.mediaBackfill.name, acks: -1, messages: [message] })
+      await producer.send({ topic: topics.mediaBackfill.name, acks: -1, messages: [withSignature(record, about?.metadata['signature'])] })
       announced += 1
     }
   } finally {

@@ -29,6 +29,11 @@ export function signClaim(claim: Claim, key: KeyObject): string {
   return sign(null, bytesOf(claim), key).toString('base64')
 }
 
+/** A record with its agent's word on it; as it is where there is none. */
+export function withSignature<Message extends { readonly headers: Readonly<Record<string, string>> }>(record: Message, signature: string | undefined): Message {
+  return signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } }
+}
+
 export function isSigned(claim: Claim, signature: string | undefined, key: KeyObject): boolean {
   return signature !== undefined && verify(null, bytesOf(claim), key, Buffer.from(signature, 'base64'))
 }

@@ -20,7 +20,7 @@ import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { MediaCaptured } from '@frameloop/schemas/events'
 import { frameIdOf, ingestAgentId, mintEpoch, uploadMediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
-import { signatureHeader, signClaim } from '@frameloop/schemas/signature'
+import { signClaim, withSignature } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { sniffClip } from '@frameloop/stream-processors/clip'
@@ -150,9 +150,7 @@ function signatureOf({ signingKey }: IngestTools, event: MediaCaptured): string 
 async function announce(tools: IngestTools, event: MediaCaptured): Promise<void> {
   const about = { key: event.cameraId, id: event.mediaId, time: event.capturedAt, source: 'ingest', traceparent: newTraceparent() }
   const record = await recordOf(tools.codec, topics.mediaCaptured, event, about)
-  const signature = signatureOf(tools, event)
-  const message = signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } }
-  await tools.producer.send({ topic: topics.mediaCaptured.name, acks: -1, messages: [message] })
+  await tools.producer.send({ topic: topics.mediaCaptured.name, acks: -1, messages: [withSignature(record, signatureOf(tools, event))] })
   await tools.pool.query('update uploads set announced_at = now() where media_id = $1', [event.mediaId])
 }
 

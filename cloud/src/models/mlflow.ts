@@ -20,6 +20,9 @@ export interface Mlflow {
   endRun(runId: string, status: 'FINISHED' | 'FAILED'): Promise<void>
 }
 
+/** Whether it may answer later. */
+export const isMlflowAway = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'MLFLOW_UNAVAILABLE'
+
 export function openMlflow(baseUrl: string): Mlflow {
   const base = baseUrl.replace(/\/+$/, '')
   const call = async (method: string, path: string, body?: string | Uint8Array, contentType = 'application/json'): Promise<Response> => {

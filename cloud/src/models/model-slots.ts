@@ -6,13 +6,12 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { retry } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import type { ModelChanged } from '@frameloop/schemas/events'
 import type { Loaded } from '../serve/engine-thread.ts'
-import type { Mlflow } from './mlflow.ts'
+import { isMlflowAway, type Mlflow } from './mlflow.ts'
 import { type ModelFiles, modelFileNames } from './model-files.ts'
 import { aliases } from './roles.ts'
 
@@ -32,7 +31,6 @@ export function placeOf(frameId: string): number {
   return Number.parseInt(frameId.slice(0, 8), 16) / 2 ** 32
 }
 
-const isAway = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'MLFLOW_UNAVAILABLE'
 const keyOf = ({ task, alias }: ModelChanged): string => `${task}:${alias}`
 
 export class ModelSlots {
@@ -122,7 +120,7 @@ export class ModelSlots {
       await this.#letGo(before)
     } catch (thrown) {
       if (signal.aborted) return
-      if (!isAway(thrown)) {
+      if (!isMlflowAway(thrown)) {
         this.#waiting.delete(change)
         this.#log.error({ err: thrown, task, version, digest }, 'model refused, the one before goes on serving')
       } else if (this.#wanted.get(key) === change && !this.#waiting.has(change)) {
@@ -154,7 +152,7 @@ export class ModelSlots {
   async #fetch(change: ModelChanged, folder: string, signal: AbortSignal): Promise<ModelFiles> {
     const files = await retry(
       () => this.#mlflow.getFiles(change.artifactPath, 'model', modelFileNames),
-      { backoff: { first: 300, cap: 5_000 }, attempts: 4, isTransient: isAway },
+      { backoff: { first: 300, cap: 5_000 }, attempts: 4, isTransient: isMlflowAway },
       signal,
     )
     const part = `${folder}.part-${process.pid}`

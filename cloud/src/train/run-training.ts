@@ -10,8 +10,7 @@ import { bucketName, datasetKey } from '@frameloop/schemas/object-keys'
 import { topics } from '@frameloop/schemas/topics'
 import { channelsOf } from '@frameloop/stream-processors/features/prepare'
 import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
-import type { Mlflow } from '../models/mlflow.ts'
-import { mlmodelFile } from '../models/mlflow.ts'
+import { isMlflowAway, type Mlflow, mlmodelFile } from '../models/mlflow.ts'
 import { type ModelFiles, modelFileNames } from '../models/model-files.ts'
 import { mayReplace, unlessDecided } from '../models/promote.ts'
 import { lockRoles, type ModelVersion, probationTime, recordPromotion, selectChampions } from '../models/roles.ts'
@@ -77,9 +76,8 @@ async function selectChampion(pool: Pool, task: string): Promise<{ version: stri
 
 /** Undefined for a champion whose files are gone for good. Whoever cannot be compared with because MLflow is away is not replaced: the run fails. */
 async function championFilesOf(mlflow: Mlflow, artifactPath: string, signal: AbortSignal): Promise<ModelFiles | undefined> {
-  const isAway = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'MLFLOW_UNAVAILABLE'
   try {
-    return await retry(() => mlflow.getFiles(artifactPath, 'model', modelFileNames), { backoff: { first: 500, cap: 5_000 }, attempts: 8, isTransient: isAway }, signal)
+    return await retry(() => mlflow.getFiles(artifactPath, 'model', modelFileNames), { backoff: { first: 500, cap: 5_000 }, attempts: 8, isTransient: isMlflowAway }, signal)
   } catch (thrown) {
     if (thrown instanceof Fault && thrown.code === 'NOT_FOUND') return undefined
     throw thrown

@@ -10,7 +10,7 @@ import { backoffPause } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import { contentTypeOf } from '@frameloop/schemas/object-keys'
-import { signatureHeader } from '@frameloop/schemas/signature'
+import { withSignature } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import type { Entry } from '../spool/contents.ts'
 import type { Loss } from '../spool/losses.ts'
@@ -51,8 +51,7 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
       }
       const about = { key: head.cameraId, id: mediaId, time: head.capturedAt, source: identity.agentId, traceparent: head.traceparent }
       const record = await recordOf(codec, topic, event, about)
-      const signature = signatureOf(identity, head)
-      messages.push(signature === undefined ? record : { ...record, headers: { ...record.headers, [signatureHeader]: signature } })
+      messages.push(withSignature(record, signatureOf(identity, head)))
     }
     await producer.send({ topic: topic.name, acks: -1, messages })
     queue.remove(lane, entries)

@@ -290,8 +290,10 @@ export class Replay {
         return
       case 'stored': {
         const entry = contents.entryOf(record.head)
-        // as busy as it was: giving it up would save nothing
-        if (entry) Object.assign(entry, { stored: { versionId: record.head.versionId }, busy: true })
+        if (!entry) return
+        entry.stored = { versionId: record.head.versionId }
+        // as it was: giving it up would save nothing
+        entry.busy = true
         return
       }
       case 'announced':

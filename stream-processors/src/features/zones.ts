@@ -57,15 +57,16 @@ export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
        t.preprocessing as wanted, s.preprocessing_parameters as serving, s.reference_pictures as serving_references
      from zones z join tasks t using (task) left join serving s using (task) order by z.camera_id, z.zone, z.task`,
   )
-  const references = await sql.query<ReferenceRow>('select camera_id, bucket, object_key, sha256, bytes from reference_pictures order by camera_id, version')
+  const references = await selectReferences(sql)
   const zones = new Map<string, TaskZone[]>()
   for (const row of rows) {
     const shape: ZoneShape = { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height }
-    const own = references.rows.filter(({ camera_id }) => camera_id === row.camera_id)
+    const own = references.filter(({ camera_id }) => camera_id === row.camera_id)
     const add = (preprocessing: Preprocessing, reference: ReferenceRow | undefined): void => {
       // before a camera has a reference picture nothing can be compared with it; where nothing else is asked, its whole picture is prepared
-      if (needsReference(preprocessing) && !reference) return
-      const zone = { shape, task: row.task, preprocessing, ...(needsReference(preprocessing) && reference ? { reference: referenceOf(reference) } : {}) }
+      const needed = needsReference(preprocessing) ? reference : undefined
+      if (needsReference(preprocessing) && !needed) return
+      const zone = { shape, task: row.task, preprocessing, ...(needed ? { reference: referenceOf(needed) } : {}) }
       zones.set(row.camera_id, [...(zones.get(row.camera_id) ?? []), zone])
     }
     add(row.wanted, own.at(-1))
@@ -80,10 +81,14 @@ export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
   return zones
 }
 
+/** Of each camera, the oldest first. */
+async function selectReferences(sql: Sql): Promise<readonly ReferenceRow[]> {
+  return (await sql.query<ReferenceRow>('select camera_id, bucket, object_key, sha256, bytes from reference_pictures order by camera_id, version')).rows
+}
+
 /** What each camera usually looks like, as it was made last. */
 export async function latestReferences(sql: Sql): Promise<Map<string, ObjectRef>> {
-  const { rows } = await sql.query<ReferenceRow>('select camera_id, bucket, object_key, sha256, bytes from reference_pictures order by camera_id, version')
-  return new Map(rows.map((row) => [row.camera_id, referenceOf(row)]))
+  return new Map((await selectReferences(sql)).map((row) => [row.camera_id, referenceOf(row)]))
 }
 
 const referenceOf = ({ bucket, object_key, sha256, bytes }: ReferenceRow): ObjectRef => ({ bucket, key: object_key, sha256, bytes, versionId: '', contentType: 'image/png' })
