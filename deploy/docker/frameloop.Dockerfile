@@ -27,7 +27,8 @@ RUN node deploy/setup/build.mjs \
 FROM node:22-bookworm-slim AS runtime
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 TF_CPP_MIN_LOG_LEVEL=2 NODE_OPTIONS="--enable-source-maps --max-semi-space-size=32"
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ffmpeg tini \
+ # librdkafka is linked with what the build stage has of SASL and curl
+ && apt-get install -y --no-install-recommends ffmpeg tini libsasl2-2 libcurl4 \
  && rm -rf /var/lib/apt/lists/* \
  && mkdir -p /var/lib/frameloop/spool /var/cache/frameloop/models \
  && chown -R node:node /var/lib/frameloop /var/cache/frameloop

@@ -151,6 +151,7 @@ export async function buildMissing(folder = buildFolder) {
   const sources = ['kit', 'schemas', 'edge-agent', 'stream-processors', 'cloud', 'deploy']
     .flatMap((name) => filesUnder(path.join(root, name, 'src'), /^(?!.*\.test\.ts$).*\.ts$/))
     .filter((file) => !file.startsWith(web))
+  sources.push(...filesUnder(path.join(root, 'deploy/setup'), /\.mjs$/))
   const clientFiles = filesUnder(client, /^(?!.*\.test\.ts$).*\.ts$/)
   const built = []
   if (await once(folder, 'programs', [own, lock, ...sources], () => buildPrograms(folder))) built.push('programs')

@@ -20,11 +20,14 @@ function atLeast(found, wanted) {
   return true
 }
 
+/** What only the tests install is made for a later Python. */
+const leastPython = (tests) => (tests ? '3.11' : '3.10')
+
 /** The Python that is used: PYTHON, else the first of the usual names that is new enough. */
-export function findPython() {
+export function findPython({ tests = false } = {}) {
   for (const name of [process.env.PYTHON, 'python3', 'python3.13', 'python3.12', 'python3.11', 'python3.10'].filter(Boolean)) {
     const found = version(ask(name, ['--version']), /Python (\d+\.\d+(?:\.\d+)?)/)
-    if (found && atLeast(found, '3.10') && ask(name, ['-c', 'import venv, ensurepip; print("ok")'])?.includes('ok')) return { name, version: found }
+    if (found && atLeast(found, leastPython(tests)) && ask(name, ['-c', 'import venv, ensurepip; print("ok")'])?.includes('ok')) return { name, version: found }
   }
   return undefined
 }
@@ -36,9 +39,9 @@ export function prerequisites({ tests = false } = {}) {
   const all = [
     { name: 'Node.js >= 20.19', why: 'runs frameloop', found: atLeast(nodeVersion, '20.19') ? nodeVersion : undefined, apt: [], dnf: 'nodejs', brew: 'node@20' },
     {
-      name: 'Python >= 3.10 with venv',
+      name: `Python >= ${leastPython(tests)} with venv`,
       why: 'MLflow, SeaweedFS, Java runtime',
-      found: findPython()?.version,
+      found: findPython({ tests })?.version,
       apt: ['python3', 'python3-venv'],
       dnf: 'python3',
       brew: 'python@3.12',
@@ -47,8 +50,8 @@ export function prerequisites({ tests = false } = {}) {
       name: 'Java >= 17',
       why: 'runs Maven',
       found: (() => {
-        const v =
-          version(ask('java', ['-version']) ?? ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/) ?? version(ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/)
+        // it says so on the error output
+        const v = version(ask('sh', ['-c', 'java -version 2>&1']), /version "(\d+)/)
         return v && Number(v) >= 17 ? v : undefined
       })(),
       apt: ['default-jre-headless'],
@@ -120,7 +123,7 @@ export function prerequisiteTable(rows) {
 export function installCommands(missing) {
   const apt = missing.flatMap((row) => row.apt)
   return [
-    `  Debian, Ubuntu:  sudo apt-get install -y ${apt.join(' ')}`,
+    `  Debian, Ubuntu:  ${apt.length > 0 ? `sudo apt-get install -y ${apt.join(' ')}` : '(nothing of its packages)'}${missing.some(({ name }) => name.startsWith('Node')) ? '; a newer Node.js from https://nodejs.org' : ''}`,
     `  Fedora:          sudo dnf install -y ${missing
       .map((row) => row.dnf)
       .filter(Boolean)

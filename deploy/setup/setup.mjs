@@ -43,17 +43,21 @@ function run(step, program, args, options = {}) {
   delete env.PYTHONDONTWRITEBYTECODE
   return new Promise((resolve, reject) => {
     let tail = ''
-    const child = spawn(program, args, { cwd: options.cwd ?? root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    // with a limit it gets a group of its own: what it has started holds our pipes as long as it lives
+    const child = spawn(program, args, { cwd: options.cwd ?? root, env, stdio: ['ignore', 'pipe', 'pipe'], detached: options.limit !== undefined })
     const keep = (chunk) => {
       tail = (tail + chunk).slice(-4000)
       writeFileSync(file, chunk, { flag: 'a' })
     }
     child.stdout.on('data', keep)
     child.stderr.on('data', keep)
-    const timer = options.limit ? setTimeout(() => child.kill('SIGKILL'), options.limit) : undefined
+    const end = () => process.kill(-child.pid, 'SIGKILL')
+    const timer = options.limit ? setTimeout(end, options.limit) : undefined
+    if (options.limit) process.once('exit', end)
     child.once('error', reject)
     child.once('close', (code) => {
       clearTimeout(timer)
+      process.off('exit', end)
       if (code === 0) resolve(tail)
       else
         reject(
@@ -195,7 +199,7 @@ async function tensorflow() {
       const wheels = path.join(tools, 'tensorflow-wheel')
       mkdirSync(wheels, { recursive: true })
       const platforms = ['manylinux_2_27_', 'manylinux_2_17_', 'manylinux2014_'].flatMap((name_) => ['--platform', name_ + machine])
-      await run('tfjs', findPython().name, [
+      await run('tfjs', findPython({ tests: forTests }).name, [
         '-m',
         'pip',
         'download',
@@ -219,7 +223,7 @@ async function tensorflow() {
       )
       const part = `${library}.part`
       rmSync(part, { recursive: true, force: true })
-      await run('tfjs', findPython().name, ['-c', unpackWheel, wheel, part])
+      await run('tfjs', findPython({ tests: forTests }).name, ['-c', unpackWheel, wheel, part])
       for (const [link, target] of [
         ['libtensorflow.so', 'libtensorflow_cc.so.2'],
         ['libtensorflow_framework.so', 'libtensorflow_framework.so.2'],
@@ -302,14 +306,14 @@ async function python(name, what, requirementsFile, proof) {
   await step(
     name,
     what,
-    [requirements, findPython().version],
+    [requirements, findPython({ tests: forTests }).version],
     () => existsSync(path.join(venv, 'bin', proof)),
     async () => {
       // an interrupted environment is completed: pip skips what is there; one whose Python is gone or was renewed is made anew
       const own = existsSync(path.join(venv, 'bin/pip')) ? spawnSync(path.join(venv, 'bin/python'), ['-m', 'pip', '--version'], { encoding: 'utf8' }) : undefined
-      const isWhole = own?.status === 0 && own.stdout.includes(`python ${findPython().version.split('.').slice(0, 2).join('.')}`)
+      const isWhole = own?.status === 0 && own.stdout.includes(`python ${findPython({ tests: forTests }).version.split('.').slice(0, 2).join('.')}`)
       if (!isWhole) rmSync(venv, { recursive: true, force: true })
-      if (!isWhole) await run(name, findPython().name, ['-m', 'venv', venv])
+      if (!isWhole) await run(name, findPython({ tests: forTests }).name, ['-m', 'venv', venv])
       await run(name, path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
     },
   )

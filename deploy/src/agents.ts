@@ -1,5 +1,4 @@
 /** `frameloop agents list | set`: what agents report, and what they should do. */
-import { readFileSync } from 'node:fs'
 import { wantedOf } from '@frameloop/edge-agent/config'
 import { isCurrent } from '@frameloop/edge-agent/report'
 import { Fault } from '@frameloop/kit/fault'
@@ -12,6 +11,7 @@ import { isName } from '@frameloop/schemas/ids'
 import { publicKeyOf } from '@frameloop/schemas/signature'
 import { topics } from '@frameloop/schemas/topics'
 import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
+import { readNamed } from './label-file.ts'
 
 /** The latest report of every agent, by name. */
 export async function listAgents(brokers: string, codec: Codec): Promise<AgentReported[]> {
@@ -46,17 +46,16 @@ export function showAgents(agents: readonly AgentReported[], now: number): strin
 /** Makes the public half of an agent's signing key known: from then on only what is signed with it counts as this agent's. */
 export async function addAgentKey(pool: Pool, agentId: string, pem: string): Promise<void> {
   if (!isName(agentId)) throw new Fault('REQUEST_INVALID', `${agentId} is no name of an agent`)
-  publicKeyOf(pem)
   await pool.query('insert into agent_keys (agent_id, public_key) values ($1, $2) on conflict (agent_id) do update set public_key = excluded.public_key, added_at = now()', [
     agentId,
-    pem,
+    publicKeyOf(pem).export({ type: 'spki', format: 'pem' }).toString(),
   ])
 }
 
 /** Publishes the cameras, and the uploads if there, of a file as what the agent should do. Throws `CONFIG_INVALID` with every problem. */
 export async function wantCameras(agentId: string, file: string, version: string, brokers: string, codec: Codec): Promise<number> {
   if (!isName(agentId)) throw new Fault('REQUEST_INVALID', `${agentId} is no name of an agent`)
-  const wanted = wantedOf(readFileSync(file, 'utf8'), file)
+  const wanted = wantedOf(readNamed(file), file)
   const producer = openKafka(brokers, 'agents', openLog('agents', 'error')).producer()
   await producer.connect()
   try {

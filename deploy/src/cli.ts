@@ -2,12 +2,11 @@
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openMlflow } from '@frameloop/cloud/models/mlflow'
-import { type Alias, probationTime, promote, retire, rollback } from '@frameloop/cloud/models/roles'
-import { Fault, toError } from '@frameloop/kit/fault'
+import { type Alias, decideRoles, probationTime, promote, retire, rollback } from '@frameloop/cloud/models/roles'
+import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
 import { objectStoreOf } from '@frameloop/kit/object-store'
-import { openPool, type Pool } from '@frameloop/kit/postgres'
+import { isDatabaseTransient, openPool, type Pool, type Sql } from '@frameloop/kit/postgres'
 import { isSameProcess } from '@frameloop/kit/process-identity'
 import { type EpochMs, showMs } from '@frameloop/kit/units'
 import { openCodec } from '@frameloop/schemas/codec'
@@ -77,6 +76,18 @@ function readNumber(text: string): number {
   return value
 }
 
+function readWhole(text: string): number {
+  const value = readNumber(text)
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('It is a whole number from 0, like 60.')
+  return value
+}
+
+function readPort(text: string): number {
+  const value = readWhole(text)
+  if (value < 1 || value > 65_535) throw new InvalidArgumentError('It is a port, from 1 to 65535.')
+  return value
+}
+
 /** The simulated street keeps its beginning across restarts, so that no moment of it is shown twice as new. */
 function simulatedCamera(home: Home): CameraOption {
   const known = readState<{ origin: number; seed: number }>(home, 'simulator.json')
@@ -108,6 +119,11 @@ function camerasOf(home: Home, flags: UpFlags): CameraOption[] {
     if (!existsSync(path) || !statSync(path).isFile()) throw new Fault('SOURCE_UNREADABLE', `There is no file ${path} (--footage)`)
     const cameraId = (path.split('/').at(-1) ?? '').replace(/\.[^.]*$/, '')
     if (!isName(cameraId)) throw new Fault('SOURCE_UNREADABLE', `A camera is named after its file, and ${cameraId} is no name: letters, digits, dots, dashes and underscores only`)
+    if (cameraId === simulatedId)
+      throw new Fault(
+        'SOURCE_UNREADABLE',
+        `A camera is named after its file, and ${simulatedId} is the simulated one's name: its zones and labels would be taken for this footage's`,
+      )
     cameras.push({ cameraId, address: `file:${encodeURI(path)}?loop=true` })
   }
   if (flags.demo ?? cameras.length === 0) cameras.unshift(simulatedCamera(home))
@@ -135,6 +151,7 @@ async function runUp(flags: UpFlags): Promise<void> {
   process.on('SIGTERM', stop)
   process.on('SIGHUP', stop)
   const say = (text: string): void => print(`[up] ${text}`)
+  if (!isName(flags.task)) throw new Fault('REQUEST_INVALID', `${flags.task} is no name of a task: letters, digits, dots, dashes and underscores only (--task)`)
   const cameras = camerasOf(home, flags)
   // files are read before anything is started: a wrong one is told at once
   const zones = flags.zones ? parseZones(readNamed(flags.zones)) : undefined
@@ -153,6 +170,7 @@ async function runUp(flags: UpFlags): Promise<void> {
     try {
       await runUntilAsked(stack, { flags, labels, labelled, isSimulated, home, say, since }, controller.signal)
     } finally {
+      controller.abort(stopped)
       await stack.supervisor.stop()
     }
   }
@@ -178,6 +196,7 @@ async function runUntilAsked({ state }: RunningStack, { flags, labels, labelled,
   const pool = openPool(environment['DATABASE_URL'] ?? '', 'up', 2)
   const demo = { pool, labelsUrl: endpoints['labels'] ?? '', cameraId: labelled, task: flags.task, say }
   const loops: Promise<void>[] = []
+  await using _ = { [Symbol.asyncDispose]: () => pool.end() }
   if (isSimulated) loops.push(runSimulatorTruth({ ...demo, cameraId: simulatedId, task: simulatedTask }, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, signal))
   if (labels) {
     const imported = await importLabels(demo.labelsUrl, labels, { cameraId: labelled, task: flags.task, source: flags.labels ?? '' }, () => {})
@@ -187,7 +206,6 @@ async function runUntilAsked({ state }: RunningStack, { flags, labels, labelled,
   print(`[up] ready after ${showMs(Date.now() - since)}: open ${state.console}. Stop with Ctrl-C.`)
   while (!signal.aborted) await sleep(3_600_000, undefined, { signal }).catch(() => {})
   await Promise.all(loops)
-  await pool.end()
 }
 
 function showImported(imported: Imported): string {
@@ -252,6 +270,11 @@ function showRebuilt(found: Rebuilt | Comparison): string {
 }
 
 export async function main(argv: readonly string[]): Promise<void> {
+  // whoever reads has enough: `frameloop logs train | head`
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    process.exit()
+  })
   const program = new Command('frameloop')
     .description('Cameras in, a model that keeps learning from them out.')
     .version('0.1.0')
@@ -264,7 +287,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--zones <FILE>', 'zones of the camera, JSON')
     .option('--labels <FILE>', 'labels of the camera, CSV; training begins by itself when the labelled range has been prepared')
     .option('--task <NAME>', 'the question asked of the zones', 'occupancy')
-    .option('--port <N>', 'port of the page (4600, or the next free one)', readNumber)
+    .option('--port <N>', 'port of the page (4600, or the next free one)', readPort)
     .option('--demo', 'the simulated camera beside the ones given; it is the default when none is given')
     .option('--no-demo', 'no simulated camera')
     .action(runUp)
@@ -298,7 +321,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     })
   program
     .command('ledger')
-    .description('per camera and epoch: captured = validated + rejected + lost + open; exit code 1 when something is open for longer than a minute')
+    .description('per camera and epoch: captured = validated + rejected + lost + erased + open; exit code 1 when something is open for longer than a minute')
     .option('--allow <SECONDS>', 'how long something may be open', readNumber, openLimit / 1000)
     .option('--json', 'for programs')
     .action(async ({ json, allow }: { json?: boolean; allow: number }) => {
@@ -346,7 +369,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       .option('--stage <NAME>', 'only this stage')
       .option('--from <TIME>', 'rejected at or after this time')
       .option('--to <TIME>', 'rejected before this time')
-      .option('--limit <N>', 'at most this many', readNumber, 100)
+      .option('--limit <N>', 'at most this many', readWhole, 100)
   filtered(dead.command('list').description('which, why, and where they lie; oldest first'))
     .option('--json', 'for programs')
     .action(async (flags: DeadLetterFlags & { json?: boolean }) => {
@@ -401,7 +424,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .command('key <AGENT> <FILE>')
     .description('makes the public key of an agent known (PEM; - is standard input): from then on what it announces must be signed')
     .action(async (agent: string, file: string) => {
-      await withDatabase((pool) => addAgentKey(pool, agent, readFileSync(file === '-' ? 0 : file, 'utf8')))
+      await withDatabase((pool) => addAgentKey(pool, agent, file === '-' ? readFileSync(0, 'utf8') : readNamed(file)))
       print(`what ${agent} announces must be signed from now on`)
     })
   const keys = program.command('keys').description('who may ask inference')
@@ -511,7 +534,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--to <TIME>', 'capture time, exclusive')
     .option('--from-offset-ms <N>', 'media offset, inclusive', readNumber)
     .option('--until-offset-ms <N>', 'media offset, exclusive', readNumber)
-    .option('--frames <N>', 'at most this many, spread evenly', readNumber, 25)
+    .option('--frames <N>', 'at most this many, spread evenly', readWhole, 25)
     .action(async (camera: string, flags: ReferenceFlags) => {
       const store = objectStoreOf(environment())
       try {
@@ -530,7 +553,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--until-offset-ms <N>', 'media offset, exclusive', readNumber)
     .option('--from <TIME>', 'capture time, inclusive')
     .option('--to <TIME>', 'capture time, exclusive')
-    .option('--seed <N>', 'seed of weights and draws', readNumber, 1)
+    .option('--seed <N>', 'seed of weights and draws', readWhole, 1)
     .option('--wait', 'first wait until the range is prepared, then until the run has ended')
     .option('--promote', 'promote the result whatever its figures, on record')
     .option('--json', 'for programs')
@@ -545,7 +568,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       print(json ? JSON.stringify(found, null, 2) : showModels(found))
     })
   const by = process.env['USER'] || 'command'
-  const mlflow = () => openMlflow(setting('MLFLOW_TRACKING_URI'))
+  const inRoles = <Result>(task: string, decide: (sql: Sql) => Promise<Result>): Promise<Result> => withDatabase((pool) => decideRoles(pool, task, decide))
   models
     .command('show')
     .description('one version: figures per zone, data, when it served; JSON')
@@ -564,7 +587,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     )
     .action(async (task: string, version: string, { reason, probation }: { reason: string; probation: boolean }) => {
       const role = { alias: 'champion', ...(probation ? { probation: probationTime } : {}) } as const
-      const { before } = await withDatabase((pool) => promote(pool, mlflow(), task, version, role, by, reason))
+      const { before } = await inRoles(task, (sql) => promote(sql, task, version, role, by, reason))
       print(`version ${version} of ${task} is champion now${before ? `, version ${before} was` : ''}`)
     })
   models
@@ -576,7 +599,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .option('--reason <TEXT>', 'stands in the record', 'challenges by hand')
     .action(async (task: string, version: string, { share, reason }: { share: string; reason: string }) => {
       if (!(Number(share) > 0 && Number(share) <= 1)) throw new Fault('REQUEST_INVALID', `A share lies between 0 and 1, ${share} does not`)
-      await withDatabase((pool) => promote(pool, mlflow(), task, version, { alias: 'challenger', share: Number(share) }, by, reason))
+      await inRoles(task, (sql) => promote(sql, task, version, { alias: 'challenger', share: Number(share) }, by, reason))
       print(`version ${version} of ${task} answers ${Number(share) * 100} % of the live frames`)
     })
   models
@@ -586,7 +609,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<VERSION>', 'as `models list` prints it')
     .option('--reason <TEXT>', 'stands in the record', 'watched by hand')
     .action(async (task: string, version: string, { reason }: { reason: string }) => {
-      await withDatabase((pool) => promote(pool, mlflow(), task, version, { alias: 'shadow' }, by, reason))
+      await inRoles(task, (sql) => promote(sql, task, version, { alias: 'shadow' }, by, reason))
       print(`version ${version} of ${task} answers in the shadow of the champion`)
     })
   models
@@ -595,7 +618,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<TASK>', 'the task')
     .addArgument(new Argument('<ALIAS>', 'which of them').choices(['challenger', 'shadow']))
     .action(async (task: string, alias: Alias) => {
-      await withDatabase((pool) => retire(pool, task, alias, by, 'retired by hand'))
+      await inRoles(task, (sql) => retire(sql, task, alias, by, 'retired by hand'))
       print(`${task} has no ${alias} any more`)
     })
   models
@@ -604,7 +627,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .argument('<TASK>', 'the task')
     .option('--reason <TEXT>', 'stands in the record', '')
     .action(async (task: string, { reason }: { reason: string }) => {
-      const { version, before } = await withDatabase((pool) => rollback(pool, mlflow(), task, by, reason))
+      const { version, before } = await inRoles(task, (sql) => rollback(sql, task, by, reason))
       print(`version ${version} of ${task} is champion again, version ${before} was`)
     })
   const predictions = program.command('predictions').description('answers')
@@ -631,7 +654,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   try {
     await program.parseAsync([...argv])
   } catch (thrown) {
-    const error = toError(thrown)
+    const error = isDatabaseTransient(thrown) ? new Fault('DATABASE_UNAVAILABLE', `The database does not answer: ${rootMessage(thrown)}`, {}, thrown) : toError(thrown)
     process.stderr.write(`frameloop: ${redact(error.message)}\n`)
     if (error instanceof Fault) process.stderr.write(`${error.hint}\n`)
     else process.stderr.write(`${redact(error.stack ?? '')}\n`)

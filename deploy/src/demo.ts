@@ -25,17 +25,22 @@ export interface Demo {
 }
 
 async function hasChampion(pool: Pool, task: string): Promise<boolean> {
-  const { rowCount } = await pool.query("select 1 from promotions where task = $1 and alias = 'champion' limit 1", [task])
+  const { rowCount } = await pool.query("select 1 from roles_now where task = $1 and alias = 'champion'", [task])
   return (rowCount ?? 0) > 0
 }
 
-async function askOnce(demo: Demo, cause: 'simulator' | 'footage', range: { readonly from: number | null; readonly until: number | null }): Promise<void> {
-  const { rowCount } = await demo.pool.query('select 1 from training_runs where task = $1 and cause = $2 and (from_offset_us is not distinct from $3) limit 1', [
-    demo.task,
-    cause,
-    range.from,
-  ])
-  if ((rowCount ?? 0) > 0 || (await hasChampion(demo.pool, demo.task))) return
+/** A run that failed (MLflow was busy, say) is asked for again after a minute, so often altogether. */
+const mostAsked = 3
+
+/** Asks unless it was asked before, and says whether there is anything to wait for still. */
+async function askOnce(demo: Demo, cause: 'simulator' | 'footage', range: { readonly from: number | null; readonly until: number | null }): Promise<boolean> {
+  const { rows } = await demo.pool.query<{ state: string; is_recent: boolean }>(
+    `select state, coalesce(ended_at > now() - interval '1 minute', true) as is_recent from training_runs
+     where task = $1 and cause = $2 and camera_id = $3 and from_offset_us is not distinct from $4 and until_offset_us is not distinct from $5`,
+    [demo.task, cause, demo.cameraId, range.from, range.until],
+  )
+  if (rows.some(({ state }) => state === 'succeeded') || rows.length >= mostAsked) return false
+  if (rows.some(({ state, is_recent: isRecent }) => state !== 'failed' || isRecent)) return true
   await requestTraining(demo.pool, {
     task: demo.task,
     cameraId: demo.cameraId,
@@ -49,7 +54,8 @@ async function askOnce(demo: Demo, cause: 'simulator' | 'footage', range: { read
     promote: false,
     evidence: {},
   })
-  demo.say(`training of ${demo.task} requested`)
+  demo.say(`training of ${demo.task} on ${demo.cameraId} requested`)
+  return true
 }
 
 export async function runSimulatorTruth(demo: Demo, seed: number, signal: AbortSignal): Promise<void> {
@@ -70,7 +76,7 @@ export async function runSimulatorTruth(demo: Demo, seed: number, signal: AbortS
       })
       if (labels.length > 0) await importLabels(demo.labelsUrl, labels, { cameraId: demo.cameraId, task: demo.task, source: 'simulator' }, () => {})
       since = rows.at(-1)?.media_offset_us ?? since
-      if (begun !== undefined && since - begun > firstMinute * 1000) await askOnce(demo, 'simulator', { from: null, until: null })
+      if (begun !== undefined && since - begun > firstMinute * 1000 && !(await hasChampion(demo.pool, demo.task))) await askOnce(demo, 'simulator', { from: null, until: null })
     } catch {
       // the database or the labels API is being restarted: the same frames are asked for again
     }
@@ -83,13 +89,16 @@ export function lastMoment(labels: readonly LabelLine[]): { readonly offsetMs?: 
   const last: { offsetMs?: number; at?: EpochMs } = {}
   for (const { mediaOffsetMs, frameAt } of labels) {
     if (mediaOffsetMs !== undefined) last.offsetMs = Math.max(last.offsetMs ?? 0, mediaOffsetMs)
-    if (frameAt !== undefined) last.at = Math.max(last.at ?? 0, Date.parse(frameAt))
+    // one that is no time was refused where it was imported
+    const at = Date.parse(frameAt ?? '')
+    if (!Number.isNaN(at)) last.at = Math.max(last.at ?? 0, at)
   }
   return last
 }
 
 export async function trainWhenPrepared(demo: Demo, labels: readonly LabelLine[], signal: AbortSignal): Promise<void> {
   const { offsetMs, at } = lastMoment(labels)
+  const offsetUs = offsetMs === undefined ? undefined : Math.round(offsetMs * 1000)
   while (!signal.aborted) {
     try {
       const { rows } = await demo.pool.query<{ offset: number | null; at: Date | null }>(
@@ -97,10 +106,8 @@ export async function trainWhenPrepared(demo: Demo, labels: readonly LabelLine[]
         [demo.cameraId],
       )
       const [prepared] = rows
-      if ((offsetMs === undefined || (prepared?.offset ?? -1) >= offsetMs * 1000) && (at === undefined || (prepared?.at?.getTime() ?? 0) >= at)) {
-        await askOnce(demo, 'footage', offsetMs === undefined ? { from: null, until: null } : { from: 0, until: offsetMs * 1000 + 1 })
-        return
-      }
+      const isPrepared = (offsetUs === undefined || (prepared?.offset ?? -1) >= offsetUs) && (at === undefined || (prepared?.at?.getTime() ?? 0) >= at)
+      if (isPrepared && !(await askOnce(demo, 'footage', offsetUs === undefined ? { from: null, until: null } : { from: 0, until: offsetUs + 1 }))) return
     } catch {
       // the database is being restarted: it is asked again
     }

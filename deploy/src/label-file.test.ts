@@ -26,3 +26,9 @@ test('a wrong zone file says what is wrong with each zone', () => {
     ),
   ).toThrow(/zone a reaches out[\s\S]*zone 2: "zone" must be a name[\s\S]*"height" must be a whole number/)
 })
+
+test('what is no zone at all, and a name that stands there twice, are said', () => {
+  const zone = { zone: 'a', x: 0, y: 0, width: 10, height: 10, pictureWidth: 20, pictureHeight: 20 }
+  expect(() => parseZones('[null]')).toThrow(/zone 1: "zone" must be a name/)
+  expect(() => parseZones(JSON.stringify([zone, zone]))).toThrow(/zone a stands there twice/)
+})

@@ -54,7 +54,11 @@ export function parseZones(text: string): ZoneShape[] {
   }
   if (!Array.isArray(parsed) || parsed.length === 0) throw new Fault('ZONES_INVALID', 'The zone file holds no list of zones')
   const problems: string[] = []
-  const zones = (parsed as Partial<ZoneShape>[]).map((entry, at): ZoneShape => {
+  const names = new Set<unknown>()
+  const zones = (parsed as (Partial<ZoneShape> | null)[]).map((given, at): ZoneShape => {
+    const entry = given ?? {}
+    if (names.has(entry.zone)) problems.push(`zone ${entry.zone ?? at + 1} stands there twice`)
+    names.add(entry.zone)
     if (typeof entry.zone !== 'string' || !isName(entry.zone)) problems.push(`zone ${at + 1}: "zone" must be a name`)
     for (const field of ['x', 'y', 'width', 'height', 'pictureWidth', 'pictureHeight'] as const) {
       const value = entry[field]

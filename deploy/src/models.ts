@@ -14,9 +14,8 @@ export interface ListedModel {
 
 export async function listModels(pool: Pool): Promise<ListedModel[]> {
   const { rows } = await pool.query<ListedModel>(
-    `with serving as (select distinct on (task, alias) task, alias, version, probation_until from promotions order by task, alias, id desc)
-     select m.task, m.version, coalesce(string_agg(s.alias || case when s.probation_until > now() then ' on probation' else '' end, ', '), '') as alias, m.created_at, m.metrics, m.dataset_digest, m.run_id
-     from model_versions m left join serving s on s.task = m.task and s.version = m.version
+    `select m.task, m.version, coalesce(string_agg(s.alias || case when s.probation_until > now() then ' on probation' else '' end, ', '), '') as alias, m.created_at, m.metrics, m.dataset_digest, m.run_id
+     from model_versions m left join roles_now s on s.task = m.task and s.version = m.version
      group by m.task, m.version order by m.task, m.created_at`,
   )
   return rows

@@ -223,7 +223,11 @@ export function s3Program(home: Home, ports: S3Ports, identities: { readonly clo
  * MLflow 3.17.2 served by uvicorn directly: half the start time and memory of its command line, which only sets these
  * variables and starts the same application. They are MLflow's own names, safe with the pinned version.
  */
-export function mlflowProgram(port: number, databaseUrl: string, s3: { readonly endpoint: string; readonly identity: S3Identity; readonly bucket: string }): Program {
+export function mlflowProgram(
+  port: number,
+  databaseUrl: string,
+  s3: { readonly endpoint: string; readonly region: string; readonly identity: S3Identity; readonly bucket: string },
+): Program {
   const store = databaseUrl.replace(/^postgres:/, 'postgresql+psycopg2:')
   return {
     name: 'mlflow',
@@ -242,7 +246,7 @@ export function mlflowProgram(port: number, databaseUrl: string, s3: { readonly 
       MLFLOW_S3_ENDPOINT_URL: s3.endpoint,
       AWS_ACCESS_KEY_ID: s3.identity.accessKeyId,
       AWS_SECRET_ACCESS_KEY: s3.identity.secretAccessKey,
-      AWS_DEFAULT_REGION: 'us-east-1',
+      AWS_DEFAULT_REGION: s3.region,
       AWS_EC2_METADATA_DISABLED: 'true',
       MLFLOW_DISABLE_TELEMETRY: 'true',
       DO_NOT_TRACK: 'true',

@@ -51,7 +51,11 @@ function isReachable(path: string): boolean {
 /** Who runs PostgreSQL: we ourselves; as root the account postgres or nobody; where that one cannot reach the files, a user namespace. */
 function chooseAccount(folder: string, bin: string): Account {
   if (process.getuid?.() !== 0) return { prefix: [] }
-  if (isReachable(dirname(folder)) && isReachable(bin)) {
+  // whose data there are, they stay: accounts come and go
+  const data = join(folder, 'data')
+  const owner = existsSync(join(data, 'PG_VERSION')) ? statSync(data) : undefined
+  if (owner && owner.uid !== 0 && isReachable(dirname(folder)) && isReachable(bin)) return { uid: owner.uid, gid: owner.gid, prefix: [] }
+  if (!owner && isReachable(dirname(folder)) && isReachable(bin)) {
     const accounts = readFileSync('/etc/passwd', 'utf8').split('\n')
     for (const name of ['postgres', 'nobody']) {
       const fields = accounts.find((line) => line.startsWith(`${name}:`))?.split(':')

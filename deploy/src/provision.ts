@@ -4,10 +4,11 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { type Log, openLog } from '@frameloop/kit/log'
 import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
+import type { Bytes } from '@frameloop/kit/units'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
 import { allTopics, attemptsTopic, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
-import Type from 'typebox'
+import Type, { type Static } from 'typebox'
 import { root } from './home.ts'
 
 export async function provisionBuckets(store: ObjectStore, prefix: string): Promise<void> {
@@ -33,24 +34,34 @@ interface TopicConfig {
   readonly configEntries: { name: string; value: string }[]
 }
 
+/** Of a record that people or agents send; what a stage makes of one (a dead letter with its headers, its memory) may be a little larger. */
+const recordLimit: Bytes = 8_000_000
+const ownRecordLimit: Bytes = 9_000_000
+
 function topicConfigs(): TopicConfig[] {
-  const entries = (config: Readonly<Record<string, string | number>>) => Object.entries(config).map(([name, value]) => ({ name, value: String(value) }))
+  const entries = (config: Readonly<Record<string, string | number>>) =>
+    // the time of a record is when the broker took it: agents' clocks are what is to be told from it
+    Object.entries({ 'message.timestamp.type': 'LogAppendTime', ...config }).map(([name, value]) => ({ name, value: String(value) }))
   const kept = allTopics.map(({ name, retention, retentionBytes, compacted }) => ({
     topic: name,
     configEntries: entries({
-      // a dead letter is its record and more headers: its topic takes what the broker does, which is more
-      'max.message.bytes': 8_000_000,
+      'max.message.bytes': recordLimit,
       ...(compacted ? { 'cleanup.policy': 'compact' } : { 'retention.ms': retention, ...(retentionBytes ? { 'retention.bytes': retentionBytes } : {}) }),
     }),
   }))
-  const dead = consumedTopics.map(({ name }) => ({ topic: deadLetterTopic(name), configEntries: entries({ 'retention.ms': 30 * 86_400_000 }) }))
-  const memory = statefulStages.map((stage) => ({ topic: stateTopic(stage), configEntries: entries({ 'cleanup.policy': 'compact', 'segment.ms': 3_600_000 }) }))
-  const notes = { topic: attemptsTopic, configEntries: entries({ 'cleanup.policy': 'compact', 'segment.ms': 3_600_000 }) }
-  return [...kept, ...dead, ...memory, notes]
+  const dead = consumedTopics.map(({ name }) => ({
+    topic: deadLetterTopic(name),
+    configEntries: entries({ 'max.message.bytes': ownRecordLimit, 'retention.ms': 30 * 86_400_000 }),
+  }))
+  const memory = [...statefulStages.map(stateTopic), attemptsTopic].map((topic) => ({
+    topic,
+    configEntries: entries({ 'max.message.bytes': ownRecordLimit, 'cleanup.policy': 'compact', 'segment.ms': 3_600_000 }),
+  }))
+  return [...kept, ...dead, ...memory]
 }
 
 /** Makes the topics that are missing; those that are there keep their partitions, because keys would move. */
-export async function provisionTopics(brokers: string, partitions: number, replicas: number, log: Log): Promise<void> {
+export async function provisionTopics(brokers: string, { topicPartitions, topicReplicas }: Static<typeof TopicSettings>, log: Log): Promise<void> {
   const admin = openKafka(brokers, 'provision', log).admin()
   await admin.connect()
   try {
@@ -59,7 +70,7 @@ export async function provisionTopics(brokers: string, partitions: number, repli
     if (missing.length > 0)
       await createTopics(
         admin,
-        missing.map((config) => ({ ...config, numPartitions: partitions, replicationFactor: replicas })),
+        missing.map((config) => ({ ...config, numPartitions: topicPartitions, replicationFactor: topicReplicas })),
       )
   } finally {
     await admin.disconnect()
@@ -87,13 +98,12 @@ export async function provisionSchemas(registryUrl: string): Promise<void> {
   }
 }
 
-const ProvisionSettings = Type.Object({
-  ...kafkaSettings,
-  ...objectStoreSettings,
-  ...databaseSettings,
+export const TopicSettings = Type.Object({
   topicPartitions: Type.Integer({ minimum: 1, default: 6, description: 'partitions of each new topic' }),
-  topicReplicas: Type.Integer({ minimum: 1, default: 1, description: 'replicas of each new topic' }),
+  topicReplicas: Type.Integer({ minimum: -1, default: -1, description: 'replicas of each new topic; -1: as many as the broker makes by itself' }),
 })
+
+const ProvisionSettings = Type.Object({ ...kafkaSettings, ...objectStoreSettings, ...databaseSettings, ...TopicSettings.properties })
 
 /** `frameloop provision`: all of it, in services that the environment names. Throws `CONFIG_INVALID`. */
 export async function provision(env: NodeJS.ProcessEnv, say: (text: string) => void): Promise<void> {
@@ -105,7 +115,7 @@ export async function provision(env: NodeJS.ProcessEnv, say: (text: string) => v
     say('buckets are there')
     await migrate(config.databaseUrl, log)
     say('tables are there')
-    await provisionTopics(config.kafkaBrokers, config.topicPartitions, config.topicReplicas, log)
+    await provisionTopics(config.kafkaBrokers, config, log)
     say('topics are there')
     await provisionSchemas(config.schemaRegistryUrl)
     say('schemas are there')

@@ -1,6 +1,6 @@
 /** What runs, how large it is, who serves: for people and, as JSON, for programs. */
 import { readdirSync, readFileSync } from 'node:fs'
-import { openPool } from '@frameloop/kit/postgres'
+import { isDatabaseTransient, openPool } from '@frameloop/kit/postgres'
 import { isSameProcess, statFields } from '@frameloop/kit/process-identity'
 import { showBytes } from '@frameloop/kit/units'
 import { type Home, readState } from './home.ts'
@@ -60,11 +60,14 @@ export async function status(home: Home): Promise<Status> {
   )
   const pool = openPool(stack.environment['DATABASE_URL'] ?? '', 'status', 1)
   try {
-    const { rows } = await pool.query<{ task: string; alias: string; version: string }>(
-      "select * from (select distinct on (task, alias) task, alias, version from promotions order by task, alias, id desc) serving where version <> ''",
-    )
-    const ready = pids.length === started.length && processes.every(({ state }) => state === 'ready' || state === 'degraded')
-    return { ready, console: stack.console, endpoints: stack.endpoints, processes, models: rows }
+    const known = await pool
+      .query<{ task: string; alias: string; version: string }>("select task, alias, version from roles_now where version <> '' order by task, alias")
+      .catch((thrown: unknown) => {
+        // it is asked most when something is down
+        if (!isDatabaseTransient(thrown)) throw thrown
+      })
+    const ready = known !== undefined && pids.length === started.length && processes.every(({ state }) => state === 'ready' || state === 'degraded')
+    return { ready, console: stack.console, endpoints: stack.endpoints, processes, models: known?.rows ?? [] }
   } finally {
     await pool.end()
   }

@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { IngestSettings, ServeSettings } from '@frameloop/cloud/config'
 import type { AgentSettings } from '@frameloop/edge-agent/config'
-import { variableName } from '@frameloop/kit/config'
+import { readConfig, variableName } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
@@ -31,7 +31,7 @@ import { putZoneFile } from './label-file.ts'
 import { type BrokerExtras, mlflowProgram, prepareKafka, registryProgram, s3Program } from './parts.ts'
 import { ensureDatabases, preparePostgres } from './postgres.ts'
 import { probeChain } from './probe.ts'
-import { migrate, provisionBuckets, provisionSchemas, provisionTopics } from './provision.ts'
+import { migrate, provisionBuckets, provisionSchemas, provisionTopics, TopicSettings } from './provision.ts'
 import { endLeftovers, type Program, Supervisor } from './supervisor.ts'
 
 export interface CameraOption {
@@ -166,16 +166,16 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const start = async (program: Program): Promise<void> => say(`  ${program.name.padEnd(10)} ready after ${showMs(await supervisor.start(program))}`)
 
   const database = own['DATABASE_URL'] ? undefined : await preparePostgres(home, port('postgres'))
-  const databaseUrl = own['DATABASE_URL'] ?? database?.urlOf('frameloop') ?? ''
+  const databaseUrl = own['DATABASE_URL'] || database?.urlOf('frameloop') || ''
   // in a database server of somebody's own the registry and MLflow get databases beside ours: their tables have names like ours
   const besideOurs = (name: string): string => `${new URL(databaseUrl).pathname.slice(1)}_${name}`
   const urlOf = (name: string): string => database?.urlOf(name) ?? Object.assign(new URL(databaseUrl), { pathname: `/${besideOurs(name)}` }).href
-  const brokers = own['KAFKA_BROKERS'] ?? `127.0.0.1:${reachedAt('kafka')}`
-  const registryUrl = own['SCHEMA_REGISTRY_URL'] ?? `http://127.0.0.1:${reachedAt('registry')}/apis/ccompat/v7`
+  const brokers = own['KAFKA_BROKERS'] || `127.0.0.1:${reachedAt('kafka')}`
+  const registryUrl = own['SCHEMA_REGISTRY_URL'] || `http://127.0.0.1:${reachedAt('registry')}/apis/ccompat/v7`
   const bucketPrefix = own['BUCKET_PREFIX'] || usualBucketPrefix
   const s3Region = own['S3_REGION'] || 'us-east-1'
-  const s3Endpoint = own['S3_ENDPOINT'] ?? `http://127.0.0.1:${reachedAt('s3')}`
-  const mlflowUrl = own['MLFLOW_TRACKING_URI'] ?? `http://127.0.0.1:${port('mlflow')}`
+  const s3Endpoint = own['S3_ENDPOINT'] || `http://127.0.0.1:${reachedAt('s3')}`
+  const mlflowUrl = own['MLFLOW_TRACKING_URI'] || `http://127.0.0.1:${port('mlflow')}`
   const identity = (name: string) => ({ accessKeyId: `frameloop-${name}`, secretAccessKey: home.secret(`s3-${name}`) })
   const cloudIdentity = own['S3_ENDPOINT'] ? { accessKeyId: own['AWS_ACCESS_KEY_ID'] ?? '', secretAccessKey: own['AWS_SECRET_ACCESS_KEY'] ?? '' } : identity('cloud')
   const edgeIdentity = own['S3_ENDPOINT'] ? cloudIdentity : identity('edge')
@@ -190,7 +190,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     const registry = own['SCHEMA_REGISTRY_URL'] ? undefined : start(registryProgram(port('registry'), port('registryManagement'), registryDatabase(urlOf('registry'))))
     const mlflow = own['MLFLOW_TRACKING_URI']
       ? undefined
-      : start(mlflowProgram(port('mlflow'), urlOf('mlflow'), { endpoint: s3Endpoint, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }))
+      : start(mlflowProgram(port('mlflow'), urlOf('mlflow'), { endpoint: s3Endpoint, region: s3Region, identity: cloudIdentity, bucket: bucketName(bucketPrefix, 'models') }))
     // whoever fails first is told; this one is waited for later
     mlflow?.catch(() => {})
     await Promise.all([migrate(databaseUrl, log), registry])
@@ -215,7 +215,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     await provisionBuckets(store, bucketPrefix)
   })()
   const [{ mlflow }] = await Promise.all([withDatabase, kafka, objects])
-  await provisionTopics(brokers, 6, 1, log)
+  await provisionTopics(brokers, readConfig(TopicSettings, own), log)
   await provisionSchemas(registryUrl)
   store.close()
 

@@ -19,7 +19,8 @@ export function showBytes(bytes: Bytes): string {
   const units = ['kB', 'MB', 'GB', 'TB']
   let value: number = bytes
   let at = -1
-  while (value >= 1000 && at < units.length - 1) {
+  // what would be rounded up to a thousand is one of the next
+  while (value >= 999.5 && at < units.length - 1) {
     value /= 1000
     at += 1
   }
@@ -29,8 +30,7 @@ export function showBytes(bytes: Bytes): string {
 /** `92500` → `1 min 32 s`: for people. */
 export function showMs(ms: Ms): string {
   if (ms < 1000) return `${Math.round(ms)} ms`
-  const seconds = ms / 1000
-  if (seconds < 10) return `${seconds.toFixed(1)} s`
-  if (seconds < 60) return `${Math.round(seconds)} s`
-  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`
+  if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`
+  const seconds = Math.round(ms / 1000)
+  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`
 }

@@ -18,3 +18,7 @@ test('a key that is none, or of another kind, is refused', () => {
   expect(() => privateKeyOf('rubbish')).toThrow('is no PEM')
   expect(() => publicKeyOf('')).toThrow('is no PEM')
 })
+
+test('a private key that is handed over as the public one is refused, and says where it belongs', () => {
+  expect(() => publicKeyOf(makeKeys().privatePem)).toThrow(/private key, which stays beside the agent/)
+})

@@ -51,7 +51,11 @@ function keyOf(pem: string, make: (pem: string) => KeyObject, what: string): Key
 
 /** Throw `CONFIG_INVALID`. */
 export const privateKeyOf = (pem: string): KeyObject => keyOf(pem, createPrivateKey, 'signing key')
-export const publicKeyOf = (pem: string): KeyObject => keyOf(pem, createPublicKey, 'public key')
+export function publicKeyOf(pem: string): KeyObject {
+  // the public half could be made of it, and whoever hands it over keeps it where it does not belong
+  if (pem.includes('PRIVATE KEY')) throw new Fault('CONFIG_INVALID', 'This is the private key, which stays beside the agent: `frameloop-agent make-key` prints the public one')
+  return keyOf(pem, createPublicKey, 'public key')
+}
 
 /** PEM of both halves. */
 export function makeKeys(): { readonly privatePem: string; readonly publicPem: string } {

@@ -21,10 +21,9 @@ export function sumOf(text: string, metric: string): number {
 export async function readStages(health: Readonly<Record<string, string>>): Promise<StageFigures[]> {
   return Promise.all(
     ['agent', 'validate', 'extract', 'features', 'serve', 'catalog'].map(async (stage) => {
-      const text = await fetch(`${health[stage]}/metrics`, { signal: AbortSignal.timeout(2_000) }).then(
-        (answer) => answer.text(),
-        () => undefined,
-      )
+      const text = await fetch(`${health[stage]}/metrics`, { signal: AbortSignal.timeout(2_000) })
+        .then((answer) => answer.text())
+        .catch(() => undefined)
       if (text === undefined) return { stage, received: 0, rejected: 0, lag: 0, up: false }
       const received = stage === 'agent' ? sumOf(text, 'frameloop_agent_captured_total') : sumOf(text, 'frameloop_stage_received_total')
       return { stage, received, rejected: sumOf(text, 'frameloop_stage_rejected_total'), lag: sumOf(text, 'frameloop_stage_lag_records'), up: true }
@@ -45,13 +44,12 @@ export interface Overview {
 
 /** Live answers of the champions against labels, only about frames captured after their dataset was cut. */
 export const liveQuality = `
-  with serving as (select distinct on (task) task, version from promotions where alias = 'champion' order by task, id desc),
-  answered as (
+  with answered as (
     select p.task, p.model_version, p.zone, l.label as truth, p.answer
-    from serving s join model_versions m on m.task = s.task and m.version = s.version
+    from roles_now s join model_versions m on m.task = s.task and m.version = s.version
     join predictions p on p.task = s.task and p.model_version = s.version and p.frame_at > m.cut_at and p.answered_at > now() - interval '10 minutes'
-    join labels l on ${labelOfPrediction}
-    where ${isUnseen('m.cut_at')}),
+    join lateral ${labelOfPrediction} l on true
+    where s.alias = 'champion' and ${isUnseen('m.cut_at')}),
   recalls as (select task, model_version, truth, count(*)::int as n, avg((answer = truth)::int)::float8 as recall from answered group by task, model_version, truth)
   select task, model_version as "modelVersion", sum(n)::int as n, avg(recall)::float8 as "balancedAccuracy", (sum(n * recall) / sum(n))::float8 as accuracy, (max(n)::float8 / sum(n))::float8 as "majorityAccuracy", count(*)::int as classes
   from recalls group by task, model_version order by task`
@@ -63,9 +61,8 @@ export async function readOverview(pool: Pool, health: Readonly<Record<string, s
       `select distinct on (camera_id) camera_id as "cameraId", state, message, source_kind as "sourceKind", frames_per_second as "framesPerSecond", highest_seq as "highestSeq", reported_at as "reportedAt" from captures where camera_id <> '${probeCameraId}' order by camera_id, state = 'ended', reported_at desc`,
     ),
     rows(`select camera_id as "cameraId", zone, task, x, y, width, height, picture_width as "pictureWidth", picture_height as "pictureHeight" from zones order by camera_id, zone`),
-    rows(`with serving as (select distinct on (task, alias) task, alias, version, reason, decided_at from promotions order by task, alias, id desc)
-      select m.task, m.version, m.created_at as "createdAt", m.run_id as "runId", m.dataset_digest as "datasetDigest", (m.metrics->>'balancedAccuracy')::float8 as "balancedAccuracy", (m.metrics->>'n')::int as n, s.alias, s.reason
-      from model_versions m left join serving s on s.task = m.task and s.version = m.version order by m.created_at desc limit 8`),
+    rows(`select m.task, m.version, m.created_at as "createdAt", m.run_id as "runId", m.dataset_digest as "datasetDigest", (m.metrics->>'balancedAccuracy')::float8 as "balancedAccuracy", (m.metrics->>'n')::int as n, s.alias, s.reason
+      from model_versions m left join roles_now s on s.task = m.task and s.version = m.version order by m.created_at desc limit 8`),
     rows(
       `select request_id as "requestId", task, cause, state, epoch, epochs, loss, version, promoted, reason, requested_at as "requestedAt", ended_at as "endedAt" from training_runs order by requested_at desc limit 6`,
     ),

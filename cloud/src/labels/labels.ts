@@ -29,9 +29,9 @@ export interface Stored {
   readonly rejected: readonly Rejected[]
 }
 
-/** SQL: the label `l` that is the truth about the prediction `p` now. */
-export const labelOfPrediction = `l.camera_id = p.camera_id and l.zone = p.zone and l.task = p.task and l.superseded_at is null
-  and (l.frame_id = p.frame_id or l.media_offset_us = p.media_offset_us or l.frame_at = p.frame_at)`
+/** SQL: the truth about the prediction `p` now, one row or none: of a label for the frame and one for its moment the later one. For `join lateral`. */
+export const labelOfPrediction = `(select l.label from labels l where l.camera_id = p.camera_id and l.zone = p.zone and l.task = p.task and l.superseded_at is null
+  and (l.frame_id = p.frame_id or l.media_offset_us = p.media_offset_us or l.frame_at = p.frame_at) order by l.recorded_at desc limit 1)`
 
 /** SQL: the prediction `p` is about no moment of footage that was there before `cutAt`: what plays in a loop shows again what the model has learned from. */
 export const isUnseen = (cutAt: string): string =>

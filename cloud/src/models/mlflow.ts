@@ -17,6 +17,8 @@ export interface Mlflow {
   getFiles(artifactUri: string, folder: string, names: readonly string[]): Promise<ModelFiles>
   registerVersion(model: string, source: string, runId: string, tags: Readonly<Record<string, string>>): Promise<string>
   setAlias(model: string, alias: string, version: string): Promise<void>
+  /** One that is not there counts as removed. */
+  removeAlias(model: string, alias: string): Promise<void>
   endRun(runId: string, status: 'FINISHED' | 'FAILED'): Promise<void>
 }
 
@@ -32,8 +34,8 @@ export function openMlflow(baseUrl: string): Mlflow {
       throw new Fault('MLFLOW_UNAVAILABLE', `MLflow did not answer: ${rootMessage(thrown)}`, { path }, thrown)
     }
   }
-  const api = async <Answer>(path: string, body: unknown, tolerate?: string): Promise<Answer> => {
-    const response = await call('POST', `/api/2.0/mlflow/${path}`, JSON.stringify(body))
+  const api = async <Answer>(path: string, body: unknown, tolerate?: string, method = 'POST'): Promise<Answer> => {
+    const response = await call(method, `/api/2.0/mlflow/${path}`, JSON.stringify(body))
     const answer = (await response.json().catch(() => ({}))) as { error_code?: string; message?: string }
     if (!response.ok && answer.error_code !== tolerate)
       throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to ${path}: ${answer.message ?? ''}`, { path, status: response.status })
@@ -96,6 +98,9 @@ export function openMlflow(baseUrl: string): Mlflow {
     },
     async setAlias(model, alias, version) {
       await api('registered-models/alias', { name: model, alias, version })
+    },
+    async removeAlias(model, alias) {
+      await api('registered-models/alias', { name: model, alias }, 'RESOURCE_DOES_NOT_EXIST', 'DELETE')
     },
     async endRun(runId, status) {
       await api('runs/update', { run_id: runId, status, end_time: now() })

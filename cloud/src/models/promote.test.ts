@@ -21,3 +21,12 @@ test('whom somebody made champion while a model was trained is not replaced with
   // who forces it has seen the figures, or wants none
   expect(unlessDecided(better, '3', '5', true)).toBe(better)
 })
+
+test('a champion of another preprocessing is not replaced by what could not be judged itself', () => {
+  expect(mayReplace(judged(0, 0), 'not comparable', false, '')).toMatchObject({ promote: false })
+  expect(mayReplace(judged(0.9), 'not comparable', false, '')).toMatchObject({
+    promote: true,
+    reason: 'the first model of its preprocessing, 90.0 % balanced accuracy on 100 held-out examples',
+  })
+  expect(mayReplace(judged(0, 0), undefined, false, '')).toMatchObject({ promote: true })
+})

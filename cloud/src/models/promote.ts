@@ -13,10 +13,11 @@ export function unlessDecided(verdict: Verdict, judged: string | undefined, now:
 }
 
 /**
- * On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record.
+ * On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record. A champion
+ * that cannot be judged on them, because it was trained on another preprocessing, is replaced by what was judged itself.
  * `liveDifference`: how what is served differs from what was trained on; empty when it does not.
  */
-export function mayReplace(challenger: Evaluation, champion: Evaluation | undefined, force: boolean, liveDifference: string): Verdict {
+export function mayReplace(challenger: Evaluation, champion: Evaluation | 'not comparable' | undefined, force: boolean, liveDifference: string): Verdict {
   if (force) return { promote: true, reason: 'forced by whoever asked for the run' }
   if (liveDifference) return { promote: false, reason: liveDifference }
   if (challenger.n === 0)
@@ -24,7 +25,8 @@ export function mayReplace(challenger: Evaluation, champion: Evaluation | undefi
       ? { promote: false, reason: 'no zone could be judged: too few passages' }
       : { promote: true, reason: 'the first model of its preprocessing; no zone could be judged: too few passages' }
   const score = percent(challenger.balancedAccuracy)
-  if (!champion) return { promote: true, reason: `the first model of its preprocessing, ${score} balanced accuracy on ${challenger.n} held-out examples` }
+  if (!champion || champion === 'not comparable')
+    return { promote: true, reason: `the first model of its preprocessing, ${score} balanced accuracy on ${challenger.n} held-out examples` }
   const before = percent(champion.balancedAccuracy)
   if (challenger.balancedAccuracy >= champion.balancedAccuracy)
     return { promote: true, reason: `${score} balanced accuracy against ${before} of the champion on the same ${challenger.n} held-out examples` }

@@ -1,7 +1,8 @@
 /**
  * Labels and the stream → a dataset: an immutable manifest of offset ranges, object digests and labels as of a time.
  * D1  Labels outside the range asked for are never read: changing them changes nothing.
- * D2  Each (picture, zone) is in it once, however often the footage was played.
+ * D2  Each (picture, zone) is in it once, however often the footage was played: prepared where the zone lay last, and with
+ *     the latest word about any of them.
  * D3  Equal frames and labels give an equal manifest and so an equal digest, whenever it is built.
  */
 
@@ -54,6 +55,7 @@ interface Row {
   readonly camera_id: string
   readonly zone: string
   readonly label: string
+  readonly recorded_at: Date
   readonly media_offset_us: number | null
   readonly frame_at: Date
   readonly picture_sha256: string
@@ -64,12 +66,13 @@ interface Row {
   readonly bucket: string
   readonly object_key: string
   readonly zones: FeaturesPrepared['zones']
-  readonly reference: string | null
+  /** Empty where it was compared with none. */
+  readonly reference: string
 }
 
 /** Features that a current label speaks of, by frame, by media offset or by capture time. */
 const selectLabelled = `
-  select f.frame_id, f.camera_id, l.zone, l.label, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones, f.parameters->>'reference' as reference
+  select f.frame_id, f.camera_id, l.zone, l.label, l.recorded_at, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones, coalesce(f.parameters->>'reference', '') as reference
   from labels l
   join features f on f.camera_id = l.camera_id
     and ((l.frame_id is not null and f.frame_id = l.frame_id)
@@ -80,7 +83,26 @@ const selectLabelled = `
     and ($2::text is null or l.camera_id = $2)
     and ($3::bigint is null or f.media_offset_us >= $3) and ($4::bigint is null or f.media_offset_us < $4)
     and ($5::timestamptz is null or f.frame_at >= $5) and ($6::timestamptz is null or f.frame_at < $6)
-  order by f.camera_id, l.zone, f.picture_sha256, f.frame_at, f.frame_id`
+  order by f.camera_id, l.zone, f.picture_sha256, f.frame_at, f.frame_id, l.recorded_at, l.label`
+
+/** A task that came later is not named by what was prepared before, which shows the same place where there is one of that name. */
+function zoneOf(row: Pick<Row, 'zone' | 'zones'>, task: string): FeaturesPrepared['zones'][number] | undefined {
+  const named = row.zones.filter((one) => one.zone === row.zone)
+  return named.find(({ tasks }) => tasks.includes(task)) ?? (named.length === 1 ? named[0] : undefined)
+}
+
+/** D2: what stands for rows about one zone of equal pictures, the oldest first; nothing where none of them was prepared with the zone. */
+export function oneOf<Like extends Pick<Row, 'zone' | 'zones' | 'label' | 'recorded_at'>>(rows: readonly Like[], task: string): Like | undefined {
+  const placeOf = (row: Like): string | undefined => {
+    const zone = zoneOf(row, task)
+    return zone && [zone.x, zone.y, zone.width, zone.height].join(' ')
+  }
+  const prepared = rows.filter((row) => placeOf(row) !== undefined)
+  const last = prepared.at(-1)
+  const chosen = prepared.find((row) => last && placeOf(row) === placeOf(last))
+  const latest = rows.reduce<Like | undefined>((newest, row) => (newest && newest.recorded_at > row.recorded_at ? newest : row), undefined)
+  return chosen && latest && { ...chosen, label: latest.label }
+}
 
 /** The labelled frames that have been prepared. An empty dataset is returned as it is. */
 export async function buildDataset(pool: Pool, brokers: string, codec: Codec, store: ObjectStore, query: DatasetQuery, signal: AbortSignal): Promise<Dataset> {
@@ -91,16 +113,19 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const named = preprocessingDigest(preprocessing)
   const range = [query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)]
   const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing), allowed ?? []])
-  // D2: the first of equal pictures stands for all of them
-  const once = new Map<string, Row>()
+  const equal = new Map<string, Row[]>()
   for (const row of rows) {
     const key = `${row.camera_id} ${row.zone} ${row.picture_sha256}`
-    if (!once.has(key)) once.set(key, row)
+    const list = equal.get(key)
+    if (list) list.push(row)
+    else equal.set(key, [row])
   }
+  const once = [...equal.values()].flatMap((list) => oneOf(list, query.task) ?? [])
   const wanted = new Map<string, Row[]>()
   const ranges = new Map<string, Range>()
-  for (const row of once.values()) {
-    wanted.set(`${row.frame_id} ${row.preprocessing}`, [...(wanted.get(`${row.frame_id} ${row.preprocessing}`) ?? []), row])
+  for (const row of once) {
+    const name = recordName({ frameId: row.frame_id, preprocessing: row.preprocessing, reference: row.reference })
+    wanted.set(name, [...(wanted.get(name) ?? []), row])
     const key = `${row.topic} ${row.partition}`
     const range = ranges.get(key)
     ranges.set(key, {
@@ -113,9 +138,7 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const examples: Example[] = []
   const take = (rowsOf: readonly Row[], pixels: Uint8Array): void => {
     for (const row of rowsOf) {
-      // a task that came later is not named by what was prepared before, which shows the same place where there is one of that name
-      const named = row.zones.filter((one) => one.zone === row.zone)
-      const zone = named.find(({ tasks: of }) => of.includes(query.task)) ?? (named.length === 1 ? named[0] : undefined)
+      const zone = zoneOf(row, query.task)
       if (!zone) continue
       const size = zone.shape.reduce((product, side) => product * side, 1)
       examples.push({
@@ -137,25 +160,26 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   }))
   for await (const record of readRanges(brokers, 'frameloop.train.replay', readable, signal)) {
     const event = await codec.decode('FeaturesPrepared', record.value)
-    const rowsOf = wanted.get(`${event.frameId} ${event.preprocessing}`)
+    const name = recordName({ ...event, reference: event.reference?.sha256 ?? '' })
+    const rowsOf = wanted.get(name)
     if (!rowsOf || !event.pixels) continue
     take(rowsOf, event.pixels)
-    wanted.delete(`${event.frameId} ${event.preprocessing}`)
+    wanted.delete(name)
   }
   // too large to travel in their record, or older than the topic keeps: the same pixels lie in the object store
   const stored = [...wanted.values()]
   for (let from = 0; from < stored.length; from += 16) {
     const part = stored.slice(from, from + 16)
-    const pixels = await Promise.all(part.map(([row]) => store.get(row?.bucket ?? '', row?.object_key ?? '', signal)))
+    const pixels = await Promise.all(part.map(([row]) => store.get(row?.bucket ?? '', row?.object_key ?? '', signal).catch(ifErased)))
     part.forEach((rowsOf, at) => {
-      take(rowsOf, pixels[at] ?? new Uint8Array())
+      if (pixels[at]) take(rowsOf, pixels[at])
     })
   }
   examples.sort((a, b) => compare(a.cameraId, b.cameraId) || compare(a.zone, b.zone) || a.at - b.at || compare(a.frameId, b.frameId))
   const classes = [...new Set(examples.map(({ label }) => label))].sort()
   const used = new Set(examples.map(({ frameId }) => frameId))
-  const cutAt = [...once.values()].filter((row) => used.has(row.frame_id)).reduce((latest, row) => Math.max(latest, row.frame_at.getTime()), 0)
-  const referencePictures = Object.fromEntries([...once.values()].flatMap(({ camera_id, reference }) => (reference ? [[camera_id, reference]] : [])))
+  const cutAt = once.filter((row) => used.has(row.frame_id)).reduce((latest, row) => Math.max(latest, row.frame_at.getTime()), 0)
+  const referencePictures = Object.fromEntries(once.flatMap(({ camera_id, reference }) => (reference ? [[camera_id, reference]] : [])))
   const content = {
     task: query.task,
     preprocessing: named,
@@ -167,6 +191,17 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const digest = sha256Hex(Buffer.from(JSON.stringify(content)))
   const manifest = JSON.stringify({ digest, ...content, ranges: [...ranges.values()], frames: examples.map(({ frameId }) => frameId), cutAt: new Date(cutAt).toISOString(), query })
   return { digest, manifest, examples, classes, preprocessing, preprocessingDigest: named, referencePictures, cutAt }
+}
+
+/** One frame is prepared in several ways, and against several reference pictures. */
+function recordName({ frameId, preprocessing, reference }: { readonly frameId: string; readonly preprocessing: string; readonly reference: string }): string {
+  return `${frameId} ${preprocessing} ${reference}`
+}
+
+/** What somebody removed meanwhile is left out. */
+function ifErased(thrown: unknown): undefined {
+  if (!(thrown instanceof Fault && thrown.code === 'OBJECT_MISSING')) throw thrown
+  return undefined
 }
 
 function compare(a: string, b: string): number {

@@ -27,7 +27,7 @@ async function answered(served: (prepared: Uint8Array) => Uint8Array, drawnAt = 
     ...{ zones: [{ zone: 'left', tasks: ['occupancy'], x, y, width, height, offset: 0, shape: [32, 32, 3] }], picture_bucket: 'raw', picture_key: 'r' },
   }
   const drawn = {
-    ...{ camera_id: 'street', zone: 'left', task: 'occupancy', wanted: preprocessing, serving: null, serving_references: null },
+    ...{ camera_id: 'street', zone: 'left', task: 'occupancy', wanted: preprocessing, serving: [] },
     ...{ x: drawnAt.x, y: drawnAt.y, width: drawnAt.width, height: drawnAt.height, picture_width: 320, picture_height: 240 },
   }
   const sql = { query: async (text: string) => ({ rows: text.includes('from predictions p') ? [row] : text.includes('from zones z') ? [drawn] : [] }) } as unknown as Sql

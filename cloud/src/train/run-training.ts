@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads'
 import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
-import { inTransaction, type Pool } from '@frameloop/kit/postgres'
+import type { Pool } from '@frameloop/kit/postgres'
 import { retry } from '@frameloop/kit/retry'
 import type { Codec } from '@frameloop/schemas/codec'
 import { bucketName, datasetKey } from '@frameloop/schemas/object-keys'
@@ -13,7 +13,7 @@ import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import { isMlflowAway, type Mlflow, mlmodelFile } from '../models/mlflow.ts'
 import { type ModelFiles, modelFileNames } from '../models/model-files.ts'
 import { mayReplace, unlessDecided } from '../models/promote.ts'
-import { lockRoles, type ModelVersion, probationTime, recordPromotion, selectChampions } from '../models/roles.ts'
+import { decideRoles, type ModelVersion, probationTime, recordPromotion, selectChampions } from '../models/roles.ts'
 import { enqueue } from '../outbox.ts'
 import { buildDataset } from './dataset.ts'
 import { type FitJob, type FitMessage, hyperparameters } from './fit.ts'
@@ -68,7 +68,7 @@ function fitInWorker(job: FitJob, onEpoch: (epoch: number, loss: number) => void
 
 async function selectChampion(pool: Pool, task: string): Promise<{ version: string; artifact_path: string; digest: string } | undefined> {
   const { rows } = await pool.query<{ version: string; artifact_path: string; digest: string }>(
-    "select m.version, m.artifact_path, m.digest from promotions p join model_versions m on m.task = p.task and m.version = p.version where p.task = $1 and p.alias = 'champion' order by p.id desc limit 1",
+    "select m.version, m.artifact_path, m.digest from roles_now r join model_versions m on m.task = r.task and m.version = r.version where r.task = $1 and r.alias = 'champion'",
     [task],
   )
   return rows[0]
@@ -211,7 +211,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       preprocessing: dataset.preprocessingDigest,
     })
     await mlflow.endRun(run.runId, 'FINISHED')
-    const judged = mayReplace(evaluation, done.championEvaluation, request.force_promote, sayDifferent(live))
+    const judged = mayReplace(evaluation, championFiles && (done.championEvaluation ?? 'not comparable'), request.force_promote, sayDifferent(live))
     const model: ModelVersion = {
       task: request.task,
       version,
@@ -222,8 +222,7 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       preprocessing: dataset.preprocessingDigest,
       datasetDigest: dataset.digest,
     }
-    const verdict = await inTransaction(pool, async (client) => {
-      await lockRoles(client, request.task)
+    const verdict = await decideRoles(pool, request.task, async (client) => {
       const [now] = await selectChampions(client, request.task)
       const verdict = unlessDecided(judged, champion?.version, now, request.force_promote)
       await client.query(
@@ -267,8 +266,6 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
       })
       return verdict
     })
-    // the promotion log is the truth; the alias follows it
-    if (verdict.promote) await mlflow.setAlias(modelName, 'champion', version).catch((thrown: unknown) => log.warn({ err: thrown }, 'alias not set'))
     log.info({ task: request.task, version, promoted: verdict.promote, reason: verdict.reason, balancedAccuracy: evaluation.balancedAccuracy }, 'training ended')
   } catch (thrown) {
     await mlflow.endRun(run.runId, 'FAILED').catch(() => {})

@@ -51,13 +51,31 @@ test('what was held out stays held out when more has been captured, so that a ch
   expect(settled.filter((at) => learned.has(at))).toEqual([])
 })
 
-test('no example is in both parts, and the order of the examples does not matter', () => {
+test('two short passages close together leave the class in training, and the zone is said to be not judged', () => {
+  const examples = footage('z', [
+    ['empty', 20],
+    ['occupied', 1],
+    ['empty', 1],
+    ['occupied', 1],
+    ['empty', 20],
+  ])
+  const { train, heldOut, notJudged } = splitByPassage(examples)
+  expect(notJudged).toEqual(['c z'])
+  expect(heldOut).toEqual([])
+  expect(train).toHaveLength(examples.length)
+})
+
+test('no example is in both parts, every class is learned, and the order of the examples does not matter', () => {
   const run = fc.tuple(fc.constantFrom('empty', 'occupied'), fc.integer({ min: 1, max: 12 }))
   fc.assert(
     fc.property(fc.array(run, { minLength: 1, maxLength: 12 }), fc.nat(), (runs, seed) => {
       const examples = footage('z', runs)
-      const { train, heldOut } = splitByPassage(examples)
+      const { train, heldOut, judged } = splitByPassage(examples)
       expect(heldOut.filter((index) => train.includes(index))).toEqual([])
+      const labelsOf = (part: readonly number[]) => new Set(part.map((index) => examples[index]?.label))
+      const all = new Set(examples.map(({ label }) => label))
+      expect(labelsOf(train)).toEqual(all)
+      if (judged.length > 0) expect(labelsOf(heldOut)).toEqual(all)
       const shuffled = examples.map((example, at) => ({ example, key: (at * 7919 + seed) % 10_007 })).sort((a, b) => a.key - b.key)
       const again = splitByPassage(shuffled.map(({ example }) => example))
       const times = (indexes: readonly number[], list: readonly Placed[]) => indexes.map((index) => list[index]?.at ?? 0).sort((a, b) => a - b)

@@ -1,8 +1,8 @@
 /**
  * Which examples are held out: whole passages, never neighbouring frames of what was trained on.
  * A passage is a run of one label of one zone without a gap of two seconds; long ones are cut into chunks of four.
- *   1 chunk of a label: none can be held out, the zone is not judged; 2 or 3: the smallest; more: every fourth from the end.
- * Training examples of the zone within two seconds of a held-out chunk are dropped.
+ * Of the chunks of a label the second and every fourth after it are held out, and training examples of the zone within two
+ * seconds of one of them are dropped. A zone of which a class would be in one part only is trained on whole and not judged.
  */
 import type { Ms } from '@frameloop/kit/units'
 
@@ -61,8 +61,6 @@ function chunksOf(examples: readonly Placed[], members: readonly number[]): Chun
 
 function chooseHeldOut(chunks: readonly Chunk[]): Chunk[] {
   const usable = chunks.filter(({ members }) => members.length >= smallestChunk)
-  if (usable.length < 2) return []
-  if (usable.length < 4) return [[...usable].sort((a, b) => a.members.length - b.members.length)[0] as Chunk]
   // counted from the beginning: with more data what was held out stays so, and a champion is not judged on what it has learned
   return usable.filter((_, at) => at % 4 === 1)
 }
@@ -81,21 +79,21 @@ export function splitByPassage(examples: readonly Placed[]): Split {
   for (const [zone, members] of [...zones].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const chunks = chunksOf(examples, members)
     const labels = [...new Set(chunks.map(({ label }) => label))].sort()
-    const held = labels.map((label) => chooseHeldOut(chunks.filter((chunk) => chunk.label === label)))
-    if (labels.length < 2 || held.some((list) => list.length === 0)) {
+    const apart = labels.flatMap((label) => chooseHeldOut(chunks.filter((chunk) => chunk.label === label)))
+    const inside = new Set(apart.flatMap((chunk) => chunk.members))
+    const rest = members.filter((index) => {
+      const at = examples[index]?.at ?? 0
+      return !inside.has(index) && !apart.some(({ from, to }) => at > from - gap && at < to + gap)
+    })
+    const has = (part: Iterable<number>, label: string): boolean => [...part].some((index) => examples[index]?.label === label)
+    if (labels.length < 2 || !labels.every((label) => has(inside, label) && has(rest, label))) {
       train.push(...members)
       notJudged.push(zone)
       continue
     }
     judged.push(zone)
-    const apart = held.flat()
-    const inside = new Set(apart.flatMap((chunk) => chunk.members))
     heldOut.push(...inside)
-    for (const index of members) {
-      const at = examples[index]?.at ?? 0
-      const near = apart.some(({ from, to }) => at > from - gap && at < to + gap)
-      if (!inside.has(index) && !near) train.push(index)
-    }
+    train.push(...rest)
   }
   const ascending = (a: number, b: number): number => a - b
   return { train: train.sort(ascending), heldOut: heldOut.sort(ascending), judged, notJudged }

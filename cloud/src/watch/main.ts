@@ -1,7 +1,8 @@
 /**
  * Starts the watcher: compares the champion's last labelled answers with the truth and asks for training when they are bad;
  * lets the champion before a new one answer beside it and take its place again when it proves better;
- * compares what is served with what the path of training makes of the same pictures and raises an alarm when it is not the same.
+ * compares what is served with what the path of training makes of the same pictures and raises an alarm when it is not the same;
+ * tells MLflow's aliases who serves.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openHealth } from '@frameloop/kit/health'
@@ -9,21 +10,21 @@ import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { Gauge } from '@frameloop/kit/metrics'
 import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
-import { databaseNotReady, openPool, type Pool } from '@frameloop/kit/postgres'
+import { databaseNotReady, openPool, type Pool, type Sql } from '@frameloop/kit/postgres'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import { CloudSettings } from '../config.ts'
 import { isUnseen, labelOfPrediction } from '../labels/labels.ts'
-import { type Mlflow, openMlflow } from '../models/mlflow.ts'
-import { promote, retire } from '../models/roles.ts'
+import { openMlflow } from '../models/mlflow.ts'
+import { decideRoles, followAliases, promote, retire, rollback, selectChampions } from '../models/roles.ts'
 import { runOutbox } from '../outbox.ts'
 import { evaluate, figuresOf, type Judged } from '../train/evaluate.ts'
 import { compareLive, sayDifferent } from '../train/live-sample.ts'
 import { requestTraining } from '../train/request.ts'
 import { type BothAnswered, judgeProbation } from './probation.ts'
-import { judgeQuality } from './retrain-policy.ts'
+import { judgeQuality, liveFigures } from './retrain-policy.ts'
 
 const interval = 5_000
 const sampleInterval = 60_000
@@ -38,9 +39,9 @@ interface Champion {
   readonly cut_at: Date
 }
 
-async function selectChampions(pool: Pool): Promise<Champion[]> {
+async function selectServing(pool: Pool): Promise<Champion[]> {
   const { rows } = await pool.query<Champion>(
-    "select distinct on (p.task) p.task, p.version, m.cut_at from promotions p join model_versions m on m.task = p.task and m.version = p.version where p.alias = 'champion' order by p.task, p.id desc",
+    "select r.task, r.version, m.cut_at from roles_now r join model_versions m on m.task = r.task and m.version = r.version where r.alias = 'champion' order by r.task",
   )
   return rows
 }
@@ -49,7 +50,7 @@ async function selectChampions(pool: Pool): Promise<Champion[]> {
 async function selectJudged(pool: Pool, { task, version, cut_at }: Champion): Promise<Judged[]> {
   const { rows } = await pool.query<Judged>(
     `select p.camera_id || ' ' || p.zone as zone, l.label as truth, p.answer from predictions p
-     join labels l on ${labelOfPrediction}
+     join lateral ${labelOfPrediction} l on true
      where p.task = $1 and p.model_version = $2 and p.frame_at > $3 and p.answered_at > now() - interval '10 minutes' and ${isUnseen('$3')}
      order by p.frame_at desc limit $4`,
     [task, version, cut_at, lastAnswers],
@@ -71,26 +72,25 @@ interface OnProbation {
   readonly has_challenger: boolean
 }
 
-async function selectProbation(pool: Pool, task: string): Promise<OnProbation | undefined> {
-  const { rows } = await pool.query<OnProbation>(
-    `with latest as (select distinct on (alias) * from promotions where task = $1 order by alias, id desc)
-     select c.version, b.version as before, coalesce(c.probation_until > now(), false) as is_judged, coalesce(s.version, '') as shadow,
+async function selectProbation(sql: Sql, task: string): Promise<OnProbation | undefined> {
+  const [, before] = await selectChampions(sql, task)
+  if (before === undefined) return undefined
+  const { rows } = await sql.query<Omit<OnProbation, 'before'>>(
+    `select c.version, coalesce(c.probation_until > now(), false) as is_judged, coalesce(s.version, '') as shadow,
        coalesce(s.decided_by = 'watch', false) as is_ours, greatest(s.decided_at, c.decided_at) as both_since, coalesce(x.version, '') <> '' as has_challenger
-     from latest c
-     join lateral (select version from promotions p where p.task = $1 and p.alias = 'champion' and p.id < c.id and p.version <> c.version order by p.id desc limit 1) b on true
-     left join latest s on s.alias = 'shadow' left join latest x on x.alias = 'challenger'
-     where c.alias = 'champion'`,
+     from roles_now c left join roles_now s on s.task = c.task and s.alias = 'shadow' left join roles_now x on x.task = c.task and x.alias = 'challenger'
+     where c.task = $1 and c.alias = 'champion'`,
     [task],
   )
-  return rows[0]
+  return rows[0] && { ...rows[0], before }
 }
 
-async function selectBothAnswered(pool: Pool, task: string, { version, before }: OnProbation, since: Date): Promise<(BothAnswered & { readonly at: Date })[]> {
-  const { rows } = await pool.query<BothAnswered & { readonly at: Date }>(
+async function selectBothAnswered(sql: Sql, task: string, { version, before }: OnProbation, since: Date): Promise<(BothAnswered & { readonly at: Date })[]> {
+  const { rows } = await sql.query<BothAnswered & { readonly at: Date }>(
     `select p.camera_id || ' ' || p.zone as zone, l.label as truth, p.answer as before, p.predict_ms as "beforeMs", n.answer as now, n.predict_ms as "nowMs", p.answered_at as at
      from predictions p
      left join predictions n on n.frame_id = p.frame_id and n.frame_at = p.frame_at and n.zone = p.zone and n.task = p.task and n.model_version = $2
-     left join labels l on ${labelOfPrediction}
+     left join lateral ${labelOfPrediction} l on true
      where p.task = $1 and p.model_version = $3 and p.answered_at > $4
      order by p.answered_at desc limit 2000`,
     [task, version, before, since],
@@ -98,28 +98,28 @@ async function selectBothAnswered(pool: Pool, task: string, { version, before }:
   return rows
 }
 
-/** Lets the champion before a new one answer in its shadow, and makes it champion again when it proves better. */
-async function watchProbation(pool: Pool, mlflow: Pick<Mlflow, 'setAlias'>, task: string, log: Log): Promise<void> {
-  const roles = await selectProbation(pool, task)
+/** Lets the champion before a new one answer in its shadow, and makes it champion again when it proves better. Inside `decideRoles`: what a person decides meanwhile waits, and stands. */
+async function watchProbation(sql: Sql, task: string, log: Log): Promise<void> {
+  const roles = await selectProbation(sql, task)
   if (!roles) return
   const { version, before, shadow, is_ours: isOurs, both_since: since } = roles
   const hasShadow = shadow !== ''
   if (!roles.is_judged) {
-    if (hasShadow && isOurs) await retire(pool, task, 'shadow', 'watch', `the probation of version ${version} is over`)
+    if (hasShadow && isOurs) await retire(sql, task, 'shadow', 'watch', `the probation of version ${version} is over`)
     return
   }
   if (shadow !== before) {
     // somebody's own shadow stays
-    if (!hasShadow || isOurs) await promote(pool, mlflow, task, before, { alias: 'shadow' }, 'watch', `champion before version ${version}, which is on probation`)
+    if (!hasShadow || isOurs) await promote(sql, task, before, { alias: 'shadow' }, 'watch', `champion before version ${version}, which is on probation`)
     return
   }
-  const asked = await selectBothAnswered(pool, task, roles, since)
+  const asked = await selectBothAnswered(sql, task, roles, since)
   // a challenger answers some of them in its place
   const settled = roles.has_challenger ? [] : asked.filter(({ at }) => at.getTime() > since.getTime() + settling)
   const verdict = judgeProbation(asked, settled)
   if (verdict.kind !== 'back') return
-  await promote(pool, mlflow, task, before, { alias: 'champion' }, 'watch', `version ${version} did not pass its probation: ${verdict.why}`)
-  await pool.query("insert into decisions (task, decision, evidence) values ($1, 'rollback', $2)", [task, { why: verdict.why, version, before, asked: asked.length }])
+  await rollback(sql, task, 'watch', `version ${version} did not pass its probation: ${verdict.why}`)
+  await sql.query("insert into decisions (task, decision, evidence) values ($1, 'rollback', $2)", [task, { why: verdict.why, version, before, asked: asked.length }])
   log.error({ task, version, before }, `the new model did not pass its probation: ${verdict.why}`)
 }
 
@@ -138,7 +138,7 @@ async function watch(pool: Pool, champion: Champion, gauge: Gauge<'task'>): Prom
     [champion.task],
   )
   const state = rows[0]
-  const figures = { n: overall.n, accuracy: overall.accuracy, balancedAccuracy: overall.balancedAccuracy, classes: Object.keys(overall.recall).length }
+  const figures = liveFigures(judged)
   const verdict = judgeQuality(figures, { running: state?.running ?? false, lastRequest: state?.last?.getTime() }, Date.now())
   if (verdict.kind !== 'retrain') return
   const evidence = { ...figures, modelVersion: champion.version, why: verdict.why, perZone }
@@ -192,7 +192,7 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
     async (signal) => {
       while (!signal.aborted) {
         try {
-          for (const { task } of await selectChampions(pool)) await watchInputs(pool, store, task, inputs, log)
+          for (const { task } of await selectServing(pool)) await watchInputs(pool, store, task, inputs, log)
         } catch (thrown) {
           log.warn({ err: thrown }, 'live inputs were not compared')
         }
@@ -201,18 +201,24 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
     },
     fail,
   )
-  const { setAlias } = openMlflow(config.mlflowTrackingUri)
-  // the promotion log is the truth; the alias follows it
-  const mlflow = { setAlias: (...alias: Parameters<typeof setAlias>) => setAlias(...alias).catch((thrown: unknown) => log.warn({ err: thrown }, 'alias not set')) }
+  const mlflow = openMlflow(config.mlflowTrackingUri)
+  let isAway = false
   lifetime.run(
     'watch',
     async (signal) => {
       while (!signal.aborted) {
         try {
-          for (const { task } of await selectChampions(pool)) await watchProbation(pool, mlflow, task, log)
-          for (const champion of await selectChampions(pool)) await watch(pool, champion, gauge)
+          for (const { task } of await selectServing(pool)) await decideRoles(pool, task, (sql) => watchProbation(sql, task, log))
+          for (const champion of await selectServing(pool)) await watch(pool, champion, gauge)
         } catch (thrown) {
           log.warn({ err: thrown }, 'watching waits for the database')
+        }
+        try {
+          await followAliases(pool, mlflow)
+          isAway = false
+        } catch (thrown) {
+          if (!isAway) log.warn({ err: thrown }, "MLflow's aliases wait")
+          isAway = true
         }
         await sleep(interval, undefined, { signal }).catch(() => {})
       }

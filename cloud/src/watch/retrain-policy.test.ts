@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { judgeQuality, retrainRule } from './retrain-policy.ts'
+import { judgeQuality, liveFigures, retrainRule } from './retrain-policy.ts'
 
 const bad = { n: 200, accuracy: 0.7, balancedAccuracy: 0.6, classes: 2 }
 const idle = { running: false, lastRequest: undefined }
@@ -18,4 +18,11 @@ test('few answers, or answers of one class only, prove nothing', () => {
 
 test('good answers are left alone', () => {
   expect(judgeQuality({ ...bad, balancedAccuracy: 0.85 }, idle, 0).kind).toBe('fine')
+})
+
+test('one wrong answer about a class that hardly occurs asks for no training', () => {
+  const judged = [...Array.from({ length: 239 }, () => ({ zone: 'z', truth: 'empty', answer: 'empty' })), { zone: 'z', truth: 'occupied', answer: 'empty' }]
+  expect(judgeQuality(liveFigures(judged), idle, 0)).toMatchObject({ kind: 'too few', why: '239 labelled answers of 1 classes; 60 of at least 2 are needed' })
+  const often = [...judged, ...Array.from({ length: 9 }, () => ({ zone: 'z', truth: 'occupied', answer: 'empty' }))]
+  expect(judgeQuality(liveFigures(often), idle, 0)).toMatchObject({ kind: 'retrain' })
 })

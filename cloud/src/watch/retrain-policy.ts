@@ -1,26 +1,36 @@
 /** Should we learn again? A decision on figures, without side effects. */
 import type { EpochMs, Ms } from '@frameloop/kit/units'
-import { percent } from '../train/evaluate.ts'
+import { figuresOf, type Judged, percent } from '../train/evaluate.ts'
 
 export interface LiveFigures {
   readonly n: number
   readonly accuracy: number
   readonly balancedAccuracy: number
-  /** Classes that occur among the labelled answers. */
+  /** Classes that occur often enough among the labelled answers. */
   readonly classes: number
 }
 
 export interface RetrainRule {
   /** Fewer labelled answers prove nothing. */
   readonly leastAnswers: number
+  /** Of a class: one wrong answer of two would be half of its recall. */
+  readonly leastOfClass: number
   readonly leastBalancedAccuracy: number
   /** Between two requests of the same task. */
   readonly coolDown: Ms
 }
 
-export const retrainRule: RetrainRule = { leastAnswers: 60, leastBalancedAccuracy: 0.85, coolDown: 120_000 }
+export const retrainRule: RetrainRule = { leastAnswers: 60, leastOfClass: 10, leastBalancedAccuracy: 0.85, coolDown: 120_000 }
 
 export type RetrainVerdict = { readonly kind: 'fine' | 'too few' | 'cooling down' | 'running'; readonly why: string } | { readonly kind: 'retrain'; readonly why: string }
+
+/** Of the classes that somebody labelled often enough to say something. */
+export function liveFigures(judged: readonly Judged[], rule: RetrainRule = retrainRule): LiveFigures {
+  const counts = new Map<string, number>()
+  for (const { truth } of judged) counts.set(truth, (counts.get(truth) ?? 0) + 1)
+  const { n, accuracy, balancedAccuracy, recall } = figuresOf(judged.filter(({ truth }) => (counts.get(truth) ?? 0) >= rule.leastOfClass))
+  return { n, accuracy, balancedAccuracy, classes: Object.keys(recall).length }
+}
 
 export function judgeQuality(
   figures: LiveFigures,

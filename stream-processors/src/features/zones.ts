@@ -34,9 +34,8 @@ interface Row {
   readonly picture_width: number
   readonly picture_height: number
   readonly wanted: Preprocessing
-  /** What the champion was trained on; goes on being prepared until a new one serves. */
-  readonly serving: Preprocessing | null
-  readonly serving_references: Readonly<Record<string, string>> | null
+  /** What those were trained on that serve, champion, challenger and shadow; it goes on being prepared as long as they do. */
+  readonly serving: readonly { readonly preprocessing: Preprocessing; readonly references: Readonly<Record<string, string>> }[]
 }
 
 interface ReferenceRow {
@@ -49,33 +48,32 @@ interface ReferenceRow {
 
 export async function selectZones(sql: Sql): Promise<Map<string, TaskZone[]>> {
   const { rows } = await sql.query<Row>(
-    `with serving as (
-       select distinct on (p.task) p.task, m.preprocessing_parameters, m.reference_pictures
-       from promotions p join model_versions m on m.task = p.task and m.version = p.version where p.alias = 'champion' order by p.task, p.id desc
-     )
-     select z.camera_id, z.zone, z.task, z.x, z.y, z.width, z.height, z.picture_width, z.picture_height,
-       t.preprocessing as wanted, s.preprocessing_parameters as serving, s.reference_pictures as serving_references
-     from zones z join tasks t using (task) left join serving s using (task) order by z.camera_id, z.zone, z.task`,
+    `select z.camera_id, z.zone, z.task, z.x, z.y, z.width, z.height, z.picture_width, z.picture_height, t.preprocessing as wanted,
+       (select coalesce(json_agg(json_build_object('preprocessing', m.preprocessing_parameters, 'references', m.reference_pictures) order by r.alias), '[]')
+        from roles_now r join model_versions m on m.task = r.task and m.version = r.version where r.task = z.task) as serving
+     from zones z join tasks t using (task) order by z.camera_id, z.zone, z.task`,
   )
   const references = await selectReferences(sql)
   const zones = new Map<string, TaskZone[]>()
   for (const row of rows) {
     const shape: ZoneShape = { zone: row.zone, x: row.x, y: row.y, width: row.width, height: row.height, pictureWidth: row.picture_width, pictureHeight: row.picture_height }
     const own = references.filter(({ camera_id }) => camera_id === row.camera_id)
+    const added = new Set<string>()
     const add = (preprocessing: Preprocessing, reference: ReferenceRow | undefined): void => {
       // before a camera has a reference picture nothing can be compared with it; where nothing else is asked, its whole picture is prepared
       const needed = needsReference(preprocessing) ? reference : undefined
       if (needsReference(preprocessing) && !needed) return
+      const way = `${preprocessingDigest(preprocessing)} ${needed?.sha256 ?? ''}`
+      if (added.has(way)) return
+      added.add(way)
       const zone = { shape, task: row.task, preprocessing, ...(needed ? { reference: referenceOf(needed) } : {}) }
       zones.set(row.camera_id, [...(zones.get(row.camera_id) ?? []), zone])
     }
     add(row.wanted, own.at(-1))
-    const served = row.serving_references?.[row.camera_id]
-    const differs = row.serving !== null && (preprocessingDigest(row.serving) !== preprocessingDigest(row.wanted) || (needsReference(row.wanted) && served !== own.at(-1)?.sha256))
-    if (row.serving !== null && differs)
+    for (const { preprocessing, references: served } of row.serving)
       add(
-        row.serving,
-        own.find(({ sha256 }) => sha256 === served),
+        preprocessing,
+        own.find(({ sha256 }) => sha256 === served[row.camera_id]),
       )
   }
   return zones
