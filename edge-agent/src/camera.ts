@@ -1,7 +1,7 @@
 /** One camera: connects, watches, decides what to keep, and puts it into the spool. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sha256Hex } from '@frameloop/kit/digest'
-import { Fault } from '@frameloop/kit/fault'
+import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { type Log, redact } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
@@ -25,7 +25,8 @@ export interface Camera {
   readonly health: CameraHealth
   /** What is wrong with what it sees. */
   marks: readonly HealthMark[]
-  lookedAt: EpochMs
+  /** By a clock that nobody sets. */
+  lookedAt: Ms
   state: CameraState
   message: string
   epoch: Epoch
@@ -48,7 +49,7 @@ export function openCamera(settings: CameraSettings): Camera {
     gate: settings.motion ? new MotionGate(settings.motion, ratesOf(settings).kept) : undefined,
     health: new CameraHealth(),
     ring: settings.clips ? new ClipRing(settings.clips) : undefined,
-    ...{ marks: [], lookedAt: 0 },
+    ...{ marks: [], lookedAt: Number.NEGATIVE_INFINITY },
     ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, isRefused: false, wanted: false },
   }
 }
@@ -79,7 +80,7 @@ export function cameraMetrics(registry: Metrics): CameraMetrics {
   return {
     captured: new Counter({ name: 'frameloop_agent_captured_total', help: 'Frames durable in the spool', labelNames, registers }),
     still: new Counter({ name: 'frameloop_agent_still_total', help: 'Pictures not kept because nothing moved', labelNames, registers }),
-    refused: new Counter({ name: 'frameloop_agent_refused_total', help: 'Frames the spool could not take', labelNames, registers }),
+    refused: new Counter({ name: 'frameloop_agent_refused_total', help: 'Frames the spool could not take, and pictures that could not be masked', labelNames, registers }),
     failures: new Counter({ name: 'frameloop_agent_camera_failures_total', help: 'Connections that ended, by what it came to', labelNames: ['camera', 'state'], registers }),
     streaming: new Gauge({ name: 'frameloop_agent_streaming', help: '1 while pictures arrive', labelNames, registers }),
   }
@@ -88,10 +89,28 @@ export function cameraMetrics(registry: Metrics): CameraMetrics {
 /** At most this long the end of an agent waits for a clip that was being recorded. */
 const lastClip: Ms = 5_000
 
+/** Aborts a while after `signal`: what is nearly done is done. */
+function soonAfter(signal: AbortSignal): { readonly signal: AbortSignal } & Disposable {
+  const late = new AbortController()
+  let timer: NodeJS.Timeout | undefined
+  const begin = (): void => {
+    timer = setTimeout(() => late.abort(), lastClip)
+  }
+  if (signal.aborted) begin()
+  else signal.addEventListener('abort', begin, { once: true })
+  return {
+    signal: late.signal,
+    [Symbol.dispose]() {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', begin)
+    },
+  }
+}
+
 /** Captures until the signal, or until the material has ended; a clip under way is kept as far as it came. A broken spool ends the agent. */
 export async function runCamera(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
   await capture(camera, tools, signal)
-  await takeClip(camera, tools, () => {}, AbortSignal.timeout(lastClip), true)
+  await takeClip(camera, tools, () => {}, signal, true)
 }
 
 async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
@@ -143,15 +162,14 @@ async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal):
 
 /** What the gate says of a picture; undefined where there is none. Every few seconds the camera's health is looked at too. */
 async function judge(camera: Camera, picture: Captured, log: Log): Promise<Judgement | undefined> {
-  const now = Date.now()
-  const isDue = now - camera.lookedAt >= healthInterval
+  const isDue = performance.now() - camera.lookedAt >= healthInterval
   if (picture.kind === 'clip' || (!camera.gate && !isDue)) return undefined
   const gray = picture.gray ?? (await grayOf(picture.bytes).catch(() => undefined))
   // what cannot be decoded is kept: validate says what it is
   if (!gray) return undefined
   if (isDue) {
-    camera.lookedAt = now
-    const marks = camera.health.look(gray, now)
+    camera.lookedAt = performance.now()
+    const marks = camera.health.look(gray, camera.lookedAt)
     if (marks.join() !== camera.marks.join()) log.warn({ cameraId: camera.settings.id, marks, were: camera.marks }, 'what the camera sees has changed')
     camera.marks = marks
   }
@@ -171,9 +189,15 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
     return
   }
   // masked before it is looked at: what is blackened does not move either
-  const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings)
+  const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings).catch((thrown: unknown) => rootMessage(thrown))
+  if (typeof picture === 'string') {
+    // one of a cheap camera now and then; without masks and size it would be kept, and validate would say what it is
+    metrics.refused.inc(labels)
+    report('streaming', `a picture could not be decoded and was left out: ${picture.split('\n')[0]}`)
+    return
+  }
   const judged = await judge(camera, picture, tools.log)
-  if (judged?.why === 'motion' && settings.clips?.onMotion) camera.ring?.event(picture.capturedAt)
+  if (judged?.why === 'motion' && settings.clips?.onMotion) camera.ring?.event(performance.now())
   if (judged && !judged.keep && !camera.wanted) {
     metrics.still.inc(labels)
     return
@@ -234,12 +258,14 @@ async function keep(
 
 /** A clip whose time has come, as a file that players know. */
 async function takeClip(camera: Camera, tools: CameraTools, report: (state: CameraState, message: string) => void, signal: AbortSignal, hasEnded = false): Promise<void> {
-  const clip = camera.ring?.take(Date.now(), hasEnded)
+  const clip = camera.ring?.take(performance.now(), hasEnded)
   if (hasEnded) camera.ring?.clear()
   if (!clip) return
+  const startedAt = Math.round(Date.now() - clip.age)
   let failure: unknown
+  using end = soonAfter(signal)
   // a disk that is full, a program that is gone: no reason for other cameras to end
-  const bytes = await clipFile(clip, camera.settings.id, tools, signal).catch((thrown: unknown) => {
+  const bytes = await clipFile(clip, camera.settings.id, tools, end.signal).catch((thrown: unknown) => {
     failure = thrown
   })
   if (!bytes) {
@@ -247,5 +273,5 @@ async function takeClip(camera: Camera, tools: CameraTools, report: (state: Came
     return
   }
   const about = { width: 0, height: 0, sourceName: redact(camera.settings.address), newPass: false }
-  await keep(camera, { bytes, extension: 'mp4', kind: 'clip', capturedAt: clip.startedAt, ...about }, { isEvent: true }, tools, report, signal)
+  await keep(camera, { bytes, extension: 'mp4', kind: 'clip', capturedAt: startedAt, ...about }, { isEvent: true }, tools, report, signal)
 }

@@ -110,7 +110,7 @@ async function checkStore(config: AgentSettings): Promise<Check> {
 
 async function checkKafka(config: AgentSettings): Promise<Check> {
   const admin = openKafka(kafkaOf(config), config.agent, openLog('check', 'silent')).admin()
-  const names = [topics.mediaCaptured, topics.mediaBackfill, topics.mediaLost, topics.agentsReported].map(({ name }) => name)
+  const names = [topics.mediaCaptured, topics.mediaBackfill, topics.mediaLost, topics.agentsReported, topics.agentsDesired].map(({ name }) => name)
   try {
     await bounded(admin.connect())
     const { topics: there } = await bounded(admin.fetchTopicMetadata({ topics: names }))
@@ -122,7 +122,7 @@ async function checkKafka(config: AgentSettings): Promise<Check> {
       : /certificate|TLS|SSL/i.test(said)
         ? 'check kafka.tls: the authority that signed the certificates of the brokers'
         : /authorized/i.test(said)
-          ? 'let this user write to the topics media.* and agents.reported'
+          ? 'let this user write to the topics media.* and agents.reported, and read agents.desired'
           : /not host this topic/i.test(said)
             ? 'make the topics: `frameloop provision` in the cloud does'
             : 'check kafka.brokers and the way there'
@@ -149,9 +149,9 @@ async function checkCamera(config: AgentSettings, id: string): Promise<Check> {
     return good(`camera ${id}`, `${width}x${height} ${extension}, ${showBytes(bytes.length)}, first picture after ${showMs(performance.now() - since)}`)
   } catch (thrown) {
     const said = rootMessage(thrown)
-    const todo = /401/.test(said)
+    const todo = /\(401\)/.test(said)
       ? 'correct username and password of the camera'
-      : /404/.test(said)
+      : /\(404\)/.test(said)
         ? 'correct the path in its address'
         : /answers at the camera address|no picture/.test(said)
           ? 'is it switched on, and is its address right?'

@@ -108,7 +108,7 @@ async function init(flags: InitFlags): Promise<void> {
 /** Asks the agent that runs here. Throws `PART_NOT_READY` when nobody answers. */
 async function askAgent(flags: { readonly config?: string }, method: 'GET' | 'POST', path: string): Promise<Response> {
   const { host, port } = readAgentConfig(configFile(flags), withoutSecrets)
-  const at = `http://${host}:${port}${path}`
+  const at = `http://${host.includes(':') ? `[${host}]` : host}:${port}${path}`
   return fetch(at, { method, signal: AbortSignal.timeout(3_000) }).catch((thrown: unknown) => {
     throw new Fault('PART_NOT_READY', `No agent answers at ${at}: ${toError(thrown).message}`, {}, thrown)
   })

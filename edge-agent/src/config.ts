@@ -354,7 +354,7 @@ export interface FirstConfig {
   readonly cameras: readonly { readonly id: string; readonly address: string }[]
 }
 
-const quoted = (value: string): string => (/^[\w./:@-]+$/.test(value) ? value : JSON.stringify(value))
+const quoted = (value: string): string => (/^[A-Za-z/][\w./:@-]*$/.test(value) && !/^(true|false|yes|no|on|off|null)$/i.test(value) ? value : JSON.stringify(value))
 
 /** A file to begin with: what was asked for, and the rest as comments. */
 export function writeFirstConfig(first: FirstConfig): string {

@@ -95,8 +95,10 @@ export async function followDesired(kafka: KafkaClient, codec: Codec, tools: Des
 async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: DesiredTools, signal: AbortSignal): Promise<void> {
   // its offsets are never committed: each start reads the latest wish again, also one that could not be fulfilled
   const consumer = kafka.consumer(`frameloop.agent.${tools.agentId}.desired`)
+  let stop = (): void => {}
   const ended = new Promise<void>((resolve, reject) => {
-    signal.addEventListener('abort', () => resolve(), { once: true })
+    stop = resolve
+    signal.addEventListener('abort', stop, { once: true })
     consumer.on('consumer.crash', ({ payload: { error, restart } }) => (restart ? undefined : reject(error)))
   })
   ended.catch(() => {})
@@ -117,6 +119,7 @@ async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: Desire
     })
     await ended
   } finally {
+    signal.removeEventListener('abort', stop)
     await consumer.disconnect().catch(() => {})
   }
 }

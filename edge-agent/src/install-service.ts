@@ -5,7 +5,6 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { Fault, toError } from '@frameloop/kit/fault'
 import { parse } from 'yaml'
-import { decoded } from './capture/source.ts'
 import type { AgentSettings } from './config.ts'
 
 export interface ServiceFlags {
@@ -17,7 +16,6 @@ const unitFile = '/etc/systemd/system/frameloop-agent.service'
 
 export function unitOf(configFile: string, config: AgentSettings, { user }: ServiceFlags): string {
   const usesDevices = config.cameras.some(({ address }) => address.startsWith('v4l2:'))
-  const reads = config.cameras.flatMap(({ address }) => /^(?:file|folder):(?:\/\/)?([^?]+)/.exec(address)?.[1] ?? [])
   return `[Unit]
 Description=frameloop agent: captures from cameras and delivers every frame
 Wants=network-online.target
@@ -31,13 +29,16 @@ WatchdogSec=60
 ExecStart=${process.execPath} ${realpathSync(process.argv[1] ?? '')} run --config ${configFile}
 Restart=always
 RestartSec=2
+# a full spool is read before it is ready, which takes minutes from a slow card
+TimeoutStartSec=infinity
 TimeoutStopSec=15
+KillMode=mixed
 User=${user}
 EnvironmentFile=-${environmentFile(configFile)}
 ${usesDevices ? 'SupplementaryGroups=video\n' : ''}LimitNOFILE=8192
 MemoryHigh=1G
 ReadWritePaths=${config.spool.folder}
-${reads.map((path) => `ReadOnlyPaths=${decoded(path)}\n`).join('')}ProtectSystem=strict
+ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
 ${usesDevices ? 'DeviceAllow=char-video4linux rw\n' : 'PrivateDevices=yes\n'}NoNewPrivileges=yes
@@ -97,6 +98,8 @@ export async function installService(configFile: string, config: AgentSettings, 
     missing = keepEnvironment(configFile)
     await run('id', [flags.user]).catch(() => run('useradd', ['--system', '--home-dir', '/nonexistent', '--shell', '/usr/sbin/nologin', flags.user]))
     await run('install', ['-d', '-o', flags.user, '-m', '0700', config.spool.folder])
+    // what was captured by hand before is the service's too
+    await run('chown', ['-R', flags.user, config.spool.folder])
     await run('chown', [flags.user, configFile])
     writeFileSync(unitFile, unitOf(configFile, config, flags))
     await run('systemctl', ['daemon-reload'])

@@ -1,6 +1,6 @@
 /** The agent itself: each camera captures into the spool; the uploader and the announcer empty it; a report says how it goes. */
 import { unwatchFile, watchFile } from 'node:fs'
-import { toError } from '@frameloop/kit/fault'
+import { rootMessage, toError } from '@frameloop/kit/fault'
 import { type Answer, jsonAnswer, openHealth, textAnswer } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
@@ -75,9 +75,10 @@ export class Cameras {
 
   async #stop(id: string): Promise<void> {
     const running = this.#running.get(id)
-    this.#running.delete(id)
     running?.stop.abort()
     await running?.ended
+    // not before: its last clip still counts in its epoch, which is no ended one until then
+    this.#running.delete(id)
   }
 
   async close(): Promise<void> {
@@ -124,12 +125,13 @@ export async function runAgent(file: string): Promise<void> {
         },
       })
 
+      const troubles: Troubles = { uploads: new Map(), announcements: '' }
       // the cloud may be away for days: capturing does not wait for it
-      const connected = retry(
-        () => producer.connect(),
-        { backoff: { first: 500, cap: 10_000 }, isTransient: () => true, onRetry: (thrown, attempt) => attempt === 1 && log.warn({ err: thrown }, 'Kafka is not there yet') },
-        lifetime.signal,
-      )
+      const said = (thrown: unknown, attempt: number): void => {
+        troubles.announcements = rootMessage(thrown)
+        if (attempt === 1) log.warn({ err: thrown }, 'Kafka is not there yet')
+      }
+      const connected = retry(() => producer.connect(), { backoff: { first: 500, cap: 10_000 }, isTransient: () => true, onRetry: said }, lifetime.signal)
       connected.catch(() => {})
       const cameras = new Cameras({ spool, folder: config.spool.folder, log, ffmpeg: config.ffmpeg, ffprobe: config.ffprobe, metrics: cameraMetrics(metrics) }, fail)
       let uploads = config.uploads
@@ -142,7 +144,6 @@ export async function runAgent(file: string): Promise<void> {
         ...{ agentId: config.agent, folder: config.spool.folder, state: desired, log },
         fulfil: (wish: AgentDesired) => become(settingsWith(file, wish)),
       }
-      const troubles: Troubles = { uploads: new Map(), announcements: '' }
       const about = { agentId: config.agent, siteId: config.site, version, desired, clock: { skew: 0 }, troubles }
       lifetime.run('uploader', (signal) => runUploader(spool, store, identity, () => ({ ...uploads, limit: bytesOf(uploads.limit ?? '0 B') }), troubles, log, signal), fail)
       lifetime.run('announcer', (signal) => connected.then(() => runAnnouncer(spool, producer, codec, identity, troubles, log, signal)), fail)
@@ -178,9 +179,9 @@ export async function runAgent(file: string): Promise<void> {
           const camera = cameras.find(id)
           if (!camera) return textAnswer(404, `there is no camera ${id}`)
           if (!camera.ring) return textAnswer(409, `camera ${id} records no clips; give it the setting clips`)
-          const until = camera.ring.event(Date.now(), Number(seconds) * 1000)
+          const until = camera.ring.event(performance.now(), Number(seconds) * 1000)
           if (until === undefined) return textAnswer(409, `camera ${id} gives no stream to record now`)
-          const more = Math.round((until - Date.now()) / 1000)
+          const more = Math.round((until - performance.now()) / 1000)
           const why = more < Number(seconds) ? `, as long as its clips may be (setting clips.longest)` : ''
           return textAnswer(202, `a clip of ${id} is recorded, with what came before, and ${more} s more${why}`)
         }

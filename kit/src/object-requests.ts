@@ -6,7 +6,7 @@
 import { Agent as HttpAgent, type IncomingMessage, type OutgoingHttpHeaders, request as requestHttp } from 'node:http'
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https'
 import aws4, { type Credentials } from 'aws4'
-import type { EpochMs, Ms } from './units.ts'
+import type { Bytes, EpochMs, Ms } from './units.ts'
 
 export interface ObjectAnswer {
   readonly status: number
@@ -38,9 +38,13 @@ export interface ObjectRequestSettings {
   readonly endpoint: string
   readonly region: string
   readonly credentials: () => Promise<Credentials>
-  /** A connection on which nothing comes for so long, while an answer is due, is given up. */
+  /** A connection on which nothing comes for so long, while an answer is due, is given up; a body gets the time to travel besides. */
   readonly silence: Ms
 }
+
+/** A link that carries less of a body has it given up, and is given more patience when it was: to us the kernel has sent it all at once. */
+const slowest: Bytes = 16_000
+const mostPatience = 4
 
 const connectPatience: Ms = 3_000
 
@@ -60,6 +64,8 @@ export class ObjectRequests {
   readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 64 })
   /** The store's clock against ours: a box on a pole may be days off, and signatures hold for a quarter of an hour. */
   #skew: Ms = 0
+  /** Times what a request with a body is usually given. */
+  #patience = 1
 
   constructor(settings: ObjectRequestSettings) {
     this.#settings = settings
@@ -107,8 +113,13 @@ export class ObjectRequests {
       },
       await credentials(),
     )
+    const patience = this.#patience
+    const timeout = body ? patience * (silence + (body.byteLength * 1000) / slowest) : silence
+    const since = performance.now()
     return new Promise((resolve, reject) => {
-      const options = { host: url.hostname, port: url.port, method, path, headers: signed.headers ?? {}, timeout: silence, ...(signal ? { signal } : {}) }
+      // an address of version 6 stands in brackets there, and in none here
+      const host = url.hostname.replace(/^\[|\]$/g, '')
+      const options = { host, port: url.port, method, path, headers: signed.headers ?? {}, timeout, ...(signal ? { signal } : {}) }
       const asked = isTls ? requestHttps({ ...options, agent: this.#https }) : requestHttp({ ...options, agent: this.#http })
       let connecting: NodeJS.Timeout | undefined
       // before it has a socket it waits for others that have one
@@ -117,10 +128,15 @@ export class ObjectRequests {
         connecting = setTimeout(() => asked.destroy(new Error(`no connection after ${connectPatience} ms`)), connectPatience)
         socket.once(isTls ? 'secureConnect' : 'connect', () => clearTimeout(connecting))
       })
-      asked.once('timeout', () => asked.destroy(new Error(`nothing came for ${silence} ms`)))
+      asked.once('timeout', () => {
+        // those that were sent beside it say the same
+        if (body && this.#patience === patience) this.#patience = Math.min(mostPatience, 2 * patience)
+        asked.destroy(new Error(`nothing came for ${Math.round(timeout)} ms`))
+      })
       asked.once('error', reject)
       asked.once('close', () => clearTimeout(connecting))
       asked.once('response', (response) => {
+        if (body && performance.now() - since < silence / 2) this.#patience = Math.max(1, this.#patience / 2)
         const parts: Buffer[] = []
         response.on('data', (part: Buffer) => parts.push(part))
         response.once('error', reject)

@@ -54,7 +54,6 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
       messages.push(withSignature(record, signatureOf(identity, head)))
     }
     await producer.send({ topic: topic.name, acks: -1, messages })
-    queue.remove(lane, entries)
     await spool.markAnnounced(entries)
   }
   const tell = async (losses: readonly Loss[]): Promise<void> => {
@@ -96,7 +95,9 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
   const frames = (lane: Lane) => (): (() => Promise<void>) | undefined => {
     const now = Date.now()
     queue.add(arrivals(), now)
-    const ready = queue.ready(lane, batchLimit, now, (entry) => spool.holds(entry))
+    const holds = (entry: Entry): boolean => spool.holds(entry)
+    queue.prune(spool.size.frames, holds)
+    const ready = queue.ready(lane, batchLimit, now, holds)
     return ready.length > 0 ? () => announce(ready, lane) : undefined
   }
   const losses = (): (() => Promise<void>) | undefined => {

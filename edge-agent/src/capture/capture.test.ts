@@ -7,6 +7,7 @@ import { openLog } from '@frameloop/kit/log'
 import sharp from 'sharp'
 import { afterEach, expect, test } from 'vitest'
 import { afterFailure, Pace, Stalled, watched } from './camera-state.ts'
+import { failureOf, finishingFilters } from './ffmpeg-stream.ts'
 import { isDue } from './file.ts'
 import { finishPicture, grayOf } from './finish.ts'
 import { httpSource } from './http.ts'
@@ -223,4 +224,55 @@ test('a camera that gives fewer pictures than are asked of it is said to, every 
   expect(said).toContain('it gives 2.0 of 5 pictures a second')
   expect(said.at(-1)).toBe('')
   expect(said.length).toBeLessThanOrEqual(7)
+})
+
+const moved = new Uint8Array(motionWidth * motionHeight).fill(200)
+const motion = { threshold: 0.01, hold: 2, heartbeat: 10, areas: [], ignore: [] }
+
+test('a clock that is set back does not silence a camera until the time has come again', () => {
+  const gate = new MotionGate(motion, 5)
+  const hours = 7_200_000
+  gate.judge(still, hours)
+  expect(gate.judge(moved, hours + 200)).toMatchObject({ keep: true, why: 'motion' })
+  expect(gate.judge(still, 400)).toMatchObject({ keep: true })
+  gate.judge(still, 3_000)
+  expect(gate.judge(moved, 3_200)).toMatchObject({ keep: true, why: 'motion' })
+})
+
+test.each([6, 10, 15, 20])('of %i pictures a second that a burst makes a source give, as many are kept as were asked for', (given) => {
+  const wanted = given === 6 ? 5 : given - 5
+  const gate = new MotionGate({ ...motion, hold: 60, burst: { framesPerSecond: given, seconds: 0 } }, wanted)
+  gate.judge(still, 0)
+  const kept = Array.from({ length: given * 10 }, (_, n) => gate.judge(n % 2 ? moved : still, Math.round(((n + 1) * 1000) / given))).filter(({ keep }) => keep).length
+  expect(kept / 10).toBeGreaterThan(wanted * 0.95)
+  expect(kept / 10).toBeLessThan(wanted * 1.05)
+})
+
+test('a channel that is called 401 is no refusal, and a refusal is one', () => {
+  const at = 'rtsp://10.0.0.7/Streaming/Channels/401'
+  expect(failureOf(`[tcp @ 0x1] Connection to tcp://10.0.0.7:554 failed: Connection refused\n${at}: Connection refused`)).toMatchObject({ state: 'backing off' })
+  expect(failureOf(`[rtsp @ 0x1] method DESCRIBE failed: 401 Unauthorized\n${at}: Server returned 401 Unauthorized (authorization failed)`)).toMatchObject({ state: 'refused' })
+  expect(failureOf('[rtsp @ 0x1] method DESCRIBE failed: 404 Stream Not Found')).toMatchObject({ state: 'refused' })
+  expect(failureOf('[h264 @ 0x1] concealing 404 DC, 404 AC errors')).toMatchObject({ state: 'backing off' })
+})
+
+test('a mask covers every pixel it reaches, to the last column and row', async () => {
+  const { execFileSync } = await import('node:child_process')
+  for (const [width, height, mask] of [
+    [192, 108, [0.33, 0, 0.67, 1]],
+    [128, 72, [0.8, 0.77, 0.2, 0.23]],
+  ] as const) {
+    const filters = finishingFilters({ masks: [[...mask]] })
+    const input = ['-v', 'error', '-f', 'lavfi', '-i', `color=white:size=${width}x${height}:duration=1:rate=1,format=gray`]
+    const gray = execFileSync('ffmpeg', [...input, '-vf', filters.join(','), '-frames:v', '1', '-pix_fmt', 'gray', '-f', 'rawvideo', '-'])
+    const white = { bytes: await jpegOf(255, width, height), extension: 'jpg', kind: 'image', capturedAt: 0, width, height, sourceName: '', newPass: false } as const
+    const finished = await finishPicture(white, { id: 'c', address: '', masks: [[...mask]], quality: 2 })
+    const { data, info } = await sharp(finished.bytes).toColourspace('b-w').raw().toBuffer({ resolveWithObject: true })
+    for (const pixels of [gray, data]) {
+      expect([info.width, info.height]).toEqual([width, height])
+      expect(pixels[width * height - 1], `${width}x${height}`).toBeLessThan(60)
+      expect(pixels[width * (height - 1) - 1]).toBeLessThan(60)
+      expect(pixels[0]).toBeGreaterThan(200)
+    }
+  }
 })

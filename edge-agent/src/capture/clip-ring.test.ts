@@ -53,11 +53,13 @@ const file = async (clip: ReturnType<ClipRing['take']>): Promise<Buffer> => {
 test('a clip begins the seconds before its event, with a picture that needs none before it, and ends after it', async () => {
   const ring = new ClipRing(settings)
   let clip: ReturnType<ClipRing['take']>
-  let most = 0
+  let [most, takenAt] = [0, 0]
   feed(ring, (now) => {
     if (now >= 15_000 && now < 16_000) ring.event(now)
     if (!ring.isRecording) most = Math.max(most, ring.bytes)
-    clip ??= ring.take(now)
+    if (clip) return
+    clip = ring.take(now)
+    takenAt = now
   })
   const seconds = secondsIn(await file(clip))
   expect(seconds[0]).toBeGreaterThanOrEqual(8)
@@ -65,7 +67,7 @@ test('a clip begins the seconds before its event, with a picture that needs none
   expect(seconds.at(-1)).toBeGreaterThanOrEqual(18)
   expect(seconds.at(-1)).toBeLessThanOrEqual(20)
   expect(seconds).toEqual([...seconds].sort((a, b) => a - b))
-  expect((clip?.startedAt ?? 0) / 1000).toBeCloseTo(seconds[0] ?? 0, -0.7)
+  expect((takenAt - (clip?.age ?? 0)) / 1000).toBeCloseTo(seconds[0] ?? 0, -0.7)
   // what lies there between events is what a clip would begin with, and one group more
   expect(most).toBeLessThan((stream.length / 30) * 8)
   expect(readdirSync(folder)).toEqual(['found.mp4'])
@@ -108,5 +110,19 @@ test('a stream that breaks off gives what it had, and one that is none gives not
   ring.clear()
   ring.push(Buffer.from('<html>'.repeat(100)), 2_000)
   expect(ring.event(2_000)).toBeUndefined()
-  expect(await clipFile({ startedAt: 0, transportStream: Buffer.from('rubbish') }, 'door', tools, new AbortController().signal)).toBeUndefined()
+  expect(await clipFile({ age: 0, transportStream: Buffer.from('rubbish') }, 'door', tools, new AbortController().signal)).toBeUndefined()
+})
+
+test('a camera with few pictures to begin with gives one clip after the other, not one for each picture that moves', () => {
+  const ring = new ClipRing({ ...settings, longest: 8 })
+  // one group, long before anything happens
+  ring.push(stream.subarray(0, 188 * 20), 0)
+  let clips = 0
+  for (let now = 10_000; now <= 30_000; now += 100) {
+    ring.push(stream.subarray(188 * 4, 188 * 8), now)
+    if (ring.take(now)) clips += 1
+    ring.event(now)
+  }
+  expect(clips).toBeGreaterThanOrEqual(2)
+  expect(clips).toBeLessThanOrEqual(7)
 })

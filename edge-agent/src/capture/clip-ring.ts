@@ -1,8 +1,9 @@
 /**
  * The last seconds of a stream as it came, kept in memory and never decoded, so that a clip begins before the event that
- * asked for it. Fed with an MPEG transport stream; cut where a decoder can begin.
+ * asked for it. Fed with an MPEG transport stream; cut where a decoder can begin. `now` is a clock that nobody sets
+ * (`performance.now()`).
  */
-import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
+import type { Bytes, Ms } from '@frameloop/kit/units'
 import type { Clips } from '../config.ts'
 
 const packetBytes = 188
@@ -19,14 +20,14 @@ const isTable = (packet: Uint8Array): boolean => ((packet[1] as number) & 0x1f) 
 
 /** Pictures that need none before them. */
 interface Group {
-  readonly since: EpochMs
+  readonly since: Ms
   readonly parts: Uint8Array[]
   bytes: Bytes
 }
 
 export interface Clip {
-  /** When its first picture came. */
-  readonly startedAt: EpochMs
+  /** How long ago its first picture came. */
+  readonly age: Ms
   readonly transportStream: Buffer
 }
 
@@ -37,7 +38,9 @@ export class ClipRing {
   #rest: Uint8Array = new Uint8Array()
   /** Packets since the last table: they belong to what comes next. */
   #head: Uint8Array[] = []
-  #until: EpochMs | undefined
+  /** Until when it is recorded, and how long that may become. */
+  #until: Ms | undefined
+  #latest: Ms = 0
 
   constructor(settings: Clips) {
     this.#settings = settings
@@ -51,7 +54,7 @@ export class ClipRing {
     return this.#until !== undefined
   }
 
-  push(chunk: Uint8Array, now: EpochMs): void {
+  push(chunk: Uint8Array, now: Ms): void {
     const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk])
     let at = 0
     for (; at + packetBytes <= bytes.length; at += packetBytes) {
@@ -67,7 +70,7 @@ export class ClipRing {
     if (this.#until === undefined) this.#forget(now - this.#settings.before * 1000)
   }
 
-  #packet(packet: Uint8Array, now: EpochMs): void {
+  #packet(packet: Uint8Array, now: Ms): void {
     if (isTable(packet)) {
       this.#put(this.#head)
       this.#head = [packet]
@@ -95,28 +98,32 @@ export class ClipRing {
   }
 
   /** Whole groups that ended before `since`; and the last one too when it grows beyond any clip: some cameras begin anew only when asked. */
-  #forget(since: EpochMs): void {
+  #forget(since: Ms): void {
     while (this.#groups.length > 1 && (this.#groups[1]?.since ?? 0) <= since) this.#groups.shift()
     if (this.#groups.length === 1 && (this.#groups[0]?.since ?? 0) < since - this.#settings.longest * 1000) this.#groups = []
   }
 
   /** Something happens: what came before it is kept, and what comes until `after` later, or `longest` at most. Until when; undefined where there is no stream. */
-  event(now: EpochMs, after: Ms = this.#settings.after * 1000): EpochMs | undefined {
+  event(now: Ms, after: Ms = this.#settings.after * 1000): Ms | undefined {
     if (this.#groups.length === 0) return undefined
-    if (this.#until === undefined) this.#forget(now - this.#settings.before * 1000)
-    const since = this.#groups[0]?.since ?? now
-    this.#until = Math.min(Math.max(this.#until ?? 0, now + after), since + this.#settings.longest * 1000)
+    const { before, longest } = this.#settings
+    if (this.#until === undefined) {
+      this.#forget(now - before * 1000)
+      // of a group that began long ago, because there are few pictures to begin with, only what was asked for counts
+      this.#latest = Math.max(this.#groups[0]?.since ?? now, now - before * 1000) + longest * 1000
+    }
+    this.#until = Math.min(Math.max(this.#until ?? 0, now + after), this.#latest)
     return this.#until
   }
 
   /** The clip, once its time has come, or `now` already because the stream has ended. */
-  take(now: EpochMs, hasEnded = false): Clip | undefined {
+  take(now: Ms, hasEnded = false): Clip | undefined {
     if (this.#until === undefined || (now < this.#until && !hasEnded)) return undefined
     this.#until = undefined
     const groups = this.#groups
     // the next clip may need what this one ends with
     this.#groups = groups.slice(-1).map(({ since, parts, bytes }) => ({ since, parts: [...parts], bytes }))
-    return { startedAt: groups[0]?.since ?? now, transportStream: Buffer.concat(groups.flatMap(({ parts }) => parts)) }
+    return { age: now - (groups[0]?.since ?? now), transportStream: Buffer.concat(groups.flatMap(({ parts }) => parts)) }
   }
 
   /** Another connection: what it brings does not continue what was there. */

@@ -8,7 +8,9 @@ import { type Captured, refusalOf, type SourceContext, SourceFailure } from './s
 
 /** What ffmpeg's last words say about why there is no picture. */
 export function failureOf(said: string): SourceFailure {
-  const status = /\b401\b|Unauthorized/i.test(said) ? 401 : /\b403\b|Forbidden/i.test(said) ? 403 : /\b404\b|Not Found/i.test(said) ? 404 : 0
+  // as ffmpeg says what it was answered: its lines name the address too, and channels are called 401
+  const [, answered, word = ''] = /(?:failed:|returned|error) (40[134])\b|\b(Unauthorized|Forbidden)\b/i.exec(said) ?? []
+  const status = answered ? Number(answered) : ({ unauthorized: 401, forbidden: 403 }[word.toLowerCase()] ?? 0)
   const refused = refusalOf(status, 'stream')
   if (refused) return refused
   if (/does not contain any stream|matches no streams|Could not find codec|Output file #0 does not contain/i.test(said))
@@ -22,7 +24,9 @@ export function failureOf(said: string): SourceFailure {
 
 /** Filters that masks and size come to; empty without any. */
 export function finishingFilters({ masks = [], width }: Pick<CameraSettings, 'masks' | 'width'>): string[] {
-  return [...masks.map(([x, y, w, h]) => `drawbox=x=iw*${x}:y=ih*${y}:w=iw*${w}:h=ih*${h}:color=black:t=fill`), ...(width === undefined ? [] : [`scale='min(${width},iw)':-2`])]
+  // whole pixels around what was asked for: ffmpeg cuts fractions off of place and size alike
+  const box = masks.map(([x, y, w, h]) => `drawbox=x=floor(iw*${x}):y=floor(ih*${y}):w=ceil(iw*${x + w})-floor(iw*${x}):h=ceil(ih*${y + h})-floor(ih*${y}):color=black:t=fill`)
+  return [...box, ...(width === undefined ? [] : [`scale='min(${width},iw)':-2`])]
 }
 
 /** Arguments from the input on: pictures to `pipe:1`, then as asked for the small gray ones and the stream itself. */
@@ -69,7 +73,7 @@ export async function* ffmpegPictures(
   const sides = [...ffmpeg.sides]
   const graySide = wantsGray ? sides.shift() : undefined
   const grays = graySide && piecesOf(graySide, motionWidth * motionHeight)
-  sides[0]?.on('data', (chunk: Buffer) => ring?.push(chunk, Date.now()))
+  sides[0]?.on('data', (chunk: Buffer) => ring?.push(chunk, performance.now()))
   const jpegs = ffmpeg.jpegs[Symbol.asyncIterator]()
   // one picture is always asked for ahead: ffmpeg may have to hand it over before the gray one of the picture in hand
   let ahead = jpegs.next()
@@ -84,6 +88,8 @@ export async function* ffmpegPictures(
     }
   } finally {
     ffmpeg.stop()
+    // what nobody reads any more would keep it from ending
+    graySide?.destroy()
   }
   await ffmpeg.ended
   if (!signal.aborted) throw failureOf(ffmpeg.said())

@@ -15,11 +15,11 @@ export async function finishPicture(picture: Captured, { masks = [], width, qual
   const isSmaller = width !== undefined && size.width > width
   if (masks.length === 0 && !isSmaller) return picture
   const upright = sharp(picture.bytes).autoOrient()
-  const black = masks.map(([x, y, w, h]) => ({
-    input: { create: { width: Math.max(1, Math.ceil(w * size.width)), height: Math.max(1, Math.ceil(h * size.height)), channels: 3 as const, background: 'black' } },
-    left: Math.floor(x * size.width),
-    top: Math.floor(y * size.height),
-  }))
+  const black = masks.map(([x, y, w, h]) => {
+    const [left, top] = [Math.floor(x * size.width), Math.floor(y * size.height)]
+    const [right, bottom] = [Math.min(size.width, Math.ceil((x + w) * size.width)), Math.min(size.height, Math.ceil((y + h) * size.height))]
+    return { input: { create: { width: Math.max(1, right - left), height: Math.max(1, bottom - top), channels: 3 as const, background: 'black' } }, left, top }
+  })
   const masked = black.length === 0 ? undefined : await upright.composite(black).raw().toBuffer({ resolveWithObject: true })
   const whole = masked ? sharp(masked.data, { raw: masked.info }) : upright
   const { data, info } = await (isSmaller ? whole.resize({ width }) : whole).jpeg({ quality: Math.round(100 - 3 * (quality - 2)) }).toBuffer({ resolveWithObject: true })

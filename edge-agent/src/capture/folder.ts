@@ -28,6 +28,9 @@ export function folderSource(settings: { readonly path: string; readonly framesP
         } catch (thrown) {
           throw new SourceFailure('wrong', `the folder ${settings.path} cannot be read`, thrown)
         }
+        // what has left the folder need not be remembered
+        const there = new Set(names)
+        for (const name of seen) if (!there.has(name)) seen.delete(name)
         for (const name of names) {
           const kind = kinds[extname(name).toLowerCase()]
           const path = join(settings.path, name)

@@ -1,5 +1,5 @@
 /** Whether a camera still sees: what small gray pictures of it say, as a decision without side effects on anything else. */
-import type { EpochMs, Ms } from '@frameloop/kit/units'
+import type { Ms } from '@frameloop/kit/units'
 import { motionHeight, motionWidth } from './motion.ts'
 
 export type HealthMark = 'dark' | 'blown out' | 'covered' | 'blurred' | 'frozen' | 'moved'
@@ -54,11 +54,11 @@ function correlation(gray: Uint8Array, view: Float32Array): number {
 
 export class CameraHealth {
   #view: Float32Array | undefined
-  #last: { readonly gray: Uint8Array; readonly since: EpochMs } | undefined
+  #last: { readonly gray: Uint8Array; readonly since: Ms } | undefined
   #strange = 0
 
   /** One sample, every few seconds. */
-  look(gray: Uint8Array, at: EpochMs): HealthMark[] {
+  look(gray: Uint8Array, at: Ms): HealthMark[] {
     const { mean, deviation, bright, edges } = statisticsOf(gray)
     const marks: HealthMark[] = []
     if (mean < 16) marks.push('dark')

@@ -76,10 +76,11 @@ export function httpSource(settings: CameraSettings): Source {
         throw new SourceFailure('backing off', 'the stream ended')
       }
       if (!/^image\/jpe?g/i.test(type)) throw new SourceFailure('wrong', `the camera answers with ${type || 'no content type'}, which is neither a JPEG nor a stream of them`)
-      for (let due = performance.now(); ; due = Math.max(due + interval, performance.now())) {
+      for (let due = performance.now(); ; ) {
         yield captured(Buffer.from(await response.arrayBuffer()))
-        const ahead = due + interval - performance.now()
-        if (ahead > 0) await sleep(ahead, undefined, { signal })
+        // how long an answer takes does not add to it
+        due = Math.max(due + interval, performance.now())
+        await sleep(due - performance.now(), undefined, { signal })
         response = await ask(signal)
       }
     },

@@ -38,6 +38,8 @@ export class MotionGate {
   #movedAt: EpochMs = Number.NEGATIVE_INFINITY
   #keptAt: EpochMs = Number.NEGATIVE_INFINITY
   #beganAt: EpochMs = Number.NEGATIVE_INFINITY
+  /** When the next picture of a motion is due. */
+  #dueAt: EpochMs = Number.NEGATIVE_INFINITY
   /** Between pictures that are kept while something moves; 0: each. */
   readonly #interval: Ms
 
@@ -68,6 +70,12 @@ export class MotionGate {
     }
     const share = changed / this.#count
     const { threshold, hold, heartbeat, burst } = this.#settings
+    // a clock that was set back: what lies in its future never was
+    if (at < this.#keptAt || at < this.#movedAt) {
+      this.#keptAt = Number.NEGATIVE_INFINITY
+      this.#movedAt = Number.NEGATIVE_INFINITY
+      this.#dueAt = Number.NEGATIVE_INFINITY
+    }
     if (share >= threshold) {
       if (at - this.#movedAt > hold * 1000) this.#beganAt = at
       this.#movedAt = at
@@ -77,8 +85,12 @@ export class MotionGate {
     const isBurst = burst !== undefined && at - this.#beganAt < burst.seconds * 1000
     const why = isMotion ? 'motion' : heartbeat > 0 && sinceKept >= heartbeat * 1000 ? 'heartbeat' : 'still'
     // pictures come a little early or late
-    const keep = why === 'heartbeat' || (isMotion && (isBurst || sinceKept >= this.#interval * 0.9))
-    if (keep) this.#keptAt = at
+    const keep = why === 'heartbeat' || (isMotion && (isBurst || at >= this.#dueAt - this.#interval * 0.1))
+    if (keep) {
+      this.#keptAt = at
+      // not from this one on: its source gives more of them, and few at the very moment
+      this.#dueAt = Math.max(Math.min(this.#dueAt, at) + this.#interval, at)
+    }
     return { keep, changed: share, why }
   }
 }

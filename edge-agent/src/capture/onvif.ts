@@ -20,6 +20,7 @@ interface Profile {
 interface Client {
   readonly profiles?: readonly Profile[]
   connect(): Promise<unknown>
+  getProfiles(): Promise<unknown>
   getStreamUri(of: { readonly protocol: 'RTSP'; readonly profileToken: string }): Promise<{ readonly uri: string }>
   getSnapshotUri(of: { readonly profileToken: string }): Promise<{ readonly uri: string }>
 }
@@ -58,6 +59,8 @@ export async function askOnvif(settings: CameraSettings): Promise<OnvifPlace> {
   }) as unknown as Client
   try {
     await camera.connect()
+    // it connects all the same when its profiles are refused, and says why when asked again
+    if ((camera.profiles ?? []).length === 0) await camera.getProfiles()
     const { profiles = [] } = camera
     const wanted = searchParams.get('profile')
     const profile = wanted === null ? profiles[0] : profiles.find(({ name, $: { token } }) => name === wanted || token === wanted)

@@ -198,6 +198,9 @@ export class Contents {
   }
 
   forgetEpoch(counter: EpochCounter): void {
+    const now = this.#counters.get(epochKey(counter))
+    // something of it came meanwhile
+    if (now && now.forgottenSeq < now.highestSeq) return
     this.#counters.delete(epochKey(counter))
   }
 

@@ -383,3 +383,26 @@ test('a spool that filled up with small frames over a long outage opens again', 
   expect(spool.counters).toMatchObject([{ highestSeq: count, forgottenSeq: 0 }])
   await spool.close()
 })
+
+test('a bad sector under a frame that waits costs that frame, and does not let the log grow until the disk is full', async () => {
+  const spool = await open(40_000)
+  const read = spool.read.bind(spool)
+  const damaged = new Set<number>()
+  spool.read = (entry, room) => {
+    // those that are thinned out last
+    if (entry.seq % 64 !== 16) return read(entry, room)
+    damaged.add(entry.seq)
+    return Promise.reject(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' }))
+  }
+  let most = 0
+  for (let seq = 1; seq <= 600; seq += 1) {
+    await spool.append(aHead(seq), bytes(seq))
+    most = Math.max(most, spool.size.logBytes)
+  }
+  expect(damaged.size).toBeGreaterThan(0)
+  expect(most).toBeLessThan(100_000)
+  const told = spool.losses().filter(({ reason }) => reason === 'unreadable')
+  expect(told.length).toBeGreaterThan(0)
+  for (const { seqFrom, seqTo } of told) for (let seq = seqFrom; seq <= seqTo; seq += 1) expect(damaged.has(seq)).toBe(true)
+  await spool.close()
+})

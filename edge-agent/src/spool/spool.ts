@@ -70,6 +70,10 @@ function cutFile(path: string, length: Bytes): void {
   }
 }
 
+/** Whether what lies on the disk is not what was written: nobody will ever read it. */
+export const isDamage = (thrown: unknown): boolean =>
+  (thrown instanceof Fault && thrown.code === 'SPOOL_BROKEN') || ['EIO', 'ENOENT'].includes((thrown as NodeJS.ErrnoException).code ?? '')
+
 export class Spool {
   readonly #settings: SpoolSettings
   readonly #log: Log
@@ -93,7 +97,7 @@ export class Spool {
   /** Bytes of frames on their way to the log. */
   #arriving: Bytes = 0
   /** Of the disk, when it was last asked. */
-  #free = { at: 0, bytes: 0, logBytes: 0 }
+  #free = { at: Number.NEGATIVE_INFINITY, bytes: 0, logBytes: 0 }
   #broken: Error | undefined
   readonly #wake = new Set<() => void>()
 
@@ -178,9 +182,9 @@ export class Spool {
   /** Of the disk, asked once a second. */
   #freeBytes(): Bytes {
     const { logBytes } = this.#contents
-    if (Date.now() - this.#free.at > 1_000) {
+    if (performance.now() - this.#free.at > 1_000) {
       const { bavail, bsize } = statfsSync(this.#settings.folder)
-      this.#free = { at: Date.now(), bytes: bavail * bsize, logBytes }
+      this.#free = { at: performance.now(), bytes: bavail * bsize, logBytes }
     }
     return this.#free.bytes - (logBytes - this.#free.logBytes) - this.#arriving
   }
@@ -428,7 +432,12 @@ export class Spool {
     }
     for (const entry of frames) {
       if (!this.holds(entry) || this.#isClosing) continue
-      batch.push({ entry, bytes: await this.read(entry) })
+      const bytes = await this.read(entry).catch((thrown: unknown) => {
+        if (!isDamage(thrown)) throw thrown
+      })
+      // one bad sector would hold its segment, and all behind it, for good
+      if (bytes) batch.push({ entry, bytes })
+      else if (this.holds(entry)) this.#lose(entry, 'unreadable')
       if (batch.reduce((sum, { bytes }) => sum + bytes.length, 0) >= movedAtOnce) await write()
     }
     if (batch.length > 0) await write()

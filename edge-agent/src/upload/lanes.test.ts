@@ -67,8 +67,8 @@ test('announcements keep the order of a camera in each lane: an old frame that s
   const names = (items: typeof entries): string[] => items.map(({ cameraId, seq }) => `${cameraId}${seq}`)
   queue.add(entries, now)
   expect([names(ready('live')), names(ready('backlog'))]).toEqual([['a3'], ['b1']])
-  expect(names(ready('live')), 'until they are removed').toEqual(['a3'])
-  queue.remove('live', ready('live'))
+  expect(names(ready('live')), 'until they are delivered').toEqual(['a3'])
+  for (const item of ready('live')) gone.add(item)
   expect(ready('live')).toEqual([])
   if (entries[0]) gone.add(entries[0])
   expect(names(ready('backlog')), 'what was given up holds nobody back').toEqual(['a2', 'b1'])
@@ -76,6 +76,20 @@ test('announcements keep the order of a camera in each lane: an old frame that s
   if (entries[4]) entries[4].stored = true
   expect(names(ready('live', 10, now + minute)), 'what was live is backlog now').toEqual([])
   expect(names(ready('backlog', 10, now + minute)), 'one of each camera in turn').toEqual(['a2', 'b1', 'a4', 'a5'])
+})
+
+test('what was given up between others, as in a spool that was thinned, holds no announcement back, and is not remembered', () => {
+  const entries = Array.from({ length: 8_000 }, (_, seq) => ({ cameraId: 'a', seq, head: { capturedAt: 0 }, stored: true }))
+  const queue = new AnnouncementQueue<(typeof entries)[number]>()
+  const holds = ({ seq }: { readonly seq: number }): boolean => seq % 16 === 0
+  queue.add(entries, 10 * minute)
+  expect(queue.ready('backlog', 200, 10 * minute, holds).map(({ seq }) => seq)).toEqual(Array.from({ length: 200 }, (_, n) => n * 16))
+  queue.prune(500, holds)
+  expect(queue.ready('backlog', 10_000, 10 * minute, () => true)).toHaveLength(500)
+  const uploads = new UploadQueue<(typeof entries)[number]>()
+  uploads.add(entries, 10 * minute)
+  uploads.prune(500, holds)
+  expect([uploads.take(10 * minute, true), uploads.take(10 * minute, true)].map((item) => item?.seq)).toEqual([0, 16])
 })
 
 test('no more than the limit goes out, whatever the sizes', () => {

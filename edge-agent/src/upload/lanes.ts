@@ -56,6 +56,16 @@ class Queue<Item> {
     this.#at = 0
   }
 
+  get length(): number {
+    return this.#items.length - this.#at
+  }
+
+  /** Only those that are still wanted stay. */
+  filter(holds: (item: Item) => boolean): void {
+    this.#items = this.#items.slice(this.#at).filter(holds)
+    this.#at = 0
+  }
+
   peek(ahead = 0): Item | undefined {
     return this.#items[this.#at + ahead]
   }
@@ -71,6 +81,9 @@ class Queue<Item> {
     return item
   }
 }
+
+/** What was given up stays in a queue until it is met; when it is most of a queue, and more than this, it is looked for. */
+const sparse = 1_000
 
 /** What is to be uploaded, live first, each lane in the order of the spool. A camera can be held: the others go on. */
 export class UploadQueue<Item extends Queued> {
@@ -107,6 +120,13 @@ export class UploadQueue<Item extends Queued> {
     this.#lanes[laneOf(item.head.capturedAt, now)].back(item)
   }
 
+  /** Forgets what was given up, now and then; `waiting`: how many there are that were not. */
+  prune(waiting: number, holds: (item: Item) => boolean): void {
+    for (const lane of Object.values(this.#lanes)) if (lane.length > 2 * waiting + sparse) lane.filter(holds)
+    for (const [cameraId, { live, backlog }] of this.#aside)
+      if (live.length + backlog.length > 2 * waiting + sparse) this.#aside.set(cameraId, { live: live.filter(holds), backlog: backlog.filter(holds) })
+  }
+
   hold(cameraId: string): void {
     if (!this.#aside.has(cameraId)) this.#aside.set(cameraId, { live: [], backlog: [] })
   }
@@ -129,10 +149,10 @@ export class AnnouncementQueue<Item extends Queued & { readonly stored: unknown 
 
   /**
    * Of each camera the leading frames that are stored, one of each in turn: order holds, and one slow upload delays only its
-   * own. They stay until `remove`. `holds`: whether a frame is still to be delivered.
+   * own. They stay as long as `holds` says of them that they are still to be delivered.
    */
   ready(lane: Lane, limit: number, now: EpochMs, holds: (item: Item) => boolean): Item[] {
-    let leading = [...this.#lanes[lane]].map(([cameraId, queue]) => {
+    const queues = [...this.#lanes[lane]].map(([cameraId, queue]) => {
       for (let item = queue.peek(); item !== undefined; item = queue.peek()) {
         const isLate = lane === 'live' && laneOf(item.head.capturedAt, now) === 'backlog'
         if (holds(item) && !isLate) break
@@ -142,20 +162,24 @@ export class AnnouncementQueue<Item extends Queued & { readonly stored: unknown 
       return queue
     })
     const ready: Item[] = []
-    for (let ahead = 0; leading.length > 0; ahead += 1) {
-      leading = leading.filter((queue) => {
-        const item = queue.peek(ahead)
-        if (ready.length >= limit || !item?.stored || !holds(item)) return false
+    let leading = queues.map((queue) => ({ queue, ahead: 0 }))
+    while (leading.length > 0) {
+      leading = leading.filter((at) => {
+        let item = at.queue.peek(at.ahead)
+        // what was given up holds nobody back, wherever it stands
+        for (; item !== undefined && !holds(item); item = at.queue.peek(at.ahead)) at.ahead += 1
+        if (ready.length >= limit || !item?.stored) return false
         ready.push(item)
+        at.ahead += 1
         return true
       })
     }
     return ready
   }
 
-  /** Those that were `ready`. */
-  remove(lane: Lane, items: readonly Item[]): void {
-    for (const { cameraId } of items) this.#lanes[lane].get(cameraId)?.take()
+  /** Forgets what was given up, now and then; `waiting`: how many there are that were not. */
+  prune(waiting: number, holds: (item: Item) => boolean): void {
+    for (const lane of Object.values(this.#lanes)) for (const queue of lane.values()) if (queue.length > 2 * waiting + sparse) queue.filter(holds)
   }
 
   #of(lane: Lane, cameraId: string): Queue<Item> {

@@ -7,12 +7,12 @@ import type { Log } from '@frameloop/kit/log'
 import { isStoreTransient, type ObjectStore } from '@frameloop/kit/object-store'
 import { backoffPause } from '@frameloop/kit/retry'
 import { Rooms } from '@frameloop/kit/rooms'
-import type { Bytes, EpochMs } from '@frameloop/kit/units'
+import type { Bytes, Ms } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
 import { signClaim } from '@frameloop/schemas/signature'
 import type { Entry, FrameHead } from '../spool/contents.ts'
-import type { Spool } from '../spool/spool.ts'
+import { isDamage, type Spool } from '../spool/spool.ts'
 import { backlogPlaces, laneOf, openingAt, UploadQueue } from './lanes.ts'
 
 export interface Identity {
@@ -58,7 +58,9 @@ export interface Troubles {
 
 /** `S3 refused it: AccessDenied: Access Denied.`, or that nobody answered. */
 function storeSaid(thrown: unknown): string {
-  return thrown instanceof Fault ? `S3 does not answer: ${rootMessage(thrown)}` : `S3 refused it: ${(thrown as Error).name}: ${rootMessage(thrown)}`
+  return thrown instanceof Fault && thrown.code === 'OBJECT_STORE_UNAVAILABLE'
+    ? `S3 does not answer: ${rootMessage(thrown)}`
+    : `S3 refused it: ${(thrown as Error).name}: ${rootMessage(thrown)}`
 }
 
 /** Whether it has answered and will not have frames of this camera now: rights that are missing, a bucket that is. Others may go on. */
@@ -70,7 +72,7 @@ function isRefusal(thrown: unknown): boolean {
 const backoff = { first: 200, cap: 5_000 } as const
 
 /** When the uplink is free again after `bytes` more, so that no more than `limit` bytes a second go out; `free` is when it was. */
-export function freeAfter(free: EpochMs, now: EpochMs, bytes: Bytes, limit: Bytes): EpochMs {
+export function freeAfter(free: Ms, now: Ms, bytes: Bytes, limit: Bytes): Ms {
   return limit <= 0 ? now : Math.max(free, now) + (bytes * 1000) / limit
 }
 
@@ -84,16 +86,18 @@ export async function runUploader(
   signal: AbortSignal,
 ): Promise<void> {
   let failures = 0
-  let free = 0
+  // by a clock that nobody sets: a box on a pole has hers put right when it gets a network
+  const clock = (): Ms => performance.now()
+  let free: Ms = 0
   /** When a live frame last went out. */
-  let liveAt: EpochMs = 0
+  let liveAt: Ms = Number.NEGATIVE_INFINITY
   /** Frames under way that have waited. */
   let waited = 0
   const queue = new UploadQueue<Entry>()
   const rooms = new Rooms()
   const arrivals = spool.arrivals()
   /** Cameras whose frames are refused: how often in a row, and until when they are held. */
-  const refused = new Map<string, { readonly times: number; readonly until: EpochMs }>()
+  const refused = new Map<string, { readonly times: number; readonly until: Ms }>()
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
@@ -103,8 +107,16 @@ export async function runUploader(
     try {
       body = await spool.read(entry, room)
     } catch (thrown) {
-      log.error({ err: thrown, key }, 'frame cannot be read from the spool')
-      spool.markUnreadable(entry)
+      if (isDamage(thrown)) {
+        log.error({ err: thrown, key }, 'frame cannot be read from the spool')
+        spool.markUnreadable(entry)
+        return
+      }
+      // out of descriptors or memory: it lies there whole
+      if (failures === 0) log.warn({ err: thrown, key }, 'frame cannot be read from the spool now')
+      failures += 1
+      entry.busy = false
+      queue.again(entry, Date.now())
       return
     }
     try {
@@ -139,16 +151,16 @@ export async function runUploader(
     } catch (thrown) {
       entry.busy = false
       if (signal.aborted) return
-      troubles.uploads.set(entry.cameraId, storeSaid(thrown))
       if (!isStoreTransient(thrown)) {
         log.error({ err: thrown, key }, 'frame refused by the object store')
         spool.markUnreadable(entry)
         return
       }
-      const now = Date.now()
-      queue.again(entry, now)
+      troubles.uploads.set(entry.cameraId, storeSaid(thrown))
+      queue.again(entry, Date.now())
       if (isRefusal(thrown)) {
         failures = 0
+        const now = clock()
         const before = refused.get(entry.cameraId)
         // those that were under way with it say the same
         if (before && before.until > now) return
@@ -170,19 +182,20 @@ export async function runUploader(
       arrivals().filter(({ stored }) => !stored),
       Date.now(),
     )
-    for (const [cameraId, { until }] of refused) if (until <= Date.now()) queue.release(cameraId)
+    queue.prune(spool.size.frames, (entry) => spool.holds(entry))
+    for (const [cameraId, { until }] of refused) if (until <= clock()) queue.release(cameraId)
     while (running.size < concurrency) {
       const now = Date.now()
-      if (free > now) break
+      if (free > clock()) break
       const opening = openingAt(windows, outside, new Date(now))
       if (opening === 'nothing') break
-      const entry = queue.take(now, waited < backlogPlaces(opening, concurrency, now - liveAt))
+      const entry = queue.take(now, waited < backlogPlaces(opening, concurrency, clock() - liveAt))
       if (!entry) break
       if (!spool.holds(entry)) continue
       const isLive = laneOf(entry.head.capturedAt, now) === 'live'
-      if (isLive) liveAt = now
+      if (isLive) liveAt = clock()
       else waited += 1
-      free = freeAfter(free, now, entry.bytes, limit)
+      free = freeAfter(free, clock(), entry.bytes, limit)
       entry.busy = true
       const task: Promise<void> = upload(entry).finally(() => {
         running.delete(task)
@@ -191,7 +204,8 @@ export async function runUploader(
       running.add(task)
     }
     if (failures > 0) await sleep(backoffPause(failures, backoff, Math.random()), undefined, { signal }).catch(() => {})
-    const pause = free - Date.now()
+    // the limit may be changed meanwhile
+    const pause = Math.min(1_000, free - clock())
     if (pause > 0) await sleep(pause, undefined, { signal }).catch(() => {})
     else await Promise.race([...running, spool.changed(1_000, signal)])
   }
