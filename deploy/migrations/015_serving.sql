@@ -15,3 +15,5 @@ create table mlflow_aliases (
 -- How often a trainer has begun it: one that ends its trainer each time is given up. Nobody ever wrote or read the message.
 alter table training_runs add column attempts int not null default 0;
 alter table training_runs drop column message;
+-- Sent again so often that it is left alone, or older than its topic keeps: it stands in nobody's way any more.
+alter table dead_letters add column is_given_up boolean not null default false;

@@ -260,7 +260,7 @@ function runLogs(name: string): void {
 }
 
 function showRebuilt(found: Rebuilt | Comparison): string {
-  const gone = found.gone.map(({ topic, partition, until }) => `${topic}/${partition} before ${until} lies neither in Kafka nor in the archive`)
+  const gone = found.gone.map(({ topic, partition, from, until }) => `${topic}/${partition} from ${from} to ${until - 1} lies neither in Kafka nor in the archive`)
   if (!('tables' in found)) return [`${found.records} records read, rows written`, ...gone].join('\n')
   const lines = found.tables.map(
     ({ table, rows, missing, extra, examples }) =>

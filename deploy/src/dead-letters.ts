@@ -10,7 +10,7 @@ import { openLog } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
 import { type Codec, openCodec } from '@frameloop/schemas/codec'
 import { openRegistry } from '@frameloop/schemas/registry'
-import { allTopics, type EventName } from '@frameloop/schemas/topics'
+import { allTopics, deadLetterRetention, type EventName } from '@frameloop/schemas/topics'
 import { readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { timeOf } from './times.ts'
@@ -43,6 +43,8 @@ export interface DeadLetter {
   readonly redrives: number
   /** What it is about has got through since. */
   readonly settled: boolean
+  /** It has failed too often, or is older than its topic keeps. */
+  readonly is_given_up: boolean
 }
 
 /** Oldest first. */
@@ -50,11 +52,12 @@ export async function listDeadLetters(pool: Pool, flags: DeadLetterFlags): Promi
   const { rows } = await pool.query<DeadLetter>(
     `select * from (
        select d.*, (select count(*)::int from redrives r where (r.topic, r.partition, r.record_offset) = (d.topic, d.partition, d.record_offset)) as redrives,
-         coalesce((select m.status_rank = 4 from media m where m.media_id = d.subject_id), (select f.status_rank = 3 from frames f where f.frame_id = d.subject_id), false) as settled
+         exists (select 1 from media m where m.media_id = d.subject_id and m.status_rank = 4)
+           or exists (select 1 from frames f where f.frame_id = d.subject_id and f.status_rank = 3) as settled
        from dead_letters d
        where ($1::text is null or d.reason = $1) and ($2::text is null or d.camera_id = $2) and ($3::text is null or d.stage = $3)
          and ($4::timestamptz is null or d.at >= $4) and ($5::timestamptz is null or d.at < $5)) l
-     order by $7 and (redrives > 0 or settled or reason = 'REPLAYED'), at, topic, partition, record_offset limit $6`,
+     order by $7 and (redrives > 0 or settled or is_given_up or reason = 'REPLAYED'), at, topic, partition, record_offset limit $6`,
     [flags.reason ?? null, flags.camera ?? null, flags.stage ?? null, timeOf(flags.from, '--from'), timeOf(flags.to, '--to'), flags.limit, flags.dueFirst ?? false],
   )
   return rows
@@ -125,10 +128,14 @@ export async function redrive(letters: readonly DeadLetter[], tools: RedriveTool
   const due = letters.filter((letter) => {
     if (letter.reason === 'REPLAYED') left.set(placeOf(letter), 'it is a copy made by a replay, not something captured')
     else if (letter.settled) left.set(placeOf(letter), 'it got through meanwhile')
+    else if (letter.is_given_up) left.set(placeOf(letter), 'it failed too often, or its topic keeps it no more')
     else if (letter.redrives > 0) left.set(placeOf(letter), 'it was sent again already; if it failed again, there is a newer dead letter')
     else return true
     return false
   })
+  /** So that the next call begins with others. */
+  const giveUp = ({ topic, partition, record_offset: offset }: DeadLetter) =>
+    tools.pool.query('update dead_letters set is_given_up = true where topic = $1 and partition = $2 and record_offset = $3', [topic, partition, offset])
   const sent: DeadLetter[] = []
   if (due.length === 0 || tools.dryRun) return { sent: due, left }
   const producer = openKafka(tools.brokers, 'redrive', openLog('redrive', 'error')).producer()
@@ -139,10 +146,14 @@ export async function redrive(letters: readonly DeadLetter[], tools: RedriveTool
         // the topic keeps them for a month, and the row stays; the others are sent all the same
         left.set(placeOf(letter), `it cannot be read: ${rootMessage(thrown)}`)
       })
-      if (!record) continue
+      if (!record) {
+        if (letter.at.getTime() < Date.now() - deadLetterRetention) await giveUp(letter)
+        continue
+      }
       const attempt = Number(record.headers['fl-redrives'] ?? 0) + 1
       if (attempt > redriveLimit) {
         left.set(placeOf(letter), `it has failed ${attempt} times`)
+        await giveUp(letter)
         continue
       }
       const headers = Object.fromEntries(Object.entries(record.headers).filter(([name]) => !name.startsWith('fl-')))

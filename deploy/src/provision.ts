@@ -7,7 +7,7 @@ import { type ObjectStore, openObjectStore } from '@frameloop/kit/object-store'
 import type { Bytes } from '@frameloop/kit/units'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, bucketRoles } from '@frameloop/schemas/object-keys'
-import { allTopics, attemptsTopic, consumedTopics, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
+import { allTopics, attemptsTopic, consumedTopics, deadLetterRetention, deadLetterTopic, statefulStages, stateTopic, subjectOf } from '@frameloop/schemas/topics'
 import Type, { type Static } from 'typebox'
 import { root } from './home.ts'
 
@@ -51,7 +51,7 @@ function topicConfigs(): TopicConfig[] {
   }))
   const dead = consumedTopics.map(({ name }) => ({
     topic: deadLetterTopic(name),
-    configEntries: entries({ 'max.message.bytes': ownRecordLimit, 'retention.ms': 30 * 86_400_000 }),
+    configEntries: entries({ 'max.message.bytes': ownRecordLimit, 'retention.ms': deadLetterRetention }),
   }))
   const memory = [...statefulStages.map(stateTopic), attemptsTopic].map((topic) => ({
     topic,

@@ -1,5 +1,6 @@
 /** `tasks list | set` and `references build | list`: what is asked of zones, and how their pixels are prepared for it. */
 
+import { listOf } from '@frameloop/kit/config'
 import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import type { ObjectStore } from '@frameloop/kit/object-store'
@@ -81,7 +82,7 @@ export async function setTask(pool: Pool, task: string, flags: PreprocessingFlag
   return inTransaction(pool, async (client) => {
     const { rows } = await client.query<{ preprocessing: Preprocessing; classes: string[] }>('select preprocessing, classes from tasks where task = $1 for update', [task])
     const preprocessing = preprocessingOf(flags, rows[0]?.preprocessing)
-    const classes = flags.classes?.split(',').filter((name) => name !== '') ?? rows[0]?.classes ?? []
+    const classes = flags.classes === undefined ? (rows[0]?.classes ?? []) : listOf(flags.classes)
     await client.query(
       'insert into tasks (task, classes, preprocessing) values ($1, $2, $3) on conflict (task) do update set classes = excluded.classes, preprocessing = excluded.preprocessing',
       [task, classes, preprocessing],

@@ -72,7 +72,10 @@ export const pageSettings = {
 
 /** The names in a comma-separated setting. */
 export function listOf(setting: string): string[] {
-  return setting.split(',').filter((name) => name !== '')
+  return setting
+    .split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== '')
 }
 
 /** Settings of everything that speaks to Kafka and the registry. */

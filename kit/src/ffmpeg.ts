@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { redact } from './log.ts'
 import { jpegsOf } from './mpjpeg.ts'
-import type { Bytes } from './units.ts'
+import type { Bytes, Ms } from './units.ts'
 
 export interface Ffmpeg {
   readonly jpegs: AsyncIterable<Buffer>
@@ -20,6 +20,8 @@ export interface Ffmpeg {
 export interface FfmpegOptions {
   /** Address space it may take, where the system can limit it (not on macOS). */
   readonly memory?: Bytes
+  /** CPU time it may take: a machine that is busy does not make a program slow. */
+  readonly cpu?: Ms
   /** Each line it writes to stderr. */
   readonly onLine?: (line: string) => void
   /** How many more outputs it has: `pipe:3`, `pipe:4` … */
@@ -29,14 +31,15 @@ export interface FfmpegOptions {
 /** Linux ends a child with its parent, also when that is killed; elsewhere ffmpeg ends with the next picture it cannot hand over. */
 const leash = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path))
 
-/** The command under a limit of memory: a shell that sets it and becomes the program, so the pid stays the same. */
-function limited(program: string, args: readonly string[], memory: Bytes | undefined): readonly [string, readonly string[]] {
-  if (memory === undefined) return [program, args]
-  return ['/bin/sh', ['-c', `ulimit -v ${Math.ceil(memory / 1024)} 2>/dev/null; exec "$0" "$@"`, program, ...args]]
+/** The command under limits of memory and CPU time: a shell that sets them and becomes the program, so the pid stays the same. */
+function limited(program: string, args: readonly string[], { memory, cpu }: Pick<FfmpegOptions, 'memory' | 'cpu'>): readonly [string, readonly string[]] {
+  const limits = [...(memory === undefined ? [] : [`ulimit -v ${Math.ceil(memory / 1024)}`]), ...(cpu === undefined ? [] : [`ulimit -t ${Math.ceil(cpu / 1000)}`])]
+  if (limits.length === 0) return [program, args]
+  return ['/bin/sh', ['-c', `${limits.map((limit) => `${limit} 2>/dev/null; `).join('')}exec "$0" "$@"`, program, ...args]]
 }
 
 export function startFfmpeg(program: string, args: readonly string[], signal: AbortSignal, options: FfmpegOptions = {}): Ffmpeg {
-  const [command, all] = limited(program, ['-hide_banner', '-nostdin', '-loglevel', 'warning', ...args], options.memory)
+  const [command, all] = limited(program, ['-hide_banner', '-nostdin', '-loglevel', 'warning', ...args], options)
   const [run, leashed] = leash ? [leash, ['--pdeathsig', 'KILL', command, ...all]] : [command, all]
   const child = spawn(run, leashed, { stdio: ['ignore', 'pipe', 'pipe', ...Array.from({ length: options.sideOutputs ?? 0 }, () => 'pipe' as const)] }) as ChildProcessByStdio<
     null,
@@ -64,19 +67,21 @@ export function startFfmpeg(program: string, args: readonly string[], signal: Ab
   return { jpegs: jpegsOf(child.stdout), sides: (child.stdio as readonly unknown[]).slice(3) as Readable[], said: () => redact(lines.trim()), stop, ended }
 }
 
-/** Runs ffprobe to its end and gives what it printed. */
+/** Runs ffprobe to its end and gives what it printed; where that is more than `most`, it is ended, and `code` is null. */
 export async function runFfprobe(
   program: string,
   args: readonly string[],
   signal: AbortSignal,
-  options: Pick<FfmpegOptions, 'memory'> = {},
-): Promise<{ readonly code: number | null; readonly out: string; readonly said: string }> {
-  const [command, all] = limited(program, ['-v', 'error', ...args], options.memory)
+  options: Pick<FfmpegOptions, 'memory' | 'cpu'> & { readonly most: Bytes },
+): Promise<{ readonly code: number | null; readonly out: string; readonly said: string; readonly isTooMuch: boolean }> {
+  const [command, all] = limited(program, ['-v', 'error', ...args], options)
   const child = spawn(command, all, { stdio: ['ignore', 'pipe', 'pipe'], signal, killSignal: 'SIGKILL' })
-  let out = ''
-  let said = ''
+  const out: Buffer[] = []
+  let [length, said] = [0, '']
   child.stdout.on('data', (chunk: Buffer) => {
-    out += chunk.toString('utf8')
+    length += chunk.length
+    if (length <= options.most) out.push(chunk)
+    else child.kill('SIGKILL')
   })
   child.stderr.on('data', (chunk: Buffer) => {
     said = (said + chunk.toString('utf8')).slice(-2_000)
@@ -88,5 +93,5 @@ export async function runFfprobe(
     })
     child.once('close', resolve)
   })
-  return { code, out, said: redact(said.trim()) }
+  return { code, out: Buffer.concat(out).toString('utf8'), said: redact(said.trim()), isTooMuch: length > options.most }
 }

@@ -60,10 +60,11 @@ export function problemOf(thrown: unknown): { readonly status: number; readonly 
     document: { type: `urn:frameloop:fault:${code}`, title: code, status, detail, code, hint, ...fields },
   })
   if (thrown instanceof Fault) return document(statusOf[thrown.code] ?? 500, thrown.code, thrown.message, thrown.hint, thrown.fields)
-  if (isDatabaseTransient(thrown)) return problemOf(new Fault('DATABASE_UNAVAILABLE', 'The database does not answer', {}, thrown))
-  if (thrown instanceof Error && thrown.name.startsWith('KafkaJS')) return problemOf(new Fault('KAFKA_UNAVAILABLE', 'Kafka does not take it now', {}, thrown))
   const known = thrown as { statusCode?: number; code?: string; message?: string }
   const status = known.statusCode ?? 500
+  // first what the sender did: one who breaks off looks like a database that does
+  if (status >= 500 && isDatabaseTransient(thrown)) return problemOf(new Fault('DATABASE_UNAVAILABLE', 'The database does not answer', {}, thrown))
+  if (status >= 500 && thrown instanceof Error && thrown.name.startsWith('KafkaJS')) return problemOf(new Fault('KAFKA_UNAVAILABLE', 'Kafka does not take it now', {}, thrown))
   if (status < 500) {
     const fault = new Fault(status === 404 ? 'NOT_FOUND' : 'REQUEST_INVALID', known.message ?? 'The request is wrong')
     return document(status, known.code ?? fault.code, fault.message, fault.hint)
@@ -105,7 +106,12 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     http: { headersTimeout: 8_000, connectionsCheckingInterval: 1_000 },
   })
   const { allowedOrigins = [], allowedHosts = [] } = options
-  await app.register(cors, { origin: [...allowedOrigins], allowedHeaders: ['authorization', 'content-type'], maxAge: 600 })
+  await app.register(cors, {
+    origin: [...allowedOrigins],
+    methods: ['GET', 'HEAD', 'POST', 'PUT'],
+    allowedHeaders: ['authorization', 'content-type', 'idempotency-key'],
+    maxAge: 600,
+  })
   const hasNames = isLoopback(options.host) || allowedHosts.length > 0
   app.addHook('onRequest', async ({ headers, routeOptions, raw }, reply) => {
     if (options.patience && (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)) {

@@ -57,6 +57,9 @@ export const consumedTopics: readonly Topic[] = [
   topics.featuresPrepared,
 ]
 
+/** A month. */
+export const deadLetterRetention: Ms = 30 * 86_400_000
+
 export function deadLetterTopic(topicName: string): string {
   return `${topicName}.dead-letters`
 }

@@ -129,3 +129,45 @@ test('at a rate above its own every frame of a clip is taken', () => {
   expect(chooseFrames([0, 100_000, 200_000], 50)).toEqual([0, 1, 2])
   expect(chooseFrames([0, 40_000, 80_000, 120_000, 160_000, 200_000], 10)).toEqual([0, 3, 5])
 })
+
+test('what was cut off at the beginning without encoding again is not seen, and times begin with what is', async () => {
+  makeClip('long.mp4', '-c:v', 'libx264', '-g', '20', '-bf', '0')
+  const path = join(folder, 'cut.mp4')
+  execFileSync('ffmpeg', ['-v', 'error', '-y', '-ss', '1.2', '-i', join(folder, 'long.mp4'), '-c', 'copy', path])
+  const bytes = readFileSync(path)
+  const clip = await probeClip(bytes, tools, never)
+  expect(clip.isTruncated).toBe(false)
+  expect(clip.frames.length).toBe(28)
+  const pictures = await extractPictures(bytes, { by: 'rate', perSecond: 10 }, 100, tools, never)
+  expect(pictures.map(({ ptsUs }) => ptsUs)).toEqual(clip.frames.map(({ ptsUs }) => ptsUs))
+  expect(pictures[0]?.ptsUs).toBe(0)
+  expect(await extractPictures(bytes, { by: 'scene', change: 0.3 }, 100, tools, never)).toHaveLength(2)
+})
+
+test('pictures that AVI keeps in the order they are decoded have the times they are shown at', async () => {
+  const bytes = makeClip('b.avi', '-c:v', 'libx264', '-g', '10', '-bf', '2')
+  const plain = makeClip('plain.mp4', '-c:v', 'libx264', '-g', '10', '-bf', '0')
+  const [shown, wanted] = [
+    await extractPictures(bytes, { by: 'rate', perSecond: 10 }, 100, tools, never),
+    await extractPictures(plain, { by: 'rate', perSecond: 10 }, 100, tools, never),
+  ]
+  expect(shown.map(({ ptsUs }) => ptsUs)).toEqual(wanted.map(({ ptsUs }) => ptsUs))
+  const brightness = async (jpeg: Buffer): Promise<number> => {
+    const { rgb } = await decodePicture(jpeg)
+    return rgb.reduce((sum, value) => sum + value, 0) / rgb.length
+  }
+  // the second half is another picture altogether: from the very same moment on
+  const halves = async (pictures: typeof shown) => Promise.all(pictures.map(async ({ jpeg, ptsUs }) => [ptsUs, Math.round((await brightness(jpeg)) / 8)] as const))
+  const jumps = (list: readonly (readonly [number, number])[]): number[] => list.flatMap(([at, value], n) => (n > 0 && Math.abs(value - (list[n - 1]?.[1] ?? 0)) >= 2 ? [at] : []))
+  expect(jumps(await halves(shown))).toEqual(jumps(await halves(wanted)))
+  expect((await extractPictures(bytes, { by: 'scene', change: 0.3 }, 100, tools, never)).map(({ ptsUs }) => ptsUs)).toEqual([0, 2_000_000])
+  expect((await extractPictures(bytes, { by: 'key-frames' }, 100, tools, never)).map(({ ptsUs }) => ptsUs)).toEqual([0, 1_000_000, 2_000_000, 3_000_000])
+})
+
+test('a piece of a recording whose clock ran on is as long as what it holds', async () => {
+  const path = join(folder, 'late.mkv')
+  execFileSync('ffmpeg', ['-v', 'error', '-y', '-f', 'lavfi', '-i', 'testsrc=size=64x48:rate=10:duration=2', '-c:v', 'libx264', '-output_ts_offset', '7202', path])
+  const clip = await probeClip(readFileSync(path), tools, never)
+  expect(clip).toMatchObject({ isTruncated: false })
+  expect(clip.durationUs).toBeLessThan(3_000_000)
+})

@@ -14,6 +14,7 @@ import { Fault } from '@frameloop/kit/fault'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
+import { Places } from '@frameloop/kit/places'
 import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
@@ -34,6 +35,8 @@ export interface Upload {
   readonly bytes: Buffer
   readonly capturedAt: EpochMs
   readonly idempotencyKey: string | undefined
+  /** Its sender says so. */
+  readonly isVideo: boolean
 }
 
 export interface Accepted {
@@ -58,11 +61,14 @@ export interface IngestTools {
 
 const extensions = { jpeg: 'jpg', png: 'png', webp: 'webp' } as const
 
-/** True kind and extension by content. Throws `UPLOAD_INVALID`; a picture is decoded, so that damage is told to whoever sent it. */
-async function inspect(bytes: Buffer): Promise<{ readonly kind: 'image' | 'clip'; readonly extension: string; readonly width: number; readonly height: number }> {
-  const picture = sniffPicture(bytes)
+/** A picture is looked at one at a time: a few large ones at once would hold all memory. */
+const looking = new Places(1)
+
+/** True kind and extension by content; a sequence of JPEGs is told from one by what its sender calls it. Throws `UPLOAD_INVALID`; a picture is decoded, so that damage is told to whoever sent it. */
+async function inspect({ bytes, isVideo }: Upload): Promise<{ readonly kind: 'image' | 'clip'; readonly extension: string; readonly width: number; readonly height: number }> {
+  const picture = isVideo ? undefined : sniffPicture(bytes)
   if (picture) {
-    const { fullWidth, fullHeight } = await decodePicture(bytes, { atLeast: { width: 32, height: 32 } })
+    const { fullWidth, fullHeight } = await looking.run(() => decodePicture(bytes, { atLeast: { width: 32, height: 32 }, always: true }))
     return { kind: 'image', extension: extensions[picture], width: fullWidth, height: fullHeight }
   }
   const clip = sniffClip(bytes)
@@ -81,7 +87,7 @@ interface Row {
 
 /** One epoch per source for good: the database is this spool, and it is never reopened empty. */
 async function take(tools: IngestTools, upload: Upload, key: string, sha256: string): Promise<{ readonly row: Row; readonly repeated: boolean }> {
-  const about = await inspect(upload.bytes)
+  const about = await inspect(upload)
   return inTransaction(tools.pool, async (client) => {
     await client.query('select pg_advisory_xact_lock(hashtext($1))', [`frameloop.uploads.${upload.source}`])
     const { rows } = await client.query<Row>('select media_id, epoch, seq, sha256, event, announced_at from uploads where source = $1 and idempotency_key = $2', [

@@ -13,6 +13,7 @@ import { openRegistry } from '@frameloop/schemas/registry'
 import { privateKeyOf } from '@frameloop/schemas/signature'
 import Type from 'typebox'
 import { IngestSettings } from '../config.ts'
+import { isTime } from '../labels/labels.ts'
 import { announceOpen, ingest } from './ingest.ts'
 
 /** A clip of a minute at 8 Mbit/s is 60 MB. */
@@ -58,7 +59,7 @@ await runProcess('ingest', IngestSettings, async ({ config, log, metrics, lifeti
     },
   )
   app.addContentTypeParser(/^(image|video)\/|^application\/octet-stream/, { parseAs: 'buffer' }, (_, body, done) => done(null, body))
-  app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string } }>(
+  app.post<{ Body: Buffer; Querystring: { source: string; site: string; capturedAt?: string }; Headers: { 'idempotency-key'?: string; 'content-type'?: string } }>(
     '/v1/media',
     {
       schema: {
@@ -69,11 +70,13 @@ await runProcess('ingest', IngestSettings, async ({ config, log, metrics, lifeti
     },
     async ({ body, query, headers }, reply) => {
       if (!Buffer.isBuffer(body) || body.length === 0) throw new Fault('UPLOAD_INVALID', 'Send the picture or clip itself as the body, with its content type')
+      if (query.capturedAt !== undefined && !isTime(query.capturedAt))
+        throw new Fault('UPLOAD_INVALID', `capturedAt ${query.capturedAt} is no time; times look like 2026-11-24T10:00:00.000Z`)
       const capturedAt = query.capturedAt === undefined ? Date.now() : Date.parse(query.capturedAt)
-      if (Number.isNaN(capturedAt)) throw new Fault('UPLOAD_INVALID', `capturedAt ${query.capturedAt} is no time; times look like 2026-11-24T10:00:00.000Z`)
       if (capturedAt < earliest || capturedAt > Date.now() + 86_400_000)
         throw new Fault('UPLOAD_INVALID', `capturedAt ${query.capturedAt} lies before the year 2000 or more than a day ahead`)
-      const accepted = await ingest({ source: query.source, siteId: query.site, bytes: body, capturedAt, idempotencyKey: headers['idempotency-key'] }, tools)
+      const isVideo = headers['content-type']?.startsWith('video/') ?? false
+      const accepted = await ingest({ source: query.source, siteId: query.site, bytes: body, capturedAt, idempotencyKey: headers['idempotency-key'], isVideo }, tools)
       return reply.code(accepted.repeated ? 200 : 201).send(accepted)
     },
   )

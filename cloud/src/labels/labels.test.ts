@@ -23,3 +23,9 @@ test('a label that is no class of its task is refused with those there are', () 
   expect(refuseLabel({ ...label, label: 'full' }, { ...known, classes })).toBe('the classes of task occupancy are empty, occupied, full is none of them')
   expect(refuseLabel(label, { ...known, classes })).toBeUndefined()
 })
+
+test('a label for a frame of another camera is refused, not kept where it never counts', () => {
+  const { frameAt: _, ...byFrame } = { ...label, frameId: 'f' }
+  expect(refuseLabel(byFrame, { ...known, frames: new Set(['f gate']) })).toBe('no frame f of camera door is known')
+  expect(refuseLabel(byFrame, { ...known, frames: new Set(['f door']) })).toBeUndefined()
+})

@@ -44,6 +44,7 @@ export const isTime = (text: string): boolean => /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d
 export interface Known {
   /** `CAMERA ZONE TASK` */
   readonly zones: ReadonlySet<string>
+  /** `FRAME CAMERA` */
   readonly frames: ReadonlySet<string>
   /** Of each task; none: whatever is labelled. */
   readonly classes: ReadonlyMap<string, readonly string[]>
@@ -57,7 +58,7 @@ export function refuseLabel(label: NewLabel, { zones, frames, classes }: Known):
   const own = classes.get(label.task) ?? []
   if (own.length > 0 && !own.includes(label.label)) return `the classes of task ${label.task} are ${own.join(', ')}, ${label.label} is none of them`
   if (!zones.has(`${label.cameraId} ${label.zone} ${label.task}`)) return `task ${label.task} has no zone ${label.zone} on camera ${label.cameraId}`
-  if (label.frameId !== undefined && !frames.has(label.frameId)) return `no frame ${label.frameId} is known`
+  if (label.frameId !== undefined && !frames.has(`${label.frameId} ${label.cameraId}`)) return `no frame ${label.frameId} of camera ${label.cameraId} is known`
   if (label.frameAt !== undefined && !isTime(label.frameAt)) return `${label.frameAt} is no time; times look like 2026-11-24T10:00:00.000Z`
   return undefined
 }
@@ -74,8 +75,8 @@ async function knownClasses(sql: Sql): Promise<Map<string, readonly string[]>> {
 
 async function knownFrames(sql: Sql, ids: readonly string[]): Promise<Set<string>> {
   if (ids.length === 0) return new Set()
-  const { rows } = await sql.query<{ frame_id: string }>('select frame_id::text from frames where frame_id::text = any($1)', [ids])
-  return new Set(rows.map(({ frame_id }) => frame_id))
+  const { rows } = await sql.query<{ frame_id: string; camera_id: string }>('select frame_id::text, camera_id from frames where frame_id::text = any($1)', [ids])
+  return new Set(rows.map(({ frame_id, camera_id }) => `${frame_id} ${camera_id}`))
 }
 
 /** Stores what can be stored, tells what cannot and why. The same label again changes nothing. */

@@ -7,7 +7,7 @@ import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { jpegSize } from '@frameloop/kit/jpeg-header'
-import type { Us } from '@frameloop/kit/units'
+import type { Bytes, Us } from '@frameloop/kit/units'
 import { type CameraSettings, ratesOf } from '../config.ts'
 import { finishingFilters } from './ffmpeg-stream.ts'
 import { type Source, SourceFailure } from './source.ts'
@@ -17,6 +17,9 @@ export interface FileSettings {
   readonly loop: boolean
   readonly realTime: boolean
 }
+
+/** What ffprobe says of a day of 50 frames a second. */
+const probeLimit: Bytes = 64_000_000
 
 /** Whether a frame is the first of its share of a second, when `rate` a second are kept: the same ones in each pass. */
 export function isDue(offset: Us, before: Us | undefined, rate: number | undefined): boolean {
@@ -49,6 +52,7 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
         context.ffprobe,
         ['-protocol_whitelist', 'file', '-select_streams', 'v:0', '-show_entries', 'packet=pts_time', '-of', 'csv=p=0', settings.path],
         signal,
+        { most: probeLimit },
       )
       const offsets = offsetsOf(probe.out)
       if (probe.code !== 0 || offsets.length === 0) throw new SourceFailure('wrong', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`)

@@ -13,7 +13,7 @@ import { stageMetrics } from '@frameloop/kit/metrics'
 import { isStoreTransient } from '@frameloop/kit/object-store'
 import { isDatabaseTransient, type Pool } from '@frameloop/kit/postgres'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { EpochMs } from '@frameloop/kit/units'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { archiveKey, bucketName } from '@frameloop/schemas/object-keys'
 import { cataloguedTopics, topics } from '@frameloop/schemas/topics'
@@ -24,6 +24,8 @@ import { encodeContainer } from './container.ts'
 
 const name = 'archive'
 const batchLimit = 500
+/** A partition of which nothing has come for so long, beside others, is read to its end. */
+const quietTime: Ms = 60_000
 const dayLength = 86_400_000
 /** After midnight the last record of the day before may still be on its way to us; the broker's clock may differ from ours. */
 const dayGrace = 600_000
@@ -167,6 +169,8 @@ export function startArchive(
     })
     try {
       let lookedAt = 0
+      const since = Date.now()
+      const heardAt = new Map<string, EpochMs>()
       while (!signal.aborted) {
         const records = await consumer.poll({ lane: 'live', limit: batchLimit, patience: 200 })
         state = consumer.assigned.length > 0 ? state.replace(/^(starting|waiting for partitions)$/, '') : 'waiting for partitions'
@@ -185,14 +189,16 @@ export function startArchive(
           if (consumer.generation !== generation) break
           files.set(key, next)
           positions.set(key, record.offset + 1)
+          heardAt.set(key, Date.now())
         }
         if (Date.now() - lookedAt < 5_000) continue
         lookedAt = Date.now()
         for (const [topic, lag] of consumer.lag(positions)) metrics.lag.set({ stage: name, topic }, lag)
-        if (records.length > 0) continue
         for (const { topic, partition } of consumer.assigned) {
           const key = `${topic} ${partition}`
           const open = files.get(key)
+          // others may never leave off: a partition of which nothing comes beside them has nothing more
+          if (records.length > 0 && Date.now() - (heardAt.get(key) ?? since) < quietTime) continue
           const over = open && closeByDay(open, Date.now())
           if (!over) continue
           await insist(() => write(topic, partition, over, signal), signal)

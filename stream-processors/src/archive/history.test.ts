@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type ArchiveFile, planReading } from './history.ts'
+import { type ArchiveFile, planReading, spansOf } from './history.ts'
 
 const file = (from_offset: number, until_offset: number): ArchiveFile => ({
   topic: 't',
@@ -30,4 +30,20 @@ test.each([
   ['between the archive and Kafka', range(25, 60), files, 'Offsets 30 to 49'],
 ])('what lies nowhere is said: %s', (_, wanted, there, message) => {
   expect(() => planReading(wanted, { from: 50 }, there)).toThrow(message)
+})
+
+test('a gap in the archive costs what lies in it, and nothing beside it', () => {
+  expect(spansOf([file(5, 10), file(10, 20), file(25, 40)], 30)).toEqual({
+    held: [
+      { from: 5, until: 20 },
+      { from: 25, until: 30 },
+    ],
+    gaps: [
+      { from: 0, until: 5 },
+      { from: 20, until: 25 },
+    ],
+  })
+  expect(spansOf([], 0)).toEqual({ held: [], gaps: [] })
+  expect(spansOf([], 7)).toEqual({ held: [], gaps: [{ from: 0, until: 7 }] })
+  expect(spansOf([file(0, 50)], 7)).toEqual({ held: [{ from: 0, until: 7 }], gaps: [] })
 })

@@ -47,6 +47,29 @@ export function planReading(range: Range, kept: { readonly from: number } | unde
   return { range, files: used, kafka: { topic, partition, from: low, until } }
 }
 
+/** Offsets from `from` (inclusive) to `until`. */
+export interface Span {
+  readonly from: number
+  readonly until: number
+}
+
+/** What the files of one partition hold of the offsets before `low` without a gap, and what lies between: nowhere. */
+export function spansOf(files: readonly Pick<ArchiveFile, 'from_offset' | 'until_offset'>[], low: number): { readonly held: readonly Span[]; readonly gaps: readonly Span[] } {
+  const held: { from: number; until: number }[] = []
+  for (const file of [...files].sort((a, b) => a.from_offset - b.from_offset)) {
+    const last = held.at(-1)
+    const [from, until] = [file.from_offset, Math.min(low, file.until_offset)]
+    if (last && from <= last.until) last.until = Math.max(last.until, until)
+    else if (until > from) held.push({ from, until })
+  }
+  const edges = [{ from: 0, until: 0 }, ...held, { from: low, until: low }]
+  const gaps = edges.slice(1).flatMap(({ from }, at): Span[] => {
+    const reached = edges[at]?.until ?? 0
+    return from > reached ? [{ from: reached, until: from }] : []
+  })
+  return { held, gaps }
+}
+
 export interface HistoryTools {
   readonly brokers: string
   readonly sql: Sql

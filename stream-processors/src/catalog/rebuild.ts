@@ -7,7 +7,7 @@ import { inTransaction, type Pool } from '@frameloop/kit/postgres'
 import type { EpochMs } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { cataloguedTopics } from '@frameloop/schemas/topics'
-import { type HistoryTools, planReading, type Reading, readHistory, selectArchiveFiles } from '../archive/history.ts'
+import { type HistoryTools, planReading, type Reading, readHistory, selectArchiveFiles, spansOf } from '../archive/history.ts'
 import { type Range, readBounds } from '../chain/kafka-bus.ts'
 import type { BusRecord } from '../chain/stage.ts'
 import { isRefusal, writeRows } from './catalog.ts'
@@ -75,13 +75,11 @@ async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings
   for (const { topic, partition, from: low } of kept) {
     const until = offsets.get(`${topic} ${partition}`) ?? 0
     if (until === 0) continue
-    try {
-      readings.push(planReading({ topic, partition, from: 0, until }, { from: low }, files))
-    } catch (thrown) {
-      if (!(thrown instanceof Fault && thrown.code === 'HISTORY_INCOMPLETE')) throw thrown
-      gone.push({ topic, partition, from: 0, until: low })
-      if (until > low) readings.push(planReading({ topic, partition, from: low, until }, { from: low }, []))
-    }
+    const own = files.filter((file) => file.topic === topic && file.partition === partition)
+    const { held, gaps } = spansOf(own, Math.min(low, until))
+    for (const span of held) readings.push(planReading({ topic, partition, ...span }, { from: span.until }, own))
+    for (const gap of gaps) gone.push({ topic, partition, ...gap })
+    if (until > low) readings.push(planReading({ topic, partition, from: low, until }, { from: low }, []))
   }
   return { readings, gone }
 }
@@ -157,7 +155,8 @@ export async function withCatalogBeside<Result>(pool: Pool, schema: string, act:
   await pool.query(`drop schema if exists ${schema} cascade`)
   await pool.query(`create schema ${schema}`)
   try {
-    for (const table of [...Object.keys(tables), 'captures']) await pool.query(`create table ${schema}.${table} (like public.${table} including all)`)
+    // also those that records fill among others: what is written or removed there is nobody's in use
+    for (const table of [...Object.keys(tables), 'captures', 'ledger']) await pool.query(`create table ${schema}.${table} (like public.${table} including all)`)
     return await act((rows) =>
       inTransaction(pool, async (client) => {
         await client.query(`set local search_path to ${schema}, public`)

@@ -33,8 +33,13 @@ const requestPatience: Ms = 12_000
  * times a second instead kept it busy for a fifth of a core with nothing to do.
  */
 const longPoll: Ms = 500
+/** How long after a rebalance began partitions may stay away before it is asked why. */
+const lostPatience: Ms = 30_000
 /** For readers of a bounded range: its end shows in an empty answer. */
 const shortPoll: Ms = 50
+
+/** A reader of a range looks around when nothing has come for so long. */
+const quietPatience: Ms = 5_000
 
 /** A call with a Node callback, as a promise that cannot hang for longer than `limit`. */
 // biome-ignore lint/suspicious/noExplicitAny: node-rdkafka types its errors without the name they do have
@@ -82,6 +87,9 @@ function toRecord(message: rdkafka.Message): BusRecord {
   return Buffer.isBuffer(key) && record.key.includes('\ufffd') && !isUtf8(key) ? { ...record, keyBytes: key } : record
 }
 
+/** Errors that came behind messages: the client says each of them once. */
+const errorsBehind = new WeakMap<rdkafka.KafkaConsumer, unknown>()
+
 /** How long the next record of a flow may take: what comes in pieces would be worked on in pieces, and each costs a transaction. */
 const flowPatience: Ms = 10
 
@@ -95,14 +103,22 @@ async function take(client: rdkafka.KafkaConsumer, limit: number, patience: Ms, 
     client.setDefaultConsumeTimeout(timeout)
     return called('reading', 60_000, (done) => client.consume(count, done))
   }
+  if (errorsBehind.has(client)) {
+    const thrown = errorsBehind.get(client)
+    errorsBehind.delete(client)
+    throw thrown
+  }
   if (isFlowing) {
     const all = await ask(limit, flowPatience)
     if (all.length > 0) return all
   }
   const first = await ask(1, patience)
   if (first.length === 0 || limit === 1) return first
-  // an error here comes again with the next call; what is in hand must not get lost with it
-  const ready = await ask(limit - 1, 1).catch(() => [])
+  const ready = await ask(limit - 1, 1).catch((thrown: unknown) => {
+    // what is in hand must not get lost with it
+    errorsBehind.set(client, thrown)
+    return []
+  })
   return [...first, ...ready]
 }
 
@@ -129,6 +145,8 @@ class KafkaConsumer implements Consumer {
   readonly #ends = new Map<string, number>()
   #generation = 0
   #isClosing = false
+  /** When it lost its partitions; until they are back, or it was asked why they are not. */
+  #lostAt: Ms | undefined
 
   private constructor(options: KafkaConsumerOptions) {
     this.#options = options
@@ -151,8 +169,8 @@ class KafkaConsumer implements Consumer {
         'heartbeat.interval.ms': 1_500,
         // the same partition of every input must come to the same instance, because memory is kept per partition
         'partition.assignment.strategy': 'range',
-        // sixteen clips of a minute each
-        'max.poll.interval.ms': 1_200_000,
+        // sixteen clips, each with all the time that decoding one may take; who is dead is known by its heartbeat
+        'max.poll.interval.ms': 7_200_000,
         'queued.max.messages.kbytes': 32_768,
         rebalance_cb: ((event: { readonly code: number }, partitions: readonly TopicPartition[]) => this.#rebalanced(event, partitions)) as never,
       },
@@ -198,9 +216,8 @@ class KafkaConsumer implements Consumer {
     this.#generation += 1
     this.#ends.clear()
     if (event.code === codes.ERR__ASSIGN_PARTITIONS) {
-      const startAt = this.#options.startAt
-      const ready = startAt ? startAt(partitions) : Promise.resolve(partitions)
-      ready.then(
+      this.#lostAt = undefined
+      this.#startAt(partitions).then(
         (positions) => {
           // partitions that come while it is being closed are nobody's concern any more
           if (this.#isClosing) return
@@ -223,13 +240,38 @@ class KafkaConsumer implements Consumer {
       this.#options.log.debug({ err: thrown }, 'what was assigned is gone already')
     }
     this.#assigned = []
+    this.#lostAt = performance.now()
     for (const client of this.#clients) client.unassign()
   }
 
   #failure: Error | undefined
 
+  /** What a stage remembers of its partitions is read when whoever had them before can change it no more: when their last transaction has ended. */
+  async #startAt(partitions: readonly TopicPartition[]): Promise<readonly (TopicPartition & { readonly offset?: number })[]> {
+    const { startAt } = this.#options
+    if (!startAt) return partitions
+    // answered once no offset of them is part of a transaction that is open (`read_committed`)
+    await called('waiting for open transactions', 40_000, (done) => this.#client.committed([...partitions], 35_000, done))
+    return startAt(partitions)
+  }
+
+  /**
+   * A membership that Kafka has ended for good is said once, by an error that the client may swallow behind a message; from
+   * then on nothing comes. Asked to subscribe again it says so once more, and is harmless otherwise.
+   */
+  #askWhy(): void {
+    if (this.#lostAt === undefined || performance.now() - this.#lostAt < lostPatience) return
+    this.#lostAt = undefined
+    try {
+      this.#client.subscribe([...this.#options.topics, ...(this.#options.backlog ?? [])])
+    } catch (thrown) {
+      throw new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${this.#options.instance}`, { instance: this.#options.instance }, thrown)
+    }
+  }
+
   async poll({ lane, limit, patience }: PollLimits): Promise<BusRecord[]> {
     if (this.#failure) throw this.#failure
+    this.#askWhy()
     const client = lane === 'live' ? this.#client : this.#backlog
     return client ? (await this.#take(client, limit, patience)).map(toRecord) : []
   }
@@ -351,6 +393,7 @@ export class TransactionalProducer implements Producer {
   }
 
   async #transact(records: readonly Produced[], offsets: readonly Position[], consumer: Consumer | undefined, onStep: OnStep): Promise<void> {
+    const generation = consumer?.generation
     await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
     await onStep('begun')
     for (const record of records) produce(this.#client, record)
@@ -358,6 +401,8 @@ export class TransactionalProducer implements Producer {
     if (records.length > 0) await called('sending records', requestPatience + 2_000, (done) => this.#client.flush(requestPatience, done))
     await onStep('produced')
     if (consumer && offsets.length > 0) {
+      // sent now they would count for the new assignment, in which some of these partitions may be somebody else's
+      if (consumer.generation !== generation) throw new Fault('KAFKA_UNAVAILABLE', 'Partitions changed hands during the transaction')
       const { client } = consumer as KafkaConsumer
       await called('sending offsets', requestPatience + 2_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], client, requestPatience, done))
     }
@@ -430,12 +475,21 @@ async function* batchesOf(client: rdkafka.KafkaConsumer, ranges: readonly Range[
   const ends = new Set<string>()
   client.on('partition.eof', ({ topic, partition }: { topic: string; partition: number }) => ends.add(`${topic} ${partition}`))
   client.assign([...open.values()].map(({ topic, partition, from }) => ({ topic, partition, offset: from })) as rdkafka.TopicPartition[])
+  const reached = new Map([...open].map(([key, { from }]) => [key, from]))
+  let quietSince = performance.now()
   while (open.size > 0) {
     signal.throwIfAborted()
     const messages = await take(client, 2_000, 200)
+    if (messages.length > 0) quietSince = performance.now()
+    else if (performance.now() - quietSince > quietPatience) {
+      // the client says once that an offset is gone, and then nothing of that partition ever again
+      for (const [key, { topic, partition }] of open) await stillThere(client, topic, partition, reached.get(key) ?? 0)
+      quietSince = performance.now()
+    }
     const records: BusRecord[] = []
     for (const message of messages) {
       const key = `${message.topic} ${message.partition}`
+      reached.set(key, message.offset + 1)
       const range = open.get(key)
       if (!range) continue
       if (message.offset < range.until) records.push(toRecord(message))
@@ -446,6 +500,13 @@ async function* batchesOf(client: rdkafka.KafkaConsumer, ranges: readonly Range[
     // nothing is left, also while more and more comes on others
     for (const key of ends) open.delete(key)
   }
+}
+
+/** Throws `HISTORY_INCOMPLETE` where the broker has deleted what comes next. */
+async function stillThere(client: rdkafka.KafkaConsumer, topic: string, partition: number, next: number): Promise<void> {
+  const { lowOffset } = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, partition, 15_000, done))
+  if (lowOffset > next)
+    throw new Fault('HISTORY_INCOMPLETE', `Kafka has deleted the offsets ${next} to ${lowOffset - 1} of ${topic}/${partition} while they were to be read`, { topic, partition })
 }
 
 /** One record after the other. */

@@ -5,6 +5,8 @@ import type { Bus, Produced, TopicPartition } from './bus.ts'
 
 export class Memory {
   readonly #byPartition = new Map<number, Map<string, unknown>>()
+  /** What has changed since the last `changes`. */
+  readonly #changed = new Map<number, Set<string>>()
   readonly #bus: Bus
   readonly #stage: string
 
@@ -32,18 +34,33 @@ export class Memory {
   /** Forgets what was not committed: the next `load` reads it again. */
   clear(): void {
     this.#byPartition.clear()
+    this.#changed.clear()
   }
 
   get(partition: number, key: string): unknown {
     return this.#byPartition.get(partition)?.get(key)
   }
 
-  /** Remembers now; the records returned make it durable with the transaction. */
-  set(partition: number, key: string, value: unknown): Produced {
+  /** Remembers now; `changes` make it durable with the transaction. */
+  set(partition: number, key: string, value: unknown): void {
     const values = this.#byPartition.get(partition) ?? new Map<string, unknown>()
     this.#byPartition.set(partition, values)
     if (value === undefined) values.delete(key)
     else values.set(key, value)
-    return { topic: stateTopic(this.#stage), partition, key, value: value === undefined ? null : Buffer.from(JSON.stringify(value)), headers: {} }
+    const changed = this.#changed.get(partition) ?? new Set<string>()
+    this.#changed.set(partition, changed)
+    changed.add(key)
+  }
+
+  /** One record for each key that has changed since it was asked last: of several changes only the latest matters. */
+  changes(): Produced[] {
+    const produced = [...this.#changed].flatMap(([partition, keys]) =>
+      [...keys].map((key): Produced => {
+        const value = this.get(partition, key)
+        return { topic: stateTopic(this.#stage), partition, key, value: value === undefined ? null : Buffer.from(JSON.stringify(value)), headers: {} }
+      }),
+    )
+    this.#changed.clear()
+    return produced
   }
 }

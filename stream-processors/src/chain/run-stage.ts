@@ -233,7 +233,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           for (const { topic } of outputs) emitted.set(topic, (emitted.get(topic) ?? 0) + 1)
           for (const { event } of outcome.outputs) if ('marks' in event) for (const mark of event.marks) metrics.marked.inc({ stage: stage.name, mark })
         } catch (thrown) {
-          if (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE') throw thrown
+          // a registry that is away, or holds another schema than ours: that is for somebody to mend, and no word about this record
+          if (thrown instanceof Fault && ['REGISTRY_UNAVAILABLE', 'SCHEMA_INCOMPATIBLE'].includes(thrown.code)) throw thrown
           // what a stranger sent can pass a stage and still not be written: a time that is none, a text where a number belongs
           produced.push(deadLetter(record, 'OUTPUT_INVALID', rootMessage(thrown)))
         }
@@ -429,21 +430,20 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
         const worked = givenUp ? [givenUp] : await (taken.worked ?? begin(records))
         await onStep('worked')
-        const remembered: Produced[] = []
         const { settled, waiting: blocked } = cutAtWaiting(worked)
         const judged = settled.map((item): Worked => {
           if (!stage.memory || !memory || !item.incoming) return item
           const incoming = item.incoming as unknown as Incoming<Name>
           const key = stage.memory.keyOf(incoming.event)
           const { outcome, remember } = stage.memory.judge(incoming, item.outcome, memory.get(item.record.partition, key))
-          remembered.push(memory.set(item.record.partition, key, remember))
+          memory.set(item.record.partition, key, remember)
           return { ...item, outcome }
         })
         if (settled.length > 0) {
           // what comes after a record that waits must not be taken before it
           taking = blocked.length === 0 && !isAlone ? takeAhead() : undefined
           taking?.catch(() => {})
-          const produced = [...(await outputsOf(judged)), ...latestPerKey(remembered)]
+          const produced = [...(await outputsOf(judged)), ...(memory?.changes() ?? [])]
           if (consumer.generation !== generation) {
             ahead = await taking
             continue
@@ -506,9 +506,4 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     state = 'not running'
   }
   return { run: (signal) => run(signal).finally(ended), notReady: () => state || undefined }
-}
-
-/** Of several changes to one key only the last one matters. */
-function latestPerKey(changes: readonly Produced[]): Produced[] {
-  return [...new Map(changes.map((change) => [`${change.partition} ${String(change.key)}`, change])).values()]
 }

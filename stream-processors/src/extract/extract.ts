@@ -1,5 +1,6 @@
 /** media.validated → frames.extracted: an image is its own frame, without a copy; a clip gives the frames that are due. */
 import { sha256Hex } from '@frameloop/kit/digest'
+import { jpegSize } from '@frameloop/kit/jpeg-header'
 import type { MediaValidated } from '@frameloop/schemas/events'
 import { frameIdOf } from '@frameloop/schemas/ids'
 import { bucketName, clipFrameKey } from '@frameloop/schemas/object-keys'
@@ -71,8 +72,8 @@ async function extract(event: MediaValidated, settings: ExtractSettings, context
       frameCount: pictures.length,
       ptsUs,
       object,
-      width: event.width,
-      height: event.height,
+      // as it is shown: what a camera took on its side lies in the clip as it was taken
+      ...jpegSize(jpeg),
     }
     return { topic: inLane(event.lane, topics.framesExtracted, topics.framesExtractedBackfill), key: event.cameraId, id: frameId, time: frameAt, event: frame }
   })

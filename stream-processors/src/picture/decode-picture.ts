@@ -4,6 +4,7 @@ import { Fault, toError } from '@frameloop/kit/fault'
 import sharp from 'sharp'
 import { jpegDecoder, type Scale } from './jpeg-decoder.ts'
 import { type PictureHeader, readPictureHeader, sniffPicture } from './picture-header.ts'
+import { isOnItsSide, upright } from './upright.ts'
 
 /** Uint8Array [height, width, 3], RGB. `scale` says by how much it was shrunk while decoding. */
 export interface Picture {
@@ -56,14 +57,20 @@ const names = { jpeg: 'JPEG', png: 'PNG', webp: 'WebP' } as const
 /** Throws what `admitPicture` throws, before decoding, and `PICTURE_UNREADABLE` when the data are damaged or cut off. */
 export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = {}): Promise<Picture> {
   const { jpeg, width, height } = admitPicture(bytes)
-  const isPlain = jpeg && jpeg.bitsPerSample === 8 && jpeg.process <= 2 && jpeg.orientation === 1 && (jpeg.components === 1 || jpeg.components === 3)
+  const isPlain = jpeg && jpeg.bitsPerSample === 8 && jpeg.process <= 2 && (jpeg.components === 1 || jpeg.components === 3)
   if (isPlain) {
-    const scale = options.atLeast ? chooseScale(width, height, options.atLeast.width, options.atLeast.height) : 1
-    const rgb = jpegDecoder().decode(bytes, jpeg, scale)
-    return { width: Math.ceil(width / scale), height: Math.ceil(height / scale), rgb, scale, fullWidth: width, fullHeight: height }
+    const turned = ({ width: across, height: down }: { readonly width: number; readonly height: number }) =>
+      isOnItsSide(jpeg.orientation) ? { width: down, height: across } : { width: across, height: down }
+    const wanted = options.atLeast && turned(options.atLeast)
+    const scale = wanted ? chooseScale(width, height, wanted.width, wanted.height) : 1
+    const stored = { width: Math.ceil(width / scale), height: Math.ceil(height / scale) }
+    const rgb = upright(jpegDecoder().decode(bytes, jpeg, scale), stored.width, stored.height, jpeg.orientation)
+    const full = turned({ width, height })
+    return { ...turned(stored), rgb, scale, fullWidth: full.width, fullHeight: full.height }
   }
   try {
-    const picture = sharp(bytes, { limitInputPixels: pixelLimit, failOn: 'truncated', sequentialRead: true })
+    // what libjpeg only warns of is damage, as it is on the quick way
+    const picture = sharp(bytes, { limitInputPixels: pixelLimit, failOn: jpeg ? 'warning' : 'truncated', sequentialRead: true })
     const { width: fullWidth, height: fullHeight } = (await picture.metadata()).autoOrient
     const scale = options.atLeast && options.always ? chooseScale(fullWidth, fullHeight, options.atLeast.width, options.atLeast.height) : 1
     const upright = picture.autoOrient().flatten({ background: '#000' }).toColourspace('srgb')

@@ -67,7 +67,7 @@ export function groupZones(zones: readonly TaskZone[]): ZoneGroup[] {
     const group = groups.get(key) ?? { preprocessing, digest, ...(reference ? { reference: reference.sha256 } : {}), zones: new Map() }
     groups.set(key, group)
     // two tasks may mean different places by one name
-    const place = `${shape.zone} ${shape.x} ${shape.y} ${shape.width} ${shape.height}`
+    const place = JSON.stringify([shape.zone, shape.x, shape.y, shape.width, shape.height, shape.pictureWidth, shape.pictureHeight])
     const zone = group.zones.get(place) ?? { shape, tasks: [] }
     group.zones.set(place, zone)
     if (task) zone.tasks.push(task)

@@ -23,7 +23,7 @@ test('what was refused is judged again once each time it is sent again, and neve
   const third = remember(accepted, 7, 2, again.remember)
   expect(third.outcome).toEqual(accepted)
   expect(remember(refused, 7, 3, third.remember).outcome).toEqual({ kind: 'emit', outputs: [] })
-  expect(third.remember.refused).toEqual({})
+  expect(third.remember).toMatchObject({ refused: [], redriven: {} })
 })
 
 test('a record that does not bear its agent’s signature takes no number away from the frame whose it is', () => {
@@ -42,4 +42,22 @@ test('a picture is marked by what the one before it was, across batches', () => 
   expect(second.outcome).toMatchObject({ outputs: [{ event: { marks: ['dark', 'near-duplicate'] } }] })
   // what is refused or came before changes nothing of it
   expect(remember(refused, 3, 0, second.remember).remember.picture).toEqual(second.remember.picture)
+})
+
+test('a camera whose every frame is refused is remembered in a few bytes, and what was remembered before is still known', () => {
+  let state = remember(refused, 1, 0, undefined).remember
+  for (let seq = 2; seq <= 10_000; seq += 1) state = remember(refused, seq, 0, state).remember
+  expect(JSON.stringify(state).length).toBeLessThan(100)
+  expect(remember(accepted, 5_000, 1, state)).toMatchObject({
+    outcome: accepted,
+    remember: {
+      refused: [
+        [1, 4_999],
+        [5_001, 10_000],
+      ],
+    },
+  })
+  const before = { seen: [[1, 3]] as const, refused: { 2: 0, 3: 2 } }
+  expect(remember(refused, 3, 2, before).outcome).toEqual({ kind: 'emit', outputs: [] })
+  expect(remember(accepted, 3, 3, before).remember).toMatchObject({ refused: [[2, 2]], redriven: {} })
 })

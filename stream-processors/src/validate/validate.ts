@@ -13,7 +13,7 @@ import { sniffPicture } from '../picture/picture-header.ts'
 import type { PixelWork } from '../pixels/pixel-work.ts'
 import { type AgentKeys, disbelief } from './agent-keys.ts'
 import { type Arrival, type Before, compare, marksOf, refuse, wrongIdentity } from './rules.ts'
-import { addSeq, type Ranges } from './seen-seqs.ts'
+import { addSeq, hasSeq, type Ranges, removeSeq } from './seen-seqs.ts'
 
 const version = '2'
 
@@ -76,29 +76,42 @@ async function judge(event: MediaCaptured, bytes: Buffer, arrivedAt: EpochMs, to
   }
 }
 
-/** Of one epoch: which seqs were judged, those refused with how often they had been sent again by then, and the last picture. */
+/** Of one epoch: which seqs were judged, which of them refused, how often those had been sent again by then that were, and the last picture. */
 interface Remembered {
   readonly seen: Ranges
-  readonly refused: Readonly<Record<string, number>>
+  readonly refused: Ranges
+  readonly redriven: Readonly<Record<string, number>>
   readonly picture?: Before
+}
+
+/** As it was kept at first: each refused seq by itself, with how often it had been sent again. */
+type Stored = Remembered | { readonly seen: Ranges; readonly refused: Readonly<Record<string, number>>; readonly picture?: Before }
+
+function rememberedOf(stored: Stored | undefined): Remembered {
+  if (!stored) return { seen: [], refused: [], redriven: {} }
+  if ('redriven' in stored) return stored
+  const redriven = Object.fromEntries(Object.entries(stored.refused).filter(([, redrives]) => redrives > 0))
+  return { ...stored, refused: Object.keys(stored.refused).reduce<Ranges>((ranges, seq) => addSeq(ranges, Number(seq)).seen, []), redriven }
 }
 
 /**
  * Announcements come at least once: one that was judged before leaves nothing behind a second time.
  * Only what was refused may come again, and only when somebody sent it again since.
  */
-export function remember(outcome: Outcome, seq: number, redrives: number, before: Remembered | undefined): { readonly outcome: Outcome; readonly remember: Remembered } {
-  const { seen, refused, picture } = before ?? { seen: [], refused: {} }
+export function remember(outcome: Outcome, seq: number, redrives: number, before: Stored | undefined): { readonly outcome: Outcome; readonly remember: Remembered } {
+  const remembered = rememberedOf(before)
+  const { seen, refused, redriven, picture } = remembered
   // a stranger's word, or what is none, takes no number away from whose it is
-  if (outcome.kind === 'reject' && (outcome.reason === 'SIGNATURE_INVALID' || outcome.reason === 'RECORD_MALFORMED'))
-    return { outcome, remember: { seen, refused, ...(picture ? { picture } : {}) } }
+  if (outcome.kind === 'reject' && (outcome.reason === 'SIGNATURE_INVALID' || outcome.reason === 'RECORD_MALFORMED')) return { outcome, remember: remembered }
   const added = addSeq(seen, seq)
-  const refusedAt = refused[seq]
-  const isSentAgain = refusedAt !== undefined && redrives > refusedAt
+  const isSentAgain = !added.isNew && redrives > (redriven[seq] ?? 0) && hasSeq(refused, seq)
   const kept = picture ? { picture } : {}
-  if (!added.isNew && !isSentAgain) return { outcome: { kind: 'emit', outputs: [] }, remember: { seen, refused, ...kept } }
-  const { [seq]: _, ...others } = refused
-  const judged = { seen: added.seen, refused: outcome.kind === 'reject' ? { ...others, [seq]: redrives } : others }
+  if (!added.isNew && !isSentAgain) return { outcome: { kind: 'emit', outputs: [] }, remember: remembered }
+  const { [seq]: _, ...others } = redriven
+  const judged =
+    outcome.kind === 'reject'
+      ? { seen: added.seen, refused: addSeq(refused, seq).seen, redriven: redrives > 0 ? { ...others, [seq]: redrives } : others }
+      : { seen: added.seen, refused: isSentAgain ? removeSeq(refused, seq) : refused, redriven: others }
   if (outcome.kind !== 'emit') return { outcome, remember: { ...judged, ...kept } }
   // marks that need the picture before
   let last = picture
@@ -123,7 +136,7 @@ export function validateStage(tools: ValidateTools): Stage<'MediaCaptured'> {
     work: (incoming, context) => validate(incoming, tools, context),
     memory: {
       keyOf: ({ cameraId, epoch }) => `${cameraId} ${epoch}`,
-      judge: ({ event, record }, outcome, remembered) => remember(outcome, event.seq, Number(record.headers['fl-redrives'] ?? 0), remembered as Remembered | undefined),
+      judge: ({ event, record }, outcome, remembered) => remember(outcome, event.seq, Number(record.headers['fl-redrives'] ?? 0), remembered as Stored | undefined),
     },
   }
 }
