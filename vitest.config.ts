@@ -1,10 +1,21 @@
+import { basename } from 'node:path'
 import { defineConfig } from 'vitest/config'
+import { BaseSequencer, type TestSpecification } from 'vitest/node'
+
+/** End-to-end tests share a stack, so they run in the order of their numbers, the same each time; others as they are named. */
+class ByNumber extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const placeOf = ({ moduleId }: TestSpecification): number => Number.parseInt(basename(moduleId), 10) || 0
+    return [...files].sort((a, b) => placeOf(a) - placeOf(b) || (a.moduleId < b.moduleId ? -1 : 1))
+  }
+}
 
 const slow = { pool: 'forks' as const, fileParallelism: false, testTimeout: 180_000, hookTimeout: 240_000 }
 
 /** `unit`: beside the code, no services. `e2e`: the real stack, started once and shared. `faults` and `soak`: long, each with a stack of its own; not in `npm test`. */
 export default defineConfig({
   test: {
+    sequence: { sequencer: ByNumber },
     projects: [
       { test: { name: 'unit', include: ['*/src/**/*.test.ts', 'cloud/client/src/**/*.test.ts'], isolate: false, testTimeout: 60_000 } },
       { test: { name: 'faults', include: ['deploy/faults/**/*.test.ts'], ...slow } },

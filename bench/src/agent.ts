@@ -18,7 +18,7 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { openLog } from '@frameloop/kit/log'
 import { openMetrics } from '@frameloop/kit/metrics'
 import { jpegsOf } from '@frameloop/kit/mpjpeg'
-import { objectStoreOf } from '@frameloop/kit/object-store'
+import { type ObjectStore, objectStoreOf } from '@frameloop/kit/object-store'
 import { until } from '@frameloop/kit/retry'
 import { mintEpoch } from '@frameloop/schemas/ids'
 import { openOwnHome, startOwnStack } from '../../deploy/e2e/own-stack.ts'
@@ -96,7 +96,7 @@ async function benchAppend(folder: string, pictures: readonly Buffer[], say: (te
       let at = 0
       for (const pieces of written) {
         // frames in their turn, as the spool gets them, and heads out of one
-        const parts = pieces.map((bytes) => (pictures[bytes > headLimit ? at++ % pictures.length : 0] as Buffer).subarray(0, bytes))
+        const parts = pieces.map((bytes) => (pictures[bytes > headLimit ? ++at % pictures.length : 0] as Buffer).subarray(0, bytes))
         await realDisk.write(file, parts)
         await realDisk.sync(file)
       }
@@ -311,67 +311,80 @@ async function benchStreams(folder: string, pictureFolder: string, count: number
   return { ratios, ours, bares }
 }
 
-/** Cameras whose pictures are there already: what is measured is the agent, not a simulated street. */
+interface ManyCameras {
+  readonly cameras: number
+  readonly frames: number
+  readonly cpuMs: number
+  readonly residentMb: number
+}
+
+/** Cameras whose pictures are there already: what is measured is the agent, not a simulated street. The same frames a second in all, evenly in time, from however many. */
+async function runManyCameras(count: number, seconds: number, folder: string, pictures: readonly Buffer[], store: ObjectStore): Promise<ManyCameras> {
+  const rate = 40
+  const spool = await Spool.open({ folder, capacity: 4_000_000_000, segmentBytes: 16_000_000 }, log)
+  const stop = new AbortController()
+  const tools: CameraTools = { spool, folder, log, ffmpeg: 'ffmpeg', ffprobe: 'ffprobe', metrics: cameraMetrics(openMetrics('bench')) }
+  const begin = performance.now()
+  const cameras = Array.from({ length: count }, (_, n) => {
+    const camera = openCamera({ id: `camera-${n}`, address: 'simulator:' })
+    const source = {
+      kind: 'simulator' as const,
+      finishes: true,
+      async *pictures(_: unknown, signal: AbortSignal) {
+        for (let at = 0; ; at += 1) {
+          const due = begin + ((at * count + n) * 1000) / rate
+          await sleep(Math.max(0, due - performance.now()), undefined, { signal })
+          const bytes = pictures[(at + n) % pictures.length] as Buffer
+          yield { bytes, extension: 'jpg', kind: 'image' as const, capturedAt: Date.now(), width: 1920, height: 1080, sourceName: 'bench', newPass: false }
+        }
+      },
+    }
+    return { ...camera, source }
+  })
+  const limits = () => ({ concurrency: 6, limit: 0, windows: [], outside: 'live' }) as const
+  const identity = { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' }
+  const running = [
+    ...cameras.map((camera) => runCamera(camera, tools, stop.signal)),
+    runUploader(spool, store, identity, limits, { uploads: new Map(), announcements: '' }, log, stop.signal),
+  ]
+  const captured = (): number => cameras.reduce((sum, { seq }) => sum + seq, 0)
+  await sleep(5_000)
+  const [before, cpu] = [captured(), process.cpuUsage()]
+  await sleep(seconds * 1000)
+  const { user, system } = process.cpuUsage(cpu)
+  const frames = captured() - before
+  const residentMb = process.memoryUsage().rss / 1e6
+  stop.abort()
+  await Promise.allSettled(running)
+  await spool.close()
+  return { cameras: count, frames, cpuMs: (user + system) / 1000 / frames, residentMb }
+}
+
 async function benchManyCameras(folder: string, pictures: readonly Buffer[], env: Readonly<Record<string, string>>, say: (text: string) => void): Promise<object> {
   const store = objectStoreOf(env)
-  const rate = 40
-  const seconds = 15
-  const found: { readonly cameras: number; readonly frames: number; readonly cpuMs: number; readonly residentMb: number }[] = []
-  for (const count of [1, 4, 16, 64]) {
-    const spool = await Spool.open({ folder: join(folder, `cameras-${count}`), capacity: 4_000_000_000, segmentBytes: 16_000_000 }, log)
-    const stop = new AbortController()
-    const tools: CameraTools = { spool, folder, log, ffmpeg: 'ffmpeg', ffprobe: 'ffprobe', metrics: cameraMetrics(openMetrics('bench')) }
-    const cameras = Array.from({ length: count }, (_, n) => {
-      const camera = openCamera({ id: `camera-${n}`, address: 'simulator:' })
-      const source = {
-        kind: 'simulator' as const,
-        finishes: true,
-        async *pictures(_: unknown, signal: AbortSignal) {
-          // the same frames a second in all, from however many cameras
-          const interval = (count * 1000) / rate
-          for (let at = 0; ; at += 1) {
-            await sleep(interval, undefined, { signal })
-            const bytes = pictures[(at + n) % pictures.length] as Buffer
-            yield { bytes, extension: 'jpg', kind: 'image' as const, capturedAt: Date.now(), width: 1920, height: 1080, sourceName: 'bench', newPass: false }
-          }
-        },
-      }
-      return { ...camera, source }
-    })
-    const running = [
-      ...cameras.map((camera) => runCamera(camera, tools, stop.signal)),
-      runUploader(
-        spool,
-        store,
-        { agentId: `bench-${count}`, siteId: 'bench', bucketPrefix: 'frameloop' },
-        () => ({ concurrency: 6, limit: 0, windows: [], outside: 'live' }),
-        { uploads: new Map(), announcements: '' },
-        log,
-        stop.signal,
-      ),
-    ]
-    const captured = (): number => cameras.reduce((sum, { seq }) => sum + seq, 0)
-    await sleep(5_000)
-    const [before, cpu] = [captured(), process.cpuUsage()]
-    await sleep(seconds * 1000)
-    const { user, system } = process.cpuUsage(cpu)
-    const frames = captured() - before
-    found.push({ cameras: count, frames, cpuMs: (user + system) / 1000 / frames, residentMb: process.memoryUsage().rss / 1e6 })
-    stop.abort()
-    await Promise.allSettled(running)
-    await spool.close()
-    say(`${count} cameras: ${frames} frames in ${seconds} s, ${found.at(-1)?.cpuMs.toFixed(2)} ms of CPU each, ${found.at(-1)?.residentMb.toFixed(0)} MB resident`)
+  const counts = [1, 4, 16, 64]
+  const found: ManyCameras[] = []
+  // up and down again, and once before that counts for nothing
+  for (const [at, count] of [16, ...counts, ...counts.toReversed()].entries()) {
+    const one = await runManyCameras(count, 15, join(folder, `cameras-${at}`), pictures, store)
+    if (at === 0) continue
+    found.push(one)
+    say(`${count} cameras: ${one.frames} frames in 15 s, ${one.cpuMs.toFixed(2)} ms of CPU each, ${one.residentMb.toFixed(0)} MB resident`)
   }
   store.close()
-  const [one, many] = [found[0], found.at(-1)]
-  const growth = (many?.cpuMs ?? 0) / (one?.cpuMs ?? 1)
-  say(`1 to 64 cameras: ${growth.toFixed(2)} x the CPU per frame, ${(((many?.residentMb ?? 0) - (one?.residentMb ?? 0)) / 63).toFixed(2)} MB per camera`)
-  return { found, growth }
+  const ratios = [0, 1].map((half) => {
+    const [few, many] = [1, 64].map((count) => found.filter(({ cameras }) => cameras === count)[half])
+    return (many?.cpuMs ?? 0) / (few?.cpuMs ?? 1)
+  })
+  // up only: what a process has once taken it keeps
+  const megabytes = ((found[3]?.residentMb ?? 0) - (found[0]?.residentMb ?? 0)) / 63
+  say(`1 to 64 cameras: ${shown(ratios)} the CPU per frame, ${megabytes.toFixed(2)} MB per camera`)
+  return { found, ratios, megabytesPerCamera: megabytes }
 }
 
 export async function benchAgent(say: (text: string) => void): Promise<object> {
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-agent-bench-'))
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const { jpegs } = enlargedFrames(folder, 30, 24)
   const count = 50
   const small = footageFrames(folder, count)

@@ -47,7 +47,7 @@ export async function benchAvro(say: (text: string) => void): Promise<object> {
   const decode = ratio('avroDecode', 'jsonDecode')
   const sizes = Object.fromEntries(kinds.map((kind, at) => [kind, { avro: avro[at]?.bytes.length ?? 0, json: json[at]?.length ?? 0 }]))
   const sum = (of: 'avro' | 'json'): number => Object.values(sizes).reduce((total, size) => total + size[of], 0)
-  const show = (ratios: readonly number[]): string => `${median(ratios).toFixed(2)} x (${ratios[1]?.toFixed(2)} to ${ratios.at(-2)?.toFixed(2)})`
+  const show = (ratios: readonly number[]): string => `${median(ratios).toFixed(2)} x (${ratios[0]?.toFixed(2)} to ${ratios.at(-1)?.toFixed(2)})`
   say(`encode ${show(encode)} JSON, decode ${show(decode)} JSON, ${sum('avro')} of ${sum('json')} bytes (${(sum('avro') / sum('json')).toFixed(3)} x)`)
   for (const [kind, size] of Object.entries(sizes)) say(`${kind}: ${size.avro} of ${size.json} bytes (${(size.avro / size.json).toFixed(3)} x)`)
   for (const name of names) say(`${name}: ${(list.length / median(times[name])).toFixed(0)} thousand a CPU second`)

@@ -57,7 +57,7 @@ const ways = ['alone', 'replay', 'backlog'] as const
 type Way = (typeof ways)[number]
 
 export async function benchBeside(say: (text: string) => void): Promise<object> {
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const brokers = env['KAFKA_BROKERS'] ?? ''

@@ -47,7 +47,7 @@ interface ChainBench {
 }
 
 async function withChain<Result>(act: (bench: ChainBench) => Promise<Result>): Promise<Result> {
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const pool = openPool(env['DATABASE_URL'] ?? '', 'bench', 2)

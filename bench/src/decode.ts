@@ -58,7 +58,7 @@ export async function benchDecode(say: (text: string) => void): Promise<object> 
     await rival.end()
     const ratios = Object.fromEntries(ways.map((way) => [way, times[way].map((took, at) => took / (times.ours[at] ?? 1)).sort((a, b) => a - b)]))
     for (const way of ['ours', ...ways] as const) say(`${way.padEnd(9)} ${median(times[way]).toFixed(2)} CPU ms a picture`)
-    for (const way of ways) say(`${median(ratios[way] ?? []).toFixed(2)} x OpenCV ${way} (${(ratios[way]?.[1] ?? 0).toFixed(2)} to ${(ratios[way]?.at(-2) ?? 0).toFixed(2)})`)
+    for (const way of ways) say(`${median(ratios[way] ?? []).toFixed(2)} x OpenCV ${way} (${(ratios[way]?.[0] ?? 0).toFixed(2)} to ${(ratios[way]?.at(-1) ?? 0).toFixed(2)})`)
     return { opencv: version, pictures: names.length, psnr, cpuMs: times, ratios }
   } finally {
     rmSync(folder, { recursive: true, force: true })

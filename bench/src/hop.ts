@@ -57,7 +57,7 @@ export async function benchHop(say: (text: string) => void): Promise<object> {
   const classPath = await perfTools(say)
   // as processes run: the loader that runs the sources costs something with every function
   await bundle({ 'hop-runner': 'bench/src/hop-runner.ts' }, join(build, 'bench'))
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const brokers = env['KAFKA_BROKERS'] ?? ''

@@ -32,7 +32,7 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: B
   features: { about: 'the features stage from Kafka to Kafka against the same in Python (about 4 minutes)', run: benchFeatures },
   replay: { about: 'a past range again: events against real time, frames against decoding alone (about 4 minutes)', run: benchReplay },
   beside: { about: 'live frames alone, beside a replay and beside a backlog (about 6 minutes)', run: benchBeside },
-  predict: { about: 'predictions over HTTP, WebSocket and binary tensors against FastAPI and LitServe (about 8 minutes)', run: benchPredict },
+  predict: { about: 'predictions over HTTP, WebSocket and binary tensors against FastAPI and LitServe (about 8 minutes; needs the Debian package wrk)', run: benchPredict },
   serve: { about: 'learned batches against fixed ones, the live stage against the engine alone, a reader that takes nothing beside 200 (about 8 minutes)', run: benchServe },
   catalog: { about: 'rows written a second against COPY and one by one; questions at ten million rows (about 10 minutes, 12 GB of disk)', run: benchCatalog },
 }

@@ -39,7 +39,7 @@ const p95Of = (values: readonly number[]): number => [...values].sort((a, b) => 
 
 export async function benchOutage(say: (text: string) => void): Promise<object> {
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-outage-bench-'))
-  using home = openOwnHome()
+  await using home = openOwnHome()
   try {
     const small = footageFrames(folder, 50)
     const pictures = Array.from({ length: 50 }, (_, at) => readFileSync(join(small, `${at}.jpg`)))

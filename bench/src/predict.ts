@@ -5,7 +5,7 @@
 import { type ChildProcess, execFileSync, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { until } from '@frameloop/kit/retry'
@@ -30,6 +30,9 @@ const sizes = [
 const ways = ['frameloop', 'FastAPI onnxruntime', 'FastAPI tensorflow', 'LitServe'] as const
 type Way = (typeof ways)[number]
 const path = '/v1/models/bench/predict?camera=c&zone=z'
+
+const ask = (port: number, picture: Buffer): Promise<Response> =>
+  fetch(`http://127.0.0.1:${port}${path}`, { method: 'POST', headers: { 'content-type': 'image/jpeg' }, body: new Uint8Array(picture) })
 
 interface Server {
   readonly port: number
@@ -90,14 +93,14 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
   }
   const openRival = async (engine: string): Promise<Server> => {
     const port = await freePort()
-    const child = spawn(python, [fileURLToPath(new URL('../rivals/predict.py', import.meta.url)), engine, String(port), '2', model], {
+    const child = spawn(python, [fileURLToPath(new URL('../rivals/predict.py', import.meta.url)), engine, String(port), String(availableParallelism()), model], {
       detached: true,
       stdio: ['ignore', 'ignore', 'inherit'],
     })
     const [picture = Buffer.alloc(0)] = picturesOf.get('2 kB') ?? []
     const answers = await until(
       () =>
-        fetch(`http://127.0.0.1:${port}${path}`, { method: 'POST', body: new Uint8Array(picture) }).then(
+        ask(port, picture).then(
           ({ ok }) => ok || undefined,
           () => undefined,
         ),
@@ -123,11 +126,11 @@ export async function benchPredict(say: (text: string) => void): Promise<object>
       const bytes = (picturesOf.get(name) ?? []).reduce((sum, { length }) => sum + length, 0) / jpegs.length
       const classes = new Map<Way, string[]>()
       for (const way of ways) {
-        const answers: string[] = []
-        await closedLoop(servers.get(way)?.port ?? 0, requestsTo(way, name), 4, 1, (request, body) => {
-          answers[request] = (JSON.parse(body.toString('utf8')) as { answer: string }).answer
+        const answers = (picturesOf.get(name) ?? []).map(async (picture) => {
+          const answer = await ask(servers.get(way)?.port ?? 0, picture)
+          return ((await answer.json()) as { answer: string }).answer
         })
-        classes.set(way, answers)
+        classes.set(way, await Promise.all(answers))
       }
       const ours = classes.get('frameloop') ?? []
       for (const way of ways.slice(1)) {

@@ -39,7 +39,7 @@ const perSecond = 64 * 5
 
 export async function benchReplay(say: (text: string) => void): Promise<object> {
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-replay-'))
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const { jpegs: pictures } = enlargedFrames(folder, 30, 24)
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment

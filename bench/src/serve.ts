@@ -71,7 +71,7 @@ async function benchBatching(folder: string, say: (text: string) => void): Promi
 }
 
 async function benchLive(folder: string, say: (text: string) => void): Promise<object> {
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const stack = await startOwnStack(home, ['--no-demo'])
   const env = stack.state.environment
   const kafka = openKafka(env['KAFKA_BROKERS'] ?? '', 'bench', openLog('bench', 'error'))

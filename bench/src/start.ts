@@ -27,7 +27,7 @@ function summarise(starts: readonly Pick<OwnStack, 'readyMs' | 'parts'>[]): Star
 
 /** Times are in seconds. The simulated camera runs and its model, trained in the first start, is loaded before `ready`. */
 export async function benchStart(say: (text: string) => void): Promise<object> {
-  using home = openOwnHome()
+  await using home = openOwnHome()
   const first = await startOwnStack(home, [])
   say(`first start of an empty home: ${seconds(first.readyMs)} s`)
   await untilChampion(first)

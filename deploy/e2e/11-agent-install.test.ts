@@ -112,7 +112,6 @@ test('its spool can be looked at while it runs, and proves that every frame is s
   expect(await ended).toBe(0)
   expect(said).not.toContain(keys.S3_SECRET_ACCESS_KEY)
   expect((await command('status')).error).toContain('No agent answers')
-  // a byte of a waiting frame changes on disk
   const { out } = await command('spool', 'list', '--json')
   const waiting = out.trim() === '' ? 0 : out.trim().split('\n').length
   const exported = join(folder, 'exported')

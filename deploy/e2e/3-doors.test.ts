@@ -91,6 +91,8 @@ test('pictures are served by the keys of pictures only', async () => {
 
 test('when night falls over the street, the watcher asks for training, once, with its figures', async () => {
   const before = new Date()
+  // whatever comes of it, those who come after it want their day
+  await using _ = { [Symbol.asyncDispose]: async () => void (await fetch(`${state.health['agent']}/simulator/street/day`, { method: 'POST' })) }
   const answer = await fetch(`${state.health['agent']}/simulator/street/night`, { method: 'POST' })
   expect(await answer.text()).toContain('street is night now')
   // it may have asked a moment ago for another reason, and rests for two minutes then
@@ -106,5 +108,4 @@ test('when night falls over the street, the watcher asks for training, once, wit
     return rows.length > 0 ? rows.length : undefined
   })
   expect(asked).toBe(1)
-  await fetch(`${state.health['agent']}/simulator/street/day`, { method: 'POST' })
 }, 300_000)

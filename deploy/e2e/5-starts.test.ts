@@ -19,8 +19,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'frameloop-scratch-'))
 let stack: OwnStack | undefined
 
 afterAll(async () => {
-  if (stack && stack.alive().length > 0) await stack.end('SIGTERM')
-  home[Symbol.dispose]()
+  await home[Symbol.asyncDispose]()
   rmSync(scratch, { recursive: true, force: true })
   await pool.end()
 })
@@ -127,8 +126,7 @@ test('in a database of your own the registry and MLflow get theirs beside it, an
     expect((await known.query('select agent_id from agent_keys order by 1')).rows).toEqual([{ agent_id: 'ingest' }])
     await known.end()
   } finally {
-    await running.end('SIGTERM')
-    own[Symbol.dispose]()
+    await own[Symbol.asyncDispose]()
   }
 })
 
@@ -136,14 +134,13 @@ test('every backing service can be one of your own, named by its address, and is
   const folder = openHome(join(scratch, 'kafka-home'))
   const supervisor = new Supervisor(folder, () => {})
   const { kafka = 0, controller = 0 } = await choosePorts(folder, ['kafka', 'controller'])
-  await supervisor.start(await prepareKafka(folder, kafka, controller))
-  const database = new URL(env('DATABASE_URL'))
-  await ensureDatabases(database.href, ['elsewhere'])
-  database.pathname = '/elsewhere'
   const own = openOwnHome()
-  let running: OwnStack | undefined
   try {
-    running = await startOwnStack(own, ['--no-demo'], {
+    await supervisor.start(await prepareKafka(folder, kafka, controller))
+    const database = new URL(env('DATABASE_URL'))
+    await ensureDatabases(database.href, ['elsewhere'])
+    database.pathname = '/elsewhere'
+    const running = await startOwnStack(own, ['--no-demo'], {
       KAFKA_BROKERS: `127.0.0.1:${kafka}`,
       SCHEMA_REGISTRY_URL: env('SCHEMA_REGISTRY_URL'),
       S3_ENDPOINT: env('S3_ENDPOINT'),
@@ -168,8 +165,7 @@ test('every backing service can be one of your own, named by its address, and is
     await running.end('SIGTERM')
     expect(running.alive()).toEqual([])
   } finally {
-    if (running && running.alive().length > 0) await running.end('SIGTERM')
-    own[Symbol.dispose]()
+    await own[Symbol.asyncDispose]()
     await supervisor.stop()
   }
 })

@@ -1,5 +1,6 @@
 /** A stack of its own for a test or a benchmark, started as a person starts it, in a folder that is thrown away afterwards. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,14 +11,33 @@ import type { StackState } from '../src/up.ts'
 
 export interface OwnHome {
   readonly folder: string
-  [Symbol.dispose](): void
+  /** Commands that run here. */
+  readonly commands: Set<ChildProcess>
+  /** Ends what still runs in it, also a stack whose start was given up, and removes it. */
+  [Symbol.asyncDispose](): Promise<void>
 }
 
 export function openOwnHome(): OwnHome {
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-own-'))
   // PostgreSQL runs as another account when we are root
   chmodSync(folder, 0o755)
-  return { folder, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) }
+  const commands = new Set<ChildProcess>()
+  return {
+    folder,
+    commands,
+    async [Symbol.asyncDispose]() {
+      await Promise.all([...commands].map((child) => endChild(child, 'SIGTERM')))
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+/** Sends the signal and waits for the end; of one that has ended already nothing. */
+export async function endChild(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const ended = once(child, 'exit')
+  child.kill(signal)
+  await ended
 }
 
 export interface OwnStack {
@@ -51,8 +71,14 @@ export async function startOwnStack(home: OwnHome, args: readonly string[], env:
     env: { ...process.env, ...env, FRAMELOOP_HOME: home.folder },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
+  home.commands.add(child)
   let printed = ''
-  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  const ended = new Promise<void>((resolve) =>
+    child.once('exit', () => {
+      home.commands.delete(child)
+      resolve()
+    }),
+  )
   await new Promise<void>((resolve, reject) => {
     const read = (chunk: Buffer): void => {
       printed += chunk.toString('utf8')
@@ -72,10 +98,7 @@ export async function startOwnStack(home: OwnHome, args: readonly string[], env:
     printed: () => printed,
     state: readJson<StackState>(join(home.folder, 'stack.json')),
     processes,
-    async end(signal) {
-      child.kill(signal)
-      await ended
-    },
+    end: (signal) => endChild(child, signal),
     async killEverything() {
       // the guard would end the groups more politely than a power cut
       const guard = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8')

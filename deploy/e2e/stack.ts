@@ -17,7 +17,6 @@ export default async function setup(project: TestProject): Promise<() => Promise
   process.stdout.write(stack.printed().replace(/^(?!\[up\]).*\n/gm, ''))
   project.provide('home', home.folder)
   return async () => {
-    await stack.end('SIGTERM')
-    home[Symbol.dispose]()
+    await home[Symbol.asyncDispose]()
   }
 }

@@ -3,7 +3,6 @@
  * demand, agents as processes of their own, and the question whether all they captured is accounted for.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -40,13 +39,6 @@ export interface Lab {
 }
 
 export const simulated = (id: string, seed: number, framesPerSecond = 10): object => ({ id, address: `simulator:?seed=${seed}`, framesPerSecond })
-
-export async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return
-  const ended = once(child, 'exit')
-  child.kill(signal)
-  await ended
-}
 
 export async function openLab(): Promise<Lab> {
   const home = openOwnHome()
@@ -102,10 +94,9 @@ export async function openLab(): Promise<Lab> {
       Number((await pool.query<{ n: string }>('select coalesce(sum(highest_seq), 0) as n from captures where agent_id = $1', [agentId])).rows[0]?.n ?? 0),
     async close() {
       await pool.end()
-      await stack.end('SIGTERM')
       for (const proxy of Object.values(proxies)) await proxy.close()
       rmSync(folder, { recursive: true, force: true })
-      home[Symbol.dispose]()
+      await home[Symbol.asyncDispose]()
     },
   }
 }

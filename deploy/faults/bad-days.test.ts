@@ -36,10 +36,10 @@ beforeAll(async () => {
 
 afterAll(async () => {
   process.stdout.write(`${report.join('\n')}\n`)
-  await pool.end()
-  await stack.end('SIGTERM')
+  await pool?.end()
+  await stack?.end('SIGTERM')
   for (const proxy of Object.values(proxies)) await proxy.close()
-  home[Symbol.dispose]()
+  await home[Symbol.asyncDispose]()
 })
 
 /** A frame of each camera captured after `since` has been prepared: every process on its way works. */

@@ -47,9 +47,9 @@ beforeAll(async () => {
 
 afterAll(async () => {
   process.stdout.write(`${report.join('\n')}\n`)
-  await pool.end()
-  await stack.end('SIGTERM')
-  home[Symbol.dispose]()
+  await pool?.end()
+  await stack?.end('SIGTERM')
+  await home[Symbol.asyncDispose]()
 })
 
 interface Asked {

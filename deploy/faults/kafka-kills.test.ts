@@ -6,7 +6,7 @@ import { openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 
 const home = openOwnHome()
-afterAll(() => home[Symbol.dispose]())
+afterAll(() => home[Symbol.asyncDispose]())
 
 const kills = 20
 
@@ -45,6 +45,5 @@ test(`after ${kills} kills of Kafka frames flow each time, and the ledger is cle
     ).toBe(0)
   } finally {
     await pool.end()
-    await stack.end('SIGTERM')
   }
 }, 1_500_000)

@@ -9,7 +9,8 @@ import { until } from '@frameloop/kit/retry'
 import type { EpochMs } from '@frameloop/kit/units'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type NetworkCamera, openNetworkCamera } from '../e2e/network-camera.ts'
-import { end, type Lab, openLab, simulated } from '../faults/agent-lab.ts'
+import { endChild } from '../e2e/own-stack.ts'
+import { type Lab, openLab, simulated } from '../faults/agent-lab.ts'
 import type { Trouble } from '../faults/proxy.ts'
 import { growthPerTenMinutes } from './growth.ts'
 
@@ -68,7 +69,7 @@ test(`${minutes} minutes of faults at random lose nothing and leave nothing behi
     'the camera freezes': () => camera.signal('SIGSTOP'),
     'the camera is switched off': () => camera.signal('SIGKILL'),
     'the agent is killed': async () => {
-      await end(child, 'SIGKILL')
+      await endChild(child, 'SIGKILL')
       child = agent.start()
     },
   }
@@ -97,7 +98,7 @@ test(`${minutes} minutes of faults at random lose nothing and leave nothing behi
   agent.configure([simulated('soak-still', 1, 0.1)])
   await lab.expectSound(agent)
   const captured = await lab.capturedBy('soak')
-  await end(child, 'SIGTERM')
+  await endChild(child, 'SIGTERM')
   const settled = samples.filter(({ at }) => at > lastLife + (until_ - lastLife) / 4)
   const growth = growthPerTenMinutes(settled.map(({ at, residentMB }) => ({ at, value: residentMB })))
   const descriptors = settled.map((sample) => sample.descriptors)

@@ -34,8 +34,7 @@ beforeAll(async () => {
 })
 
 afterAll(async () => {
-  await stack.end('SIGTERM')
-  home[Symbol.dispose]()
+  await home[Symbol.asyncDispose]()
 })
 
 interface Sample {

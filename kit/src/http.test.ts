@@ -39,6 +39,8 @@ test('what is away is said to be away, and only what nobody expected is a bug of
   const kafka = Object.assign(new Error('no leader'), { name: 'KafkaJSNumberOfRetriesExceeded' })
   expect(problemOf(coded('ECONNREFUSED'))).toMatchObject({ status: 503, document: { code: 'DATABASE_UNAVAILABLE' } })
   expect(problemOf(coded('57P01'))).toMatchObject({ status: 503, document: { code: 'DATABASE_UNAVAILABLE' } })
+  // a sender who breaks off, which looks the same
+  expect(problemOf(Object.assign(coded('ECONNRESET'), { statusCode: 400 }))).toMatchObject({ status: 400 })
   expect(problemOf(kafka)).toMatchObject({ status: 503, document: { code: 'KAFKA_UNAVAILABLE' } })
   expect(problemOf(new Fault('PICTURE_ANIMATED', 'two pictures'))).toMatchObject({ status: 422 })
   expect(problemOf(new Error('a bug'))).toMatchObject({ status: 500, document: { code: 'INTERNAL' } })

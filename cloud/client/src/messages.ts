@@ -66,6 +66,8 @@ export interface Problem {
 /** A live answer about one zone of a frame. Times are milliseconds since 1970. */
 export interface LivePrediction extends ZoneAnswer {
   readonly kind: 'prediction'
+  /** `backlog`: its frame waited for a link or a process, and is no news. */
+  readonly lane: 'live' | 'backlog'
   readonly cameraId: string
   readonly frameId: string
   readonly frameAt: number

@@ -120,7 +120,7 @@ export function openStream(access: Access, task: string, options: StreamOptions)
       if (said.id === undefined) {
         // not about a picture: about what was asked for as a whole
         if (said.kind !== 'error') return
-        if (said.code === 'MODEL_UNAVAILABLE' || (wasReady && passing.includes(said.code))) interrupt()
+        if (['MODEL_UNAVAILABLE', 'DATABASE_UNAVAILABLE'].includes(said.code) || (wasReady && passing.includes(said.code))) interrupt()
         else {
           stop()
           fail(new FrameloopError(said))

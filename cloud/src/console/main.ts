@@ -68,6 +68,8 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
     // its types do not know that it asks for them
     wsClientOptions: { rewriteRequestHeaders: (_: unknown, { headers, url }: IncomingMessage) => loginOf(headers.authorization, url ?? '', login) } as object,
     // inference sees a proxy that takes everything: who takes nothing is seen here
+    // the end of the process waits for their closing words
+    wsServerOptions: { closeTimeout: 2_000 } as object,
     wsHooks: {
       onOutgoingMessage: (_, source) => {
         if (source.bufferedAmount > slowLimit) source.terminate()

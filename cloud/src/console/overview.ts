@@ -33,7 +33,6 @@ export async function readStages(health: Readonly<Record<string, string>>): Prom
 
 export interface Overview {
   readonly cameras: readonly Readonly<Record<string, unknown>>[]
-  readonly zones: readonly Readonly<Record<string, unknown>>[]
   readonly models: readonly Readonly<Record<string, unknown>>[]
   readonly runs: readonly Readonly<Record<string, unknown>>[]
   readonly quality: readonly Readonly<Record<string, unknown>>[]
@@ -56,11 +55,10 @@ export const liveQuality = `
 
 export async function readOverview(pool: Pool, health: Readonly<Record<string, string>>): Promise<Overview> {
   const rows = async (text: string) => (await pool.query<Record<string, unknown>>(text)).rows
-  const [cameras, zones, models, runs, quality, rejections, stages] = await Promise.all([
+  const [cameras, models, runs, quality, rejections, stages] = await Promise.all([
     rows(
       `select distinct on (camera_id) camera_id as "cameraId", state, message, source_kind as "sourceKind", frames_per_second as "framesPerSecond", highest_seq as "highestSeq", reported_at as "reportedAt" from captures where camera_id <> '${probeCameraId}' order by camera_id, state = 'ended', reported_at desc`,
     ),
-    rows(`select camera_id as "cameraId", zone, task, x, y, width, height, picture_width as "pictureWidth", picture_height as "pictureHeight" from zones order by camera_id, zone`),
     rows(`select m.task, m.version, m.created_at as "createdAt", m.run_id as "runId", m.dataset_digest as "datasetDigest", (m.metrics->>'balancedAccuracy')::float8 as "balancedAccuracy", (m.metrics->>'n')::int as n, s.alias, s.reason
       from model_versions m left join roles_now s on s.task = m.task and s.version = m.version order by m.created_at desc limit 8`),
     rows(
@@ -70,5 +68,5 @@ export async function readOverview(pool: Pool, health: Readonly<Record<string, s
     rows('select stage, reason, message, camera_id as "cameraId", at from dead_letters order by at desc limit 5'),
     readStages(health),
   ])
-  return { cameras, zones, models, runs, quality, rejections, stages, at: Date.now() }
+  return { cameras, models, runs, quality, rejections, stages, at: Date.now() }
 }

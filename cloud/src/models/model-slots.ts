@@ -6,6 +6,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { retry } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
@@ -37,7 +38,7 @@ export class ModelSlots {
   readonly #slots = new Map<string, Slot>()
   /** The latest change of each task and alias. */
   readonly #wanted = new Map<string, ModelChanged>()
-  /** Those whose files could not be fetched yet. */
+  /** Those whose files could not be fetched yet, or whose thread died. */
   readonly #waiting = new Set<ModelChanged>()
   readonly #mlflow: Mlflow
   readonly #cache: string
@@ -120,12 +121,13 @@ export class ModelSlots {
       await this.#letGo(before)
     } catch (thrown) {
       if (signal.aborted) return
-      if (!isMlflowAway(thrown)) {
+      const mayLater = isMlflowAway(thrown) || (thrown instanceof Fault && thrown.code === 'THREAD_DIED')
+      if (!mayLater) {
         this.#waiting.delete(change)
         this.#log.error({ err: thrown, task, version, digest }, 'model refused, the one before goes on serving')
       } else if (this.#wanted.get(key) === change && !this.#waiting.has(change)) {
         this.#waiting.add(change)
-        this.#log.warn({ err: thrown, task, version }, 'model waits for MLflow, the one before goes on serving')
+        this.#log.warn({ err: thrown, task, version }, 'model waits, the one before goes on serving')
       }
     }
   }

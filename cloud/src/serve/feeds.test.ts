@@ -32,6 +32,11 @@ class FakeSocket implements FeedSocket {
     for (const done of this.#waiting.splice(0)) done()
   }
 
+  /** What was said first has left, and the buffer is as full as before. */
+  trickle(): void {
+    this.#waiting.shift()?.()
+  }
+
   close(code: number): void {
     this.closed = code
   }
@@ -189,4 +194,33 @@ test.each([['no JSON'], ['{ "cameras": "door" }'], ['{ "camera": ["door"] }'], [
   const feeds = new Feeds(() => Promise.reject(new Error('none')))
   const reader = new Reader(new FakeSocket(), feeds.numbers, everything, wire)
   expect(() => feeds.hear(reader, Buffer.from(said))).toThrow(/a subscription is/i)
+})
+
+test('F2: who takes slowly but steadily stays, with its pong behind what it is taking', () => {
+  const { feeds, socket } = open()
+  socket.says({})
+  socket.takes = false
+  for (let n = 0; n < 200; n += 1) publish(feeds, 'door', `zone-${n}`, 1)
+  for (let second = 0; second < 120; second += 1) {
+    socket.bufferedAmount = 1_000_000
+    feeds.look(second * 1_000)
+    if (second % 15 === 0) feeds.ping()
+    // something leaves, and as much is behind it
+    socket.trickle()
+  }
+  expect([socket.closed, feeds.numbers.stalled]).toEqual([0, 0])
+})
+
+test('a camera that was quiet while others were not has no gap', () => {
+  const { feeds, socket } = open()
+  socket.says({})
+  publish(feeds, 'door', 'a', 1, 3)
+  const place = String(socket.texts.at(-1)?.['resume'])
+  for (let seq = 1; seq <= 9_000; seq += 1) publish(feeds, 'gate', 'a', seq, 0)
+  const again = new FakeSocket()
+  feeds.add(again as never, wire)
+  again.says({ resume: [place] })
+  expect(again.texts.some(({ kind }) => kind === 'gap')).toBe(false)
+  again.says({ resume: ['0:2'] })
+  expect(again.texts.some(({ kind }) => kind === 'gap')).toBe(true)
 })

@@ -9,7 +9,8 @@
  *   server → { "kind": "gap", … }    between what was said to be resumed and what is still known here something is missing
  * F1  Nobody waits for a reader: what it cannot take yet is kept as the latest per camera, zone and task, and the next
  *     message says how many were `skipped`. What it says itself is not read meanwhile.
- * F2  A reader that takes nothing for `stallLimit`, or answers no ping, is closed (1013): it may come back and resume.
+ * F2  A reader that takes nothing for `stallLimit`, or answers no ping, is closed (1013): it may come back and resume. Slow is
+ *     not stalled: whoever takes some of what waits for it stays.
  */
 import { Fault } from '@frameloop/kit/fault'
 import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
@@ -76,7 +77,9 @@ export class Reader {
   readonly #latest = new Map<string, string | Buffer>()
   #credit = Number.POSITIVE_INFINITY
   #skipped = 0
+  /** When it was first seen with too much in its buffer, since something last left. */
   #blockedSince: EpochMs | undefined
+  #hasTaken = false
   /** The frame of each camera whose picture was sent last. */
   readonly pictured = new Map<string, string>()
 
@@ -113,7 +116,7 @@ export class Reader {
   /** As much of what is kept as it takes now. */
   readonly flush = (): void => {
     for (const [about, message] of this.#latest) {
-      if (this.#credit < 1 || this.#socket.bufferedAmount > slowLimit) return
+      if (this.#credit < 1 || this.#isHigh) return
       this.#latest.delete(about)
       this.#credit -= 1
       this.#numbers.sent += 1
@@ -121,14 +124,25 @@ export class Reader {
       const told = isTold ? `${message.slice(0, -1)},"skipped":${this.#skipped}}` : message
       if (isTold) this.#skipped = 0
       this.#withOthers()
-      // called when it has left for the network: there may be room for more then
-      this.#socket.send(told, this.flush)
+      this.#socket.send(told, this.#left)
     }
   }
 
-  /** F2: whether it has had too much in its buffer for too long. */
+  /** Something has left for the network: there may be room for more. */
+  readonly #left = (): void => {
+    this.#blockedSince = undefined
+    this.#hasTaken = true
+    this.release()
+    this.flush()
+  }
+
+  get #isHigh(): boolean {
+    return this.#socket.bufferedAmount > slowLimit
+  }
+
+  /** F2: whether it has had too much in its buffer for too long, and nothing has left. */
   isStalled(now: EpochMs): boolean {
-    if (this.#socket.bufferedAmount <= slowLimit) this.#blockedSince = undefined
+    if (!this.#isHigh) this.#blockedSince = undefined
     else this.#blockedSince ??= now
     return this.#blockedSince !== undefined && now - this.#blockedSince > stallLimit
   }
@@ -141,16 +155,22 @@ export class Reader {
   }
 
   ping(): void {
+    this.#hasTaken = false
     this.#socket.ping()
+  }
+
+  /** F2: whether its answer to a ping may stand behind what it is still taking. */
+  get isTaking(): boolean {
+    return this.#isHigh && this.#hasTaken
   }
 
   /** F1: what it says is answered, so whoever takes no answers may not go on saying things. */
   hold(): void {
-    if (this.#socket.bufferedAmount > slowLimit) this.#socket.pause()
+    if (this.#isHigh) this.#socket.pause()
   }
 
   release(): void {
-    if (this.#socket.bufferedAmount <= slowLimit) this.#socket.resume()
+    if (!this.#isHigh) this.#socket.resume()
   }
 
   refuse(thrown: unknown): void {
@@ -178,6 +198,8 @@ export class Feeds {
   /** Of those who have not answered the last ping. */
   readonly #silent = new Set<Reader>()
   #published: Published[] = []
+  /** Of each partition the newest answer that is no longer kept. */
+  readonly #forgotten = new Map<number, number>()
   readonly #fetch: (object: ObjectRef) => Promise<Uint8Array>
 
   /** `fetch`: how a frame's picture is read, for those who want it. */
@@ -224,9 +246,10 @@ export class Feeds {
   #resume(reader: Reader, place: string): void {
     const [partition = 0, offset = 0] = place.split(':').map(Number)
     const known = this.#published.filter((one) => one.partition === partition)
+    const forgotten = this.#forgotten.get(partition)
     // between two answers lie transaction markers, so the next one need not be the next number
-    if (known.length === 0 || (known[0]?.offset ?? 0) > offset + 2)
-      reader.offer(`gap ${partition}`, JSON.stringify({ kind: 'gap', partition, after: offset, next: known[0]?.offset ?? null }))
+    const isMissed = forgotten === undefined ? known.length === 0 || (known[0]?.offset ?? 0) > offset + 2 : forgotten > offset
+    if (isMissed) reader.offer(`gap ${partition}`, JSON.stringify({ kind: 'gap', partition, after: offset, next: known[0]?.offset ?? null }))
     for (const one of known) if (one.offset > offset) this.#offer(reader, one)
   }
 
@@ -245,14 +268,18 @@ export class Feeds {
     const one: Published = { prediction, text, partition, offset }
     this.#published.push(one)
     // cut seldom: cutting moves all of them
-    if (this.#published.length > 2 * remembered) this.#published = this.#published.slice(-remembered)
+    if (this.#published.length > 2 * remembered) {
+      for (const { partition: of, offset: last } of this.#published.slice(0, -remembered)) this.#forgotten.set(of, last)
+      this.#published = this.#published.slice(-remembered)
+    }
     for (const reader of this.#readers) this.#offer(reader, one)
   }
 
   #offer(reader: Reader, { prediction, text }: Published): void {
     if (!isFor(reader, prediction)) return
-    const { cameraId, zone, task, frameId, picture } = prediction
-    reader.offer(`${cameraId} ${zone} ${task}`, text)
+    const { cameraId, zone, task, lane, frameId, picture } = prediction
+    // what comes late takes no live answer's place
+    reader.offer(`${cameraId} ${zone} ${task} ${lane}`, text)
     if (reader.wish?.pictures !== 'jpeg' || !picture || reader.pictured.get(cameraId) === frameId) return
     reader.pictured.set(cameraId, frameId)
     this.#picture(picture).then(
@@ -288,7 +315,7 @@ export class Feeds {
 
   /** F2; to be called every `pingInterval`. */
   ping(): void {
-    for (const reader of this.#silent) reader.close('no answer to a ping')
+    for (const reader of this.#silent) if (!reader.isTaking) reader.close('no answer to a ping')
     for (const reader of this.#readers) {
       this.#silent.add(reader)
       reader.ping()

@@ -115,14 +115,15 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   }
   const degraded = async () => {
     const why = live.notReady()
-    const waiting = slots.waiting.map(({ task, version }) => `version ${version} of ${task} waits for MLflow`).join(', ')
+    const waiting = slots.waiting.map(({ task, version }) => `version ${version} of ${task} waits to be loaded`).join(', ')
     return { ...(why ? { 'live frames': why } : {}), ...(waiting ? { models: waiting } : {}), ...(await databaseNotReady(pool)) }
   }
   const app = await openApi(
     { name: 'serve', metrics, notReady, degraded },
     { title: 'frameloop inference', bodyLimit, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins), allowedHosts: listOf(config.allowedHosts) },
   )
-  await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false } })
+  // who is gone answers no closing words, and the end of the process waits for them
+  await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false, ...{ closeTimeout: 2_000 } } })
   requireCaller(app, access, isOpenPath)
   // pages elsewhere import it from here: it is public, and fits what it talks to
   const script = readFileSync(new URL('./client/client.js', import.meta.url))

@@ -58,6 +58,10 @@ test.each<[string, object, string]>([
   ['a type it does not take', { inputs: [input({ datatype: 'INT64' })] }, 'inputs/0/datatype must'],
   ['too few values', { inputs: [input({ data: [1] })] }, 'has 6 values, 1 came'],
   ['texts', { inputs: [input({ data: ['a'] })] }, 'data of an input must be numbers'],
+  ['a fraction where bytes are wanted', { inputs: [input({ data: [0.5, 1, 2, 3, 4, 5] })] }, 'UINT8 values are whole numbers from 0 to 255, 0.5 is none'],
+  ['more than a byte holds', { inputs: [input({ data: [300, 1, 2, 3, 4, 5] })] }, '300 is none'],
+  ['a number beyond single precision', { inputs: [input({ datatype: 'FP32', data: [1e300, 1, 2, 3, 4, 5] })] }, 'one is not'],
+  ['lists in lists without end', { inputs: [input({ data: JSON.parse(`${'['.repeat(1_000)}1${']'.repeat(1_000)}`) })] }, 'data of an input must be numbers'],
   ['bytes that did not come', { inputs: [input({ parameters: { binary_data_size: 6 } })] }, 'pixels has 6 bytes; 6 were announced and 0 came'],
   ['an output it does not have', { inputs: [input({ data: [1, 2, 3, 4, 5, 6] })], outputs: [{ name: 'y' }] }, 'outputs/0/name must'],
 ])('%s is said', (_, request, said) => {

@@ -52,11 +52,14 @@ export interface InferRequest {
   readonly wantsBinary: boolean
 }
 
+/** A batch of pictures: count, height, width, channels. */
+const mostNested = 4
+
 const invalid = (sentence: string): Fault => new Fault('REQUEST_INVALID', sentence)
 
-/** Numbers in any nesting, in their order. */
-function flatten(data: unknown, out: number[]): number[] {
-  if (Array.isArray(data)) for (const item of data) flatten(item, out)
+/** Numbers in any nesting up to that of the shape, in their order. */
+function flatten(data: unknown, out: number[], depth = 0): number[] {
+  if (Array.isArray(data) && depth < mostNested) for (const item of data) flatten(item, out, depth + 1)
   else if (typeof data === 'number') out.push(data)
   else throw invalid('data of an input must be numbers')
   return out
@@ -89,13 +92,24 @@ export function readInferRequest(body: Buffer, jsonLength: number | undefined, {
   if (binarySize === undefined) {
     const data = flatten(input.data ?? [], [])
     if (data.length !== values) throw invalid(`${inputName} of shape ${wanted} with count ${count} has ${values} values, ${data.length} came`)
-    bytes = datatype === 'UINT8' ? Uint8Array.from(data) : new Uint8Array(Float32Array.from(data).buffer)
+    if (datatype === 'UINT8') {
+      const wrong = data.find((value) => !Number.isInteger(value) || value < 0 || value > 255)
+      if (wrong !== undefined) throw invalid(`UINT8 values are whole numbers from 0 to 255, ${wrong} is none`)
+      bytes = Uint8Array.from(data)
+    } else bytes = new Uint8Array(Float32Array.from(data).buffer)
   } else {
     const binary = body.subarray(jsonLength ?? body.length)
     if (binarySize !== size || binary.length !== size) throw invalid(`${inputName} has ${size} bytes; ${binarySize} were announced and ${binary.length} came`)
     bytes = binary
   }
+  if (datatype === 'FP32' && !areFinite(bytes)) throw invalid('FP32 values are finite numbers of single precision, one is not')
   return { ...{ id, count, datatype, bytes, reference }, wantsBinary: output?.parameters?.binary_data ?? binary_data_output }
+}
+
+/** FP32, little-endian: none of them has the largest exponent, which is that of infinities and NaN (IEEE 754, 3.4). */
+function areFinite(bytes: Uint8Array): boolean {
+  for (let at = 2; at < bytes.length; at += 4) if (((bytes[at + 1] as number) & 0x7f) === 0x7f && ((bytes[at] as number) & 0x80) !== 0) return false
+  return true
 }
 
 export interface InferAnswer {

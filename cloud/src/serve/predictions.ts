@@ -37,6 +37,7 @@ export interface PredictionTools {
 export function championOf({ slots, zones }: Pick<PredictionTools, 'slots' | 'zones'>, task: string): Slot {
   const slot = slots.of(task)
   if (slot) return slot
+  if (!zones.loaded) throw new Fault('DATABASE_UNAVAILABLE', 'The tasks have not been read yet', { task })
   if (!zones.hasTask(task)) throw new Fault('TASK_UNKNOWN', `There is no task ${task}`, { task })
   throw new Fault('MODEL_UNAVAILABLE', `No model serves task ${task} yet`, { task })
 }
@@ -103,6 +104,7 @@ async function judge(tools: PredictionTools, caller: Caller, camera: string, tas
   const { engine, zones, store } = tools
   allow(caller, 'predict', { camera, task })
   const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
+  if (!zones.loaded) throw new Fault('DATABASE_UNAVAILABLE', 'The zones have not been read yet', { cameraId: camera })
   const asked = zones.of(camera).filter((zone) => zone.task !== '' && (tasks.length === 0 || tasks.includes(zone.task)))
   if (asked.length === 0) throw new Fault('CAMERA_UNKNOWN', `Camera ${camera} has no zones${task ? ` for task ${task}` : ''}`, { cameraId: camera })
   const slotOf = new Map(asked.map((zone) => [zone.task, championOf(tools, zone.task)] as const))

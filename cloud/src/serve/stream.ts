@@ -131,14 +131,16 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       const { about, bytes } = readBinary(message, (its) => {
         id = its
       })
-      if (!opened) throw new Fault('REQUEST_INVALID', 'Say first which task is asked about: { "task": "occupancy" }')
-      const slot = championOf(opened.task)
-      const { camera, zone, deadlineMs = opened.deadlineMs ?? usualDeadline, pixels } = about
+      // it may be opened for another one before the answer is there
+      const asked = opened
+      if (!asked) throw new Fault('REQUEST_INVALID', 'Say first which task is asked about: { "task": "occupancy" }')
+      const slot = championOf(asked.task)
+      const { camera, zone, deadlineMs = asked.deadlineMs ?? usualDeadline, pixels } = about
       if (caller) allow(caller, 'predict', { camera })
       caller?.take()
       const key = camera && zone ? referenceKey(camera, zone) : ''
       const { scored } = await engine.ask({ kind: pixels ? 'pixels' : 'picture', digest: slot.change.digest, referenceKey: key }, bytes, Date.now() + deadlineMs)
-      return { kind: 'answer', id, task: opened.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
+      return { kind: 'answer', id, task: asked.task, ...(camera ? { camera } : {}), ...(zone ? { zone } : {}), ...answerOf(slot, scored[0]?.scores ?? []) }
     } catch (thrown) {
       return errorMessage(thrown, { id })
     }

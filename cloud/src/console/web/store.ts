@@ -103,7 +103,7 @@ async function listen(): Promise<void> {
   })
   try {
     for await (const message of feed) {
-      if (message.kind !== 'prediction') continue
+      if (message.kind !== 'prediction' || message.lane !== 'live') continue
       const { cameraId } = message
       const known = answers.value[cameraId] ?? {}
       // answers about an older frame make room
