@@ -10,11 +10,11 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
-import type { EpochMs, Us } from '@frameloop/kit/units'
+import type { Bytes, EpochMs, Us } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import type { FeaturesPrepared } from '@frameloop/schemas/events'
 import { type Range, readBounds, readRanges } from '@frameloop/stream-processors/chain/kafka-bus'
-import { needsReference, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
+import { channelsOf, needsReference, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 
 export interface DatasetQuery {
   readonly task: string
@@ -70,9 +70,14 @@ interface Row {
   readonly reference: string
 }
 
+/** What a dataset may take in memory; the newest examples of each label of a zone, as many of each. */
+const mostBytes: Bytes = 500_000_000
+const fewestOfEach = 200
+
 /** Features that a current label speaks of, by frame, by media offset or by capture time. */
 const selectLabelled = `
-  select f.frame_id, f.camera_id, l.zone, l.label, l.recorded_at, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones, coalesce(f.parameters->>'reference', '') as reference
+  select * from (select f.frame_id, f.camera_id, l.zone, l.label, l.recorded_at, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones, coalesce(f.parameters->>'reference', '') as reference,
+    row_number() over (partition by l.camera_id, l.zone, l.label order by f.frame_at desc, f.frame_id) as newest
   from labels l
   join features f on f.camera_id = l.camera_id
     and ((l.frame_id is not null and f.frame_id = l.frame_id)
@@ -83,7 +88,8 @@ const selectLabelled = `
     and ($2::text is null or l.camera_id = $2)
     and ($3::bigint is null or f.media_offset_us >= $3) and ($4::bigint is null or f.media_offset_us < $4)
     and ($5::timestamptz is null or f.frame_at >= $5) and ($6::timestamptz is null or f.frame_at < $6)
-  order by f.camera_id, l.zone, f.picture_sha256, f.frame_at, f.frame_id, l.recorded_at, l.label`
+) labelled where newest <= $10
+  order by camera_id, zone, picture_sha256, frame_at, frame_id, recorded_at, label`
 
 /** A task that came later is not named by what was prepared before, which shows the same place where there is one of that name. */
 function zoneOf(row: Pick<Row, 'zone' | 'zones'>, task: string): FeaturesPrepared['zones'][number] | undefined {
@@ -112,7 +118,10 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   if (!preprocessing) throw new Fault('TASK_UNKNOWN', `There is no task ${query.task}`)
   const named = preprocessingDigest(preprocessing)
   const range = [query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)]
-  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing), allowed ?? []])
+  const groups = await pool.query<{ count: number }>('select count(distinct (camera_id, zone, label)) as count from labels where task = $1 and superseded_at is null', [query.task])
+  const size = preprocessing.width * preprocessing.height * channelsOf(preprocessing)
+  const ofEach = Math.max(fewestOfEach, Math.floor(mostBytes / size / Math.max(1, groups.rows[0]?.count ?? 1)))
+  const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing), allowed ?? [], ofEach])
   const equal = new Map<string, Row[]>()
   for (const row of rows) {
     const key = `${row.camera_id} ${row.zone} ${row.picture_sha256}`

@@ -51,6 +51,32 @@ test('what was held out stays held out when more has been captured, so that a ch
   expect(settled.filter((at) => learned.has(at))).toEqual([])
 })
 
+test('what was held out stays so when the oldest is left out, and when older footage is labelled later', () => {
+  const all = footage(
+    'z',
+    Array.from({ length: 40 }, (_, at) => [at % 2 ? 'occupied' : 'empty', 7] as const),
+  )
+  const later = all.filter(({ at }) => at > 90_000)
+  const [whole, part] = [splitByPassage(all), splitByPassage(later)]
+  const learned = new Set(whole.train.map((index) => all[index]?.at))
+  const settled = part.heldOut.map((index) => later[index]?.at ?? 0).filter((at) => at > 100_000)
+  expect(settled.length).toBeGreaterThan(100)
+  expect(settled.filter((at) => learned.has(at))).toEqual([])
+  const share = whole.heldOut.length / all.length
+  expect(share).toBeGreaterThan(0.1)
+  expect(share).toBeLessThan(0.4)
+})
+
+test('a camera that takes one picture a second is judged too', () => {
+  const examples = footage('z', [
+    ['empty', 40],
+    ['occupied', 30],
+    ['empty', 40],
+    ['occupied', 30],
+  ]).filter((_, at) => at % 10 === 0)
+  expect(splitByPassage(examples).judged).toEqual(['c z'])
+})
+
 test('two short passages close together leave the class in training, and the zone is said to be not judged', () => {
   const examples = footage('z', [
     ['empty', 20],

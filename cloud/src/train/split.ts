@@ -1,8 +1,10 @@
 /**
  * Which examples are held out: whole passages, never neighbouring frames of what was trained on.
- * A passage is a run of one label of one zone without a gap of two seconds; long ones are cut into chunks of four.
- * Of the chunks of a label the second and every fourth after it are held out, and training examples of the zone within two
- * seconds of one of them are dropped. A zone of which a class would be in one part only is trained on whole and not judged.
+ * A passage is a run of one label of one zone without a gap of two seconds; long ones are cut into chunks of four, where the
+ * clock has whole ones. A quarter of the chunks is held out, drawn by the four seconds in which each begins: whatever is
+ * captured, labelled or left out before and after, what was held out stays so, and a champion is not judged on what it has
+ * learned. Training examples of the zone within two seconds of one are dropped. A zone of which a class would be in one part
+ * only is trained on whole and not judged.
  */
 import type { Ms } from '@frameloop/kit/units'
 
@@ -25,11 +27,14 @@ export interface Split {
 
 const gap: Ms = 2_000
 const chunkLength: Ms = 4_000
-/** Fewer frames than this prove nothing. */
-const smallestChunk = 5
+/** Fewer frames than this prove nothing; a camera that takes one a second has as many in a chunk. */
+const smallestChunk = 4
+const share = 1 / 4
 
 interface Chunk {
   readonly label: string
+  /** Which four seconds it begins in. */
+  readonly cell: number
   readonly members: readonly number[]
   readonly from: Ms
   readonly to: Ms
@@ -48,21 +53,26 @@ function chunksOf(examples: readonly Placed[], members: readonly number[]): Chun
   const chunks: Chunk[] = []
   for (const run of runs) {
     const at = (index: number | undefined): Ms => examples[index ?? -1]?.at ?? 0
-    const length = at(run.at(-1)) - at(run[0])
-    const pieces = Math.max(1, Math.ceil(length / chunkLength))
-    const size = Math.ceil(run.length / pieces)
-    for (let start = 0; start < run.length; start += size) {
-      const piece = run.slice(start, start + size)
-      chunks.push({ label: examples[piece[0] ?? -1]?.label ?? '', members: piece, from: at(piece[0]), to: at(piece.at(-1)) })
+    const cellOf = (index: number | undefined): number => Math.floor(at(index) / chunkLength)
+    const isLong = at(run.at(-1)) - at(run[0]) > chunkLength
+    const pieces: number[][] = []
+    for (const index of run) {
+      const piece = pieces.at(-1)
+      if (piece && (!isLong || cellOf(piece[0]) === cellOf(index))) piece.push(index)
+      else pieces.push([index])
     }
+    for (const piece of pieces) chunks.push({ label: examples[piece[0] ?? -1]?.label ?? '', cell: cellOf(piece[0]), members: piece, from: at(piece[0]), to: at(piece.at(-1)) })
   }
   return chunks
 }
 
 function chooseHeldOut(chunks: readonly Chunk[]): Chunk[] {
   const usable = chunks.filter(({ members }) => members.length >= smallestChunk)
-  // counted from the beginning: with more data what was held out stays so, and a champion is not judged on what it has learned
-  return usable.filter((_, at) => at % 4 === 1)
+  // scattered, so that what comes again every few seconds is not always on the same side (Knuth, TAOCP 3, 6.4: multiplicative hashing)
+  const isDrawn = ({ cell }: Chunk): boolean => (Math.imul(cell, 2_654_435_761) >>> 0) / 2 ** 32 < share
+  const drawn = usable.filter(isDrawn)
+  // of few there may be none, or all of them
+  return drawn.length > 0 && drawn.length < usable.length ? drawn : usable.slice(1, 2)
 }
 
 /** Pure and without chance: equal examples give equal parts. */
