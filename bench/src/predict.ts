@@ -2,9 +2,9 @@
  * Predictions over HTTP, WebSocket and binary tensors: our routes and engine against FastAPI with ONNX Runtime and with
  * TensorFlow, and LitServe, all with the same weights, on the same cores as the client. Answers are compared first.
  */
-import { type ChildProcess, execFileSync, fork, spawn } from 'node:child_process'
+import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -13,11 +13,12 @@ import sharp from 'sharp'
 import { WebSocket } from 'ws'
 import { freePort } from '../../deploy/e2e/network-camera.ts'
 import { bundle } from '../../deploy/setup/build.mjs'
-import { build, tools } from '../../deploy/src/home.ts'
+import { build } from '../../deploy/src/home.ts'
 import { closedLoop, requestBytes } from './load.ts'
 import { cpuMs, median } from './measure.ts'
 import { enlargedFrames } from './pictures.ts'
 import type { PredictJob } from './predict-runner.ts'
+import { rivalPython } from './rivals.ts'
 
 const rounds = 5
 const seconds = 4
@@ -39,20 +40,6 @@ interface Server {
   readonly process: ChildProcess
 }
 
-/** The Python that has the rivals' servers. */
-function serverPython(say: (text: string) => void): string {
-  const folder = join(tools, 'rivals-predict')
-  const requirements = fileURLToPath(new URL('../rivals/requirements-predict.txt', import.meta.url))
-  const stamp = join(folder, 'requirements.txt')
-  if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== readFileSync(requirements, 'utf8')) {
-    say('fetching the rivals (Python packages, 400 MB) …')
-    execFileSync('python3', ['-m', 'venv', folder])
-    execFileSync(join(folder, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
-    writeFileSync(stamp, readFileSync(requirements))
-  }
-  return join(folder, 'bin/python')
-}
-
 async function end({ process: child }: Server): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   const ended = once(child, 'exit')
@@ -64,7 +51,7 @@ async function end({ process: child }: Server): Promise<void> {
 }
 
 export async function benchPredict(say: (text: string) => void): Promise<object> {
-  const python = serverPython(say)
+  const python = rivalPython(say, '-predict')
   await bundle({ 'predict-runner': 'bench/src/predict-runner.ts', 'engine-thread': 'cloud/src/serve/engine-thread.ts' }, join(build, 'bench'))
   const runner = join(build, 'bench/predict-runner.mjs')
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-predict-'))

@@ -8,15 +8,19 @@ import { tools } from '../../deploy/src/home.ts'
 
 const folder = fileURLToPath(new URL('../rivals', import.meta.url))
 
-/** The Python that has the rivals' libraries. */
-export function rivalPython(say: (text: string) => void): string {
-  const environment = join(tools, 'rivals')
-  const requirements = readFileSync(join(folder, 'requirements.txt'), 'utf8')
+/** Files of what is to be installed, and how much that is. */
+const kinds = { '': '90 MB', '-predict': '400 MB' } as const
+
+/** The Python that has the rivals' libraries: those of the chain, or of inference. */
+export function rivalPython(say: (text: string) => void, kind: keyof typeof kinds = ''): string {
+  const environment = join(tools, `rivals${kind}`)
+  const file = join(folder, `requirements${kind}.txt`)
+  const requirements = readFileSync(file, 'utf8')
   const stamp = join(environment, 'requirements.txt')
   if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== requirements) {
-    say('fetching the rivals (Python packages, 90 MB) …')
+    say(`fetching the rivals (Python packages, ${kinds[kind]}) …`)
     execFileSync('python3', ['-m', 'venv', environment])
-    execFileSync(join(environment, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', join(folder, 'requirements.txt')])
+    execFileSync(join(environment, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', file])
     writeFileSync(stamp, requirements)
   }
   return join(environment, 'bin/python')

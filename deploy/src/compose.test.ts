@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { CloudSettings } from '@frameloop/cloud/config'
+import { CloudSettings, IngestSettings, ServeSettings } from '@frameloop/cloud/config'
 import { parseAgentConfig } from '@frameloop/edge-agent/config'
 import { readConfig } from '@frameloop/kit/config'
 import { ChainSettings } from '@frameloop/stream-processors/config'
@@ -26,7 +26,8 @@ test('every process that `up` starts is a service of its own', () => {
 test.each(processNames)('%s accepts the settings it is given in containers, and waits for what it needs', (name) => {
   const service = services[name]
   const environment = service?.environment as NodeJS.ProcessEnv
-  const schema = ['validate', 'extract', 'features', 'catalog', 'archive'].includes(name) ? ChainSettings : CloudSettings
+  const own = { serve: ServeSettings, ingest: IngestSettings } as const
+  const schema = ['validate', 'extract', 'features', 'catalog', 'archive'].includes(name) ? ChainSettings : (own[name as keyof typeof own] ?? CloudSettings)
   if (name === 'agent') expect(parseAgentConfig(readFileSync(join(root, 'deploy/docker/agent.yaml'), 'utf8'), 'agent.yaml', environment).s3.accessKeyId).toBe('frameloop-edge')
   else expect(() => readConfig(schema, environment)).not.toThrow()
   expect(service?.depends_on).toHaveProperty('provision')

@@ -5,7 +5,7 @@
  * V3  Pids with their start times are on disk: a new start ends what a crash left, and never a stranger with a reused pid.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toError } from '@frameloop/kit/fault'
@@ -87,6 +87,8 @@ export class Supervisor {
   }
 
   #spawn(program: Program): ChildProcess {
+    // somebody may have tidied up
+    mkdirSync(this.#home.logs, { recursive: true })
     const log = openSync(this.#home.path('logs', `${program.name}.log`), 'a')
     const child = spawn(program.command, program.args, {
       stdio: ['ignore', log, log],
