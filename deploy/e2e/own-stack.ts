@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Pool } from '@frameloop/kit/postgres'
 import { isSameProcess } from '@frameloop/kit/process-identity'
 import type { Ms } from '@frameloop/kit/units'
 import { root } from '../src/home.ts'
@@ -57,6 +58,15 @@ export interface OwnStack {
   alive(): readonly string[]
   /** SIGKILL to the supervisor, its guard and every process at once, as a power cut does. */
   killEverything(): Promise<void>
+}
+
+/** What came out of a stage twice, or lies in the catalog twice: nothing, or the proof of it. */
+export async function doubled(sql: Pool): Promise<readonly object[]> {
+  const media = await sql.query<object>('select camera_id, epoch, seq, count(*)::int from media group by camera_id, epoch, seq having count(*) > 1')
+  const records = await sql.query<object>(
+    "select topic, subject_id, count(*)::int from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1",
+  )
+  return [...media.rows, ...records.rows]
 }
 
 function readJson<Value>(file: string): Value {

@@ -12,7 +12,7 @@ import type { Ms } from '@frameloop/kit/units'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { expect } from 'vitest'
 import { freePort } from '../e2e/network-camera.ts'
-import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { doubled, type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
 import { build } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 import { type FaultProxy, openProxy } from './proxy.ts'
@@ -87,8 +87,7 @@ export async function openLab(): Promise<Lab> {
       expect(isEmpty, `its spool is empty again; ${(await agent.status())?.spoolFrames} frames wait\n${agent.said().slice(-2_500)}`).toBe(true)
       const clean = await until(async () => overdue(await readLedger(pool)).length === 0 || undefined, within, 1_000)
       expect(clean ? '' : showLedger(await readLedger(pool))).toBe('')
-      const doubled = await pool.query("select subject_id from hops where topic = 'media.validated' group by subject_id having count(*) > 1")
-      expect(doubled.rows).toEqual([])
+      expect(await doubled(pool)).toEqual([])
     },
     capturedBy: async (agentId) =>
       Number((await pool.query<{ n: string }>('select coalesce(sum(highest_seq), 0) as n from captures where agent_id = $1', [agentId])).rows[0]?.n ?? 0),

@@ -11,7 +11,7 @@ import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { until } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { doubled, type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
 import { build, root } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 import { repair } from '../src/repair.ts'
@@ -52,11 +52,7 @@ const restartsOf = (): number => stack.printed().match(/starting it again/g)?.le
 async function expectSound(): Promise<void> {
   const clean = await until(async () => overdue(await readLedger(pool)).length === 0 || undefined, 120_000, 1_000)
   expect(clean ? '' : showLedger(await readLedger(pool))).toBe('')
-  const doubled = await pool.query(
-    "select topic, subject_id from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1",
-  )
-  expect(doubled.rows).toEqual([])
-  expect((await pool.query('select 1 from media group by camera_id, epoch, seq having count(*) > 1')).rowCount).toBe(0)
+  expect(await doubled(pool)).toEqual([])
   // order per camera: what was captured later comes out later
   const disordered = await pool.query(
     `select 1 from (select m.seq, lag(m.seq) over (partition by m.camera_id, m.epoch order by h.record_offset) as before
