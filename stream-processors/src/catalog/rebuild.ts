@@ -15,6 +15,8 @@ import { addRows, daysOf, noRows, type Rows } from './rows.ts'
 import { ensureDays, selectOffsets } from './sql.ts'
 
 const batchLimit = 500
+/** Each takes a fraction of the time of the one before: what is left comes while the last one is compared. */
+const catchUpPasses = 3
 
 /** Tables that records alone fill, with the columns that they fill; times of recording are not among them. */
 const tables = {
@@ -65,15 +67,21 @@ export interface Rebuilt {
   readonly gone: readonly Range[]
 }
 
-/** As far as the catalog has read by now. */
-async function historyUntilNow(tools: RebuildTools): Promise<{ readonly readings: readonly Reading[]; readonly gone: readonly Range[] }> {
+/** As far as the catalog has read by now, from where each partition was `reached` before. */
+async function historyUntilNow(tools: RebuildTools, reached: Map<string, number>): Promise<{ readonly readings: readonly Reading[]; readonly gone: readonly Range[] }> {
   const offsets = await selectOffsets(tools.pool)
   const kept = await readBounds(tools.brokers, 'frameloop.rebuild', cataloguedTopics)
   const files = await selectArchiveFiles(tools.sql, cataloguedTopics)
   const readings: Reading[] = []
   const gone: Range[] = []
   for (const { topic, partition, from: low } of kept) {
-    const until = offsets.get(`${topic} ${partition}`) ?? 0
+    const key = `${topic} ${partition}`
+    const [from, until] = [reached.get(key), offsets.get(key) ?? 0]
+    reached.set(key, until)
+    if (from !== undefined) {
+      if (until > from) readings.push(planReading({ topic, partition, from, until }, { from: low }, files))
+      continue
+    }
     if (until === 0) continue
     const own = files.filter((file) => file.topic === topic && file.partition === partition)
     const { held, gaps } = spansOf(own, Math.min(low, until))
@@ -112,8 +120,8 @@ export async function writeRowsOf(records: readonly BusRecord[], pool: Pool, cod
 }
 
 /** Writes every record's rows through `write`. */
-async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<void>, signal: AbortSignal): Promise<Rebuilt> {
-  const { readings, gone } = await historyUntilNow(tools)
+async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<void>, signal: AbortSignal, reached = new Map<string, number>()): Promise<Rebuilt> {
+  const { readings, gone } = await historyUntilNow(tools, reached)
   const total = readings.reduce((sum, { range }) => sum + range.until - range.from, 0)
   let records = 0
   let batch: BusRecord[] = []
@@ -183,7 +191,12 @@ export function compareRebuilt(tools: RebuildTools, before: EpochMs, signal: Abo
   const { pool } = tools
   const schema = 'catalog_rebuilt'
   return withCatalogBeside(pool, schema, async (write) => {
-    const rebuilt = await replayAll(tools, write, signal)
+    const reached = new Map<string, number>()
+    const rebuilt = await replayAll(tools, write, signal, reached)
+    // what was catalogued meanwhile may be about times before `before` as well: an agent's backlog
+    const catchUp = { ...tools, onProgress: () => {} }
+    let { records } = rebuilt
+    for (let pass = 0; pass < catchUpPasses; pass += 1) records += (await replayAll(catchUp, write, signal, reached)).records
     const found: Comparison['tables'][number][] = []
     for (const [table, { at }] of Object.entries(tables) as [RebuiltTable, (typeof tables)[RebuiltTable]][]) {
       // what lies neither in Kafka nor in the archive cannot be compared
@@ -196,6 +209,6 @@ export function compareRebuilt(tools: RebuildTools, before: EpochMs, signal: Abo
       const { rows } = await pool.query<{ n: number }>(`select count(*)::int as n from ${schema}.${table} where ${at} < $1`, [new Date(before)])
       found.push({ table, rows: rows[0]?.n ?? 0, missing: missing.length, extra: extra.length, examples: [...new Set([...missing, ...extra])].slice(0, 5) })
     }
-    return { ...rebuilt, tables: found }
+    return { ...rebuilt, records, tables: found }
   })
 }
