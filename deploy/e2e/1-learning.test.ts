@@ -34,7 +34,9 @@ test('labels of real footage are imported once, and wrong ones are told by line'
   const folder = mkdtempSync(join(tmpdir(), 'frameloop-labels-'))
   const file = join(folder, 'unknown.csv')
   writeFileSync(file, 'frame_id,zone,label\n00000000-0000-5000-8000-000000000000,upper-left,empty\n')
-  await expect(frameloop('labels', 'import', file, '--camera', 'vtest', '--task', 'pedestrians')).rejects.toThrow(/line 2: no frame 00000000-0000-5000-8000-000000000000 is known/)
+  await expect(frameloop('labels', 'import', file, '--camera', 'vtest', '--task', 'pedestrians')).rejects.toThrow(
+    /line 2: no frame 00000000-0000-5000-8000-000000000000 of camera vtest is known/,
+  )
   rmSync(folder, { recursive: true })
 })
 

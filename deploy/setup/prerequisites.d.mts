@@ -6,7 +6,7 @@ export interface Prerequisite {
   readonly dnf: string
   readonly brew: string
 }
-export function findPython(options?: { readonly tests?: boolean }): { readonly name: string; readonly version: string } | undefined
+export function findPython(): { readonly name: string; readonly version: string } | undefined
 export function prerequisites(options?: { readonly tests?: boolean }): Prerequisite[]
 export function prerequisiteTable(rows: readonly Prerequisite[]): string
 export function installCommands(missing: readonly Prerequisite[]): string

@@ -23,11 +23,15 @@ function atLeast(found, wanted) {
 /** What only the tests install is made for a later Python. */
 const leastPython = (tests) => (tests ? '3.11' : '3.10')
 
-/** The Python that is used: PYTHON, else the first of the usual names that is new enough. */
-export function findPython({ tests = false } = {}) {
+/** The Python that is used: PYTHON, else the first of the usual names that is new enough, for the tests too where there is one. */
+export function findPython() {
+  return pythonFrom(leastPython(true)) ?? pythonFrom(leastPython(false))
+}
+
+function pythonFrom(least) {
   for (const name of [process.env.PYTHON, 'python3', 'python3.13', 'python3.12', 'python3.11', 'python3.10'].filter(Boolean)) {
     const found = version(ask(name, ['--version']), /Python (\d+\.\d+(?:\.\d+)?)/)
-    if (found && atLeast(found, leastPython(tests)) && ask(name, ['-c', 'import venv, ensurepip; print("ok")'])?.includes('ok')) return { name, version: found }
+    if (found && atLeast(found, least) && ask(name, ['-c', 'import venv, ensurepip; print("ok")'])?.includes('ok')) return { name, version: found }
   }
   return undefined
 }
@@ -41,7 +45,7 @@ export function prerequisites({ tests = false } = {}) {
     {
       name: `Python >= ${leastPython(tests)} with venv`,
       why: 'MLflow, SeaweedFS, Java runtime',
-      found: findPython({ tests })?.version,
+      found: (tests ? pythonFrom(leastPython(true)) : findPython())?.version,
       apt: ['python3', 'python3-venv'],
       dnf: 'python3',
       brew: 'python@3.12',

@@ -51,7 +51,13 @@ function run(step, program, args, options = {}) {
     }
     child.stdout.on('data', keep)
     child.stderr.on('data', keep)
-    const end = () => process.kill(-child.pid, 'SIGKILL')
+    const end = () => {
+      try {
+        process.kill(-child.pid, 'SIGKILL')
+      } catch {
+        // it is over
+      }
+    }
     const timer = options.limit ? setTimeout(end, options.limit) : undefined
     if (options.limit) process.once('exit', end)
     child.once('error', reject)
@@ -68,6 +74,9 @@ function run(step, program, args, options = {}) {
     })
   })
 }
+
+// what has a group of its own is not ended by the terminal: it is at our exit
+for (const [signal, code] of Object.entries({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 })) process.once(signal, () => process.exit(code))
 
 const running = new Map()
 
@@ -199,7 +208,7 @@ async function tensorflow() {
       const wheels = path.join(tools, 'tensorflow-wheel')
       mkdirSync(wheels, { recursive: true })
       const platforms = ['manylinux_2_27_', 'manylinux_2_17_', 'manylinux2014_'].flatMap((name_) => ['--platform', name_ + machine])
-      await run('tfjs', findPython({ tests: forTests }).name, [
+      await run('tfjs', findPython().name, [
         '-m',
         'pip',
         'download',
@@ -223,7 +232,7 @@ async function tensorflow() {
       )
       const part = `${library}.part`
       rmSync(part, { recursive: true, force: true })
-      await run('tfjs', findPython({ tests: forTests }).name, ['-c', unpackWheel, wheel, part])
+      await run('tfjs', findPython().name, ['-c', unpackWheel, wheel, part])
       for (const [link, target] of [
         ['libtensorflow.so', 'libtensorflow_cc.so.2'],
         ['libtensorflow_framework.so', 'libtensorflow_framework.so.2'],
@@ -306,14 +315,14 @@ async function python(name, what, requirementsFile, proof) {
   await step(
     name,
     what,
-    [requirements, findPython({ tests: forTests }).version],
+    [requirements, findPython().version],
     () => existsSync(path.join(venv, 'bin', proof)),
     async () => {
       // an interrupted environment is completed: pip skips what is there; one whose Python is gone or was renewed is made anew
       const own = existsSync(path.join(venv, 'bin/pip')) ? spawnSync(path.join(venv, 'bin/python'), ['-m', 'pip', '--version'], { encoding: 'utf8' }) : undefined
-      const isWhole = own?.status === 0 && own.stdout.includes(`python ${findPython({ tests: forTests }).version.split('.').slice(0, 2).join('.')}`)
+      const isWhole = own?.status === 0 && own.stdout.includes(`python ${findPython().version.split('.').slice(0, 2).join('.')}`)
       if (!isWhole) rmSync(venv, { recursive: true, force: true })
-      if (!isWhole) await run(name, findPython({ tests: forTests }).name, ['-m', 'venv', venv])
+      if (!isWhole) await run(name, findPython().name, ['-m', 'venv', venv])
       await run(name, path.join(venv, 'bin/python'), ['-m', 'pip', 'install', '-q', '--no-deps', '--require-hashes', '--only-binary=:all:', '-r', requirements])
     },
   )

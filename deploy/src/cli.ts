@@ -42,6 +42,8 @@ async function withDatabase<Result>(use: (pool: Pool) => Promise<Result>): Promi
   const pool = openPool(setting('DATABASE_URL'), 'command', 2)
   try {
     return await use(pool)
+  } catch (thrown) {
+    throw isDatabaseTransient(thrown) ? new Fault('DATABASE_UNAVAILABLE', `The database does not answer: ${rootMessage(thrown)}`, {}, thrown) : thrown
   } finally {
     await pool.end()
   }
@@ -119,13 +121,14 @@ function camerasOf(home: Home, flags: UpFlags): CameraOption[] {
     if (!existsSync(path) || !statSync(path).isFile()) throw new Fault('SOURCE_UNREADABLE', `There is no file ${path} (--footage)`)
     const cameraId = (path.split('/').at(-1) ?? '').replace(/\.[^.]*$/, '')
     if (!isName(cameraId)) throw new Fault('SOURCE_UNREADABLE', `A camera is named after its file, and ${cameraId} is no name: letters, digits, dots, dashes and underscores only`)
-    if (cameraId === simulatedId)
-      throw new Fault(
-        'SOURCE_UNREADABLE',
-        `A camera is named after its file, and ${simulatedId} is the simulated one's name: its zones and labels would be taken for this footage's`,
-      )
     cameras.push({ cameraId, address: `file:${encodeURI(path)}?loop=true` })
   }
+  const taken = cameras.find(({ cameraId, address }) => cameraId === simulatedId && !address.startsWith('simulator:'))
+  if (taken)
+    throw new Fault(
+      'SOURCE_UNREADABLE',
+      `${taken.address.split('?')[0]} would be camera ${simulatedId}, which is the simulated one: call it otherwise (footage by its file, others with --camera NAME=…), or its zones and labels are taken for this one's`,
+    )
   if (flags.demo ?? cameras.length === 0) cameras.unshift(simulatedCamera(home))
   return cameras
 }
@@ -654,7 +657,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   try {
     await program.parseAsync([...argv])
   } catch (thrown) {
-    const error = isDatabaseTransient(thrown) ? new Fault('DATABASE_UNAVAILABLE', `The database does not answer: ${rootMessage(thrown)}`, {}, thrown) : toError(thrown)
+    const error = toError(thrown)
     process.stderr.write(`frameloop: ${redact(error.message)}\n`)
     if (error instanceof Fault) process.stderr.write(`${error.hint}\n`)
     else process.stderr.write(`${redact(error.stack ?? '')}\n`)

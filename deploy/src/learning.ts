@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { requestTraining } from '@frameloop/cloud/train/request'
 import { Fault } from '@frameloop/kit/fault'
 import type { Pool } from '@frameloop/kit/postgres'
-import { type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
+import { needsReference, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { timeOf } from './times.ts'
 
 export interface TrainFlags {
@@ -31,8 +31,6 @@ interface RunRow {
 }
 
 const preparedLimit = 180_000
-/** What has not been prepared for so long, while other frames were, is not on its way: what is past is not prepared anew. */
-const stallLimit = 30_000
 const runLimit = 900_000
 
 const offset = (ms: number | undefined): number | null => (ms === undefined ? null : Math.round(ms * 1000))
@@ -40,19 +38,19 @@ const offset = (ms: number | undefined): number | null => (ms === undefined ? nu
 /** Waits until every labelled offset of the range has been prepared as the task wants it now; says how far it is. */
 async function waitForRange(pool: Pool, task: string, preprocessing: Preprocessing, flags: TrainFlags, say: (text: string) => void): Promise<void> {
   const deadline = Date.now() + preparedLimit
-  let [told, most, risen] = [0, 0, Date.now()]
-  for (;;) {
+  for (let told = 0; ; ) {
     const { rows } = await pool.query<{ labelled: number; prepared: number }>(
-      `select count(*)::int as labelled, count(*) filter (where exists (select 1 from features f where f.camera_id = l.camera_id and f.media_offset_us = l.media_offset_us and f.preprocessing = $5))::int as prepared
+      `select count(*)::int as labelled, count(*) filter (where exists (select 1 from features f where f.camera_id = l.camera_id and f.media_offset_us = l.media_offset_us and f.preprocessing = $5
+         and f.reference = coalesce((select r.sha256 from reference_pictures r where $6 and r.camera_id = f.camera_id order by r.version desc limit 1), '')))::int as prepared
        from (select distinct camera_id, media_offset_us from labels where task = $1 and superseded_at is null and media_offset_us is not null and ($2::text is null or camera_id = $2)
          and ($3::bigint is null or media_offset_us >= $3) and ($4::bigint is null or media_offset_us < $4)) l`,
-      [task, flags.camera ?? null, offset(flags.fromOffsetMs), offset(flags.untilOffsetMs), preprocessingDigest(preprocessing)],
+      [task, flags.camera ?? null, offset(flags.fromOffsetMs), offset(flags.untilOffsetMs), preprocessingDigest(preprocessing), needsReference(preprocessing)],
     )
     const { labelled = 0, prepared = 0 } = rows[0] ?? {}
     if (prepared >= labelled) return
-    if (prepared > most) [most, risen] = [prepared, Date.now()]
-    if (prepared > 0 && Date.now() - risen > stallLimit) {
-      say(`${prepared} of ${labelled} labelled frames are prepared this way, and no more come: it learns from those`)
+    if (Date.now() > deadline && prepared > 0) {
+      // what is past is not prepared anew, unless its footage is played again
+      say(`${prepared} of ${labelled} labelled frames are prepared as the task wants them after ${preparedLimit / 1000} s: it learns from those`)
       return
     }
     if (Date.now() > deadline) throw new Fault('TIMED_OUT', `Only ${prepared} of ${labelled} labelled frames of the range have been prepared after ${preparedLimit / 1000} s`)

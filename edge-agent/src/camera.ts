@@ -1,7 +1,7 @@
 /** One camera: connects, watches, decides what to keep, and puts it into the spool. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sha256Hex } from '@frameloop/kit/digest'
-import { Fault, rootMessage } from '@frameloop/kit/fault'
+import { Fault } from '@frameloop/kit/fault'
 import { type Log, redact } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
@@ -32,6 +32,10 @@ export interface Camera {
   epoch: Epoch
   seq: number
   lastFrameAt: EpochMs
+  /** The same by a clock that nobody sets. */
+  keptAt: Ms
+  /** Pictures in a row that could not be masked or made smaller. */
+  unfinished: number
   framesPerSecond: number
   /** The spool could not take its last frame. */
   isRefused: boolean
@@ -50,7 +54,18 @@ export function openCamera(settings: CameraSettings): Camera {
     health: new CameraHealth(),
     ring: settings.clips ? new ClipRing(settings.clips) : undefined,
     ...{ marks: [], lookedAt: Number.NEGATIVE_INFINITY },
-    ...{ state: 'connecting', message: '', epoch: mintEpoch(), seq: 0, lastFrameAt: 0, framesPerSecond: 0, isRefused: false, wanted: false },
+    ...{
+      state: 'connecting',
+      message: '',
+      epoch: mintEpoch(),
+      seq: 0,
+      lastFrameAt: 0,
+      keptAt: Number.NEGATIVE_INFINITY,
+      unfinished: 0,
+      framesPerSecond: 0,
+      isRefused: false,
+      wanted: false,
+    },
   }
 }
 
@@ -135,7 +150,7 @@ async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal):
       for await (const picture of watched(source.pictures(context, either), source.patience, () => connection.abort())) {
         if (camera.state !== 'streaming' && !camera.isRefused) report('streaming', '')
         failures = 0
-        const slow = pace?.came(Date.now())
+        const slow = pace?.came(performance.now())
         if (slow !== undefined && slow !== camera.message && !camera.isRefused) {
           if (slow) log.warn({ cameraId: settings.id, message: slow }, 'camera is slow')
           report('streaming', slow)
@@ -176,6 +191,16 @@ async function judge(camera: Camera, picture: Captured, log: Log): Promise<Judge
   return camera.gate?.judge(gray, picture.capturedAt)
 }
 
+/** A camera whose pictures are all damaged is no camera that streams. */
+const mostUnfinished = 20
+
+/** One of a cheap camera now and then; without masks and size it would be kept, and validate would say what it is. Throws what all of them in a row fail with. */
+function leftOut(camera: Camera, thrown: unknown, log: Log): undefined {
+  camera.unfinished += 1
+  if (camera.unfinished === 1) log.warn({ err: thrown, cameraId: camera.settings.id }, 'a picture could not be decoded and was left out')
+  if (camera.unfinished % mostUnfinished === 0) throw thrown
+}
+
 async function take(camera: Camera, seen: Captured, tools: CameraTools, report: (state: CameraState, message: string) => void, signal: AbortSignal): Promise<void> {
   const { settings, source } = camera
   const { metrics } = tools
@@ -189,13 +214,14 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
     return
   }
   // masked before it is looked at: what is blackened does not move either
-  const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings).catch((thrown: unknown) => rootMessage(thrown))
-  if (typeof picture === 'string') {
-    // one of a cheap camera now and then; without masks and size it would be kept, and validate would say what it is
+  const picture = source.finishes || seen.kind === 'clip' ? seen : await finishPicture(seen, settings).catch((thrown: unknown) => leftOut(camera, thrown, tools.log))
+  if (!picture) {
     metrics.refused.inc(labels)
-    report('streaming', `a picture could not be decoded and was left out: ${picture.split('\n')[0]}`)
+    if (!camera.isRefused) report('streaming', `${seen.sourceName}: a picture could not be decoded and was left out`)
     return
   }
+  if (camera.unfinished > 0 && !camera.isRefused) report('streaming', '')
+  camera.unfinished = 0
   const judged = await judge(camera, picture, tools.log)
   if (judged?.why === 'motion' && settings.clips?.onMotion) camera.ring?.event(performance.now())
   if (judged && !judged.keep && !camera.wanted) {
@@ -248,10 +274,11 @@ async function keep(
   }
   camera.isRefused = false
   camera.seq += 1
-  const now = Date.now()
-  const gap = now - camera.lastFrameAt
+  const now = performance.now()
+  const gap = now - camera.keptAt
   camera.framesPerSecond = gap > 10_000 ? 0 : camera.framesPerSecond * 0.8 + (1000 / Math.max(1, gap)) * 0.2
-  camera.lastFrameAt = now
+  camera.keptAt = now
+  camera.lastFrameAt = Date.now()
   metrics.captured.inc(labels)
   return true
 }

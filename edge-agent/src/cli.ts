@@ -145,7 +145,7 @@ async function status(flags: { readonly config?: string; readonly json?: boolean
     cameraId,
     state,
     `${framesPerSecond.toFixed(1)}/s`,
-    lastFrameAt > 0 ? `${showMs(Date.now() - lastFrameAt)} ago` : 'never',
+    lastFrameAt > 0 ? `${showMs(Math.max(0, Date.now() - lastFrameAt))} ago` : 'never',
     String(highestSeq),
     String(highestSeq - forgottenSeq),
     [...health, message, uploadError].filter(Boolean).join(', '),

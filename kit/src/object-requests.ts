@@ -44,6 +44,8 @@ export interface ObjectRequestSettings {
 
 /** A link that carries less of a body has it given up, and is given more patience when it was: to us the kernel has sent it all at once. */
 const slowest: Bytes = 16_000
+/** What a kernel takes at once over a link like that; the rest shows that it travels by being taken. */
+const mostAhead: Bytes = 1_000_000
 const mostPatience = 4
 
 const connectPatience: Ms = 3_000
@@ -114,7 +116,7 @@ export class ObjectRequests {
       await credentials(),
     )
     const patience = this.#patience
-    const timeout = body ? patience * (silence + (body.byteLength * 1000) / slowest) : silence
+    const timeout = body ? patience * (silence + (Math.min(mostAhead, body.byteLength) * 1000) / slowest) : silence
     const since = performance.now()
     return new Promise((resolve, reject) => {
       // an address of version 6 stands in brackets there, and in none here

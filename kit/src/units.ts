@@ -24,12 +24,12 @@ export function showBytes(bytes: Bytes): string {
     value /= 1000
     at += 1
   }
-  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${units[at]}`
+  return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[at]}`
 }
 
 /** `92500` → `1 min 32 s`: for people. */
 export function showMs(ms: Ms): string {
-  if (ms < 1000) return `${Math.round(ms)} ms`
+  if (ms < 999.5) return `${Math.round(ms)} ms`
   if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`
   const seconds = Math.round(ms / 1000)
   return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`

@@ -171,3 +171,14 @@ test('a piece of a recording whose clock ran on is as long as what it holds', as
   expect(clip).toMatchObject({ isTruncated: false })
   expect(clip.durationUs).toBeLessThan(3_000_000)
 })
+
+test('a frame of an AVI that cannot be decoded moves no other one', async () => {
+  const bytes = Buffer.from(makeClip('damaged.avi', '-c:v', 'mjpeg'))
+  // the data of the sixth frame, behind the names of its chunk and its length
+  let at = bytes.indexOf('movi')
+  for (let frame = 0; frame <= 5; frame += 1) at = bytes.indexOf('00dc', at + 4)
+  bytes.fill(0, at + 8, at + 8 + bytes.readUInt32LE(at + 4))
+  const pictures = await extractPictures(bytes, { by: 'rate', perSecond: 10 }, 100, tools, never)
+  const all = Array.from({ length: 40 }, (_, n) => n * 100_000)
+  expect(pictures.map(({ ptsUs }) => ptsUs)).toEqual(all.filter((time) => time !== 500_000))
+})

@@ -48,7 +48,7 @@ export interface ClipInfo {
   readonly frames: readonly ClipFrame[]
   /** It ends before the duration its header states. */
   readonly isTruncated: boolean
-  /** Its packets say when each frame is shown; those of AVI only say in which order they are decoded. */
+  /** Its packets say when each frame is shown; those of AVI only say in which order they are decoded, which may be another. */
   readonly hasTimes: boolean
 }
 
@@ -81,7 +81,14 @@ async function withFile<Result>(bytes: Uint8Array, use: (path: string) => Promis
 
 interface Probed {
   readonly packets?: readonly { readonly pts?: number; readonly pts_time?: string; readonly dts?: number; readonly dts_time?: string; readonly flags?: string }[]
-  readonly streams?: readonly { readonly codec_name?: string; readonly width?: number; readonly height?: number; readonly nb_frames?: string; readonly avg_frame_rate?: string }[]
+  readonly streams?: readonly {
+    readonly codec_name?: string
+    readonly width?: number
+    readonly height?: number
+    readonly nb_frames?: string
+    readonly avg_frame_rate?: string
+    readonly has_b_frames?: number
+  }[]
   readonly format?: { readonly duration?: string; readonly start_time?: string }
 }
 
@@ -107,11 +114,11 @@ async function probeFile(path: string, format: string | undefined, tools: ClipTo
     if (code !== 0)
       throw new Fault(
         'CLIP_UNREADABLE',
-        `The clip cannot be read: ${code === null && said === '' ? `not within ${showMs(cpuLimit.least)}` : said.split('\n')[0]?.replace(path, 'it')}`,
+        `The clip cannot be read: ${limit.aborted || (code === null && said === '') ? `not within ${showMs(cpuLimit.least)}` : said.split('\n')[0]?.replace(path, 'it')}`,
       )
     return JSON.parse(out) as Probed
   }
-  const header = await probe('format=duration,start_time:stream=codec_name,width,height,nb_frames,avg_frame_rate')
+  const header = await probe('format=duration,start_time:stream=codec_name,width,height,nb_frames,avg_frame_rate,has_b_frames')
   const stream = header.streams?.[0]
   const width = stream?.width ?? 0
   const height = stream?.height ?? 0
@@ -130,7 +137,8 @@ async function probeFile(path: string, format: string | undefined, tools: ClipTo
   if (packets.length > frameLimit) throw new Fault('CLIP_TOO_LARGE', `The clip holds ${packets.length} frames, more than ${frameLimit}`)
   // what only leads up to the first picture that is shown (an edit list, where something was cut off) is decoded and never seen
   const shown = packets.filter(({ flags }) => flags?.[1] !== 'D')
-  const hasTimes = shown.every(({ pts }) => pts !== undefined)
+  // where none is shown out of order, the order of decoding says when as well
+  const hasTimes = (stream?.has_b_frames ?? 0) === 0 || shown.every(({ pts }) => pts !== undefined)
   const timed = shown
     .map((packet) => ({ pts: packet.pts ?? packet.dts, at: seconds(packet.pts_time ?? packet.dts_time), isKey: packet.flags?.startsWith('K') ?? false }))
     .filter((packet): packet is { pts: number; at: number; isKey: boolean } => packet.pts !== undefined && Number.isFinite(packet.at))

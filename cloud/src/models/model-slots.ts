@@ -34,12 +34,18 @@ export function placeOf(frameId: string): number {
 
 const keyOf = ({ task, alias }: ModelChanged): string => `${task}:${alias}`
 
+/** A thread that dies each time it loads a model dies of the model. */
+const mostTries = 3
+const isThreadDead = (thrown: unknown): boolean => thrown instanceof Fault && thrown.code === 'THREAD_DIED'
+
 export class ModelSlots {
   readonly #slots = new Map<string, Slot>()
   /** The latest change of each task and alias. */
   readonly #wanted = new Map<string, ModelChanged>()
   /** Those whose files could not be fetched yet, or whose thread died. */
   readonly #waiting = new Set<ModelChanged>()
+  /** How often each could not be made. */
+  readonly #tries = new WeakMap<ModelChanged, number>()
   readonly #mlflow: Mlflow
   readonly #cache: string
   readonly #loader: Loader
@@ -121,7 +127,9 @@ export class ModelSlots {
       await this.#letGo(before)
     } catch (thrown) {
       if (signal.aborted) return
-      const mayLater = isMlflowAway(thrown) || (thrown instanceof Fault && thrown.code === 'THREAD_DIED')
+      const tries = (this.#tries.get(change) ?? 0) + 1
+      this.#tries.set(change, tries)
+      const mayLater = isMlflowAway(thrown) || (isThreadDead(thrown) && tries < mostTries)
       if (!mayLater) {
         this.#waiting.delete(change)
         this.#log.error({ err: thrown, task, version, digest }, 'model refused, the one before goes on serving')
@@ -138,6 +146,7 @@ export class ModelSlots {
       try {
         return await this.#loader.load(change.digest, new Map(modelFileNames.map((name) => [name, readFileSync(join(folder, name))])))
       } catch (thrown) {
+        if (isThreadDead(thrown)) throw thrown
         // a power loss may have cut them off; MLflow has them whole
         this.#log.warn({ err: thrown, folder }, 'kept files of a model are not used')
         rmSync(folder, { recursive: true, force: true })

@@ -14,4 +14,6 @@ test('an older version that was promoted by hand gives its place back to the one
   expect(left('3', '4', '5', '3')).toEqual(['3', '5', '4', '3'])
   expect(left('3', '4', '5', '3', '<5')).toEqual(['5', '4', '3'])
   expect(left('3', '4', '<3', '5')).toEqual(['5', '3'])
+  // as it went to and fro before rollbacks were told apart
+  expect(left('3', '4', '5', '<4', '<5')).toEqual(['5', '4', '3'])
 })

@@ -83,8 +83,9 @@ export interface Championship {
 export function championsLeft(history: readonly Championship[]): string[] {
   const left: string[] = []
   for (const { version, is_rollback: isRollback } of history) {
-    if (isRollback) while (left.length > 0 && left[0] !== version) left.shift()
-    if (left[0] !== version) left.unshift(version)
+    const at = left.indexOf(version)
+    if (isRollback && at > 0) left.splice(0, at)
+    else if (at !== 0) left.unshift(version)
   }
   return left
 }
@@ -148,12 +149,20 @@ export async function followAliases(sql: Sql, mlflow: Pick<Mlflow, 'setAlias' | 
      from roles_now r left join model_versions m using (task, version) left join mlflow_aliases t on t.task = r.task and t.alias = r.alias
      where r.version <> coalesce(t.version, '')`,
   )
+  const failures: unknown[] = []
   for (const { task, alias, version, model_name: name } of rows) {
-    await (version === '' ? mlflow.removeAlias(name, alias) : mlflow.setAlias(name, alias, version))
+    try {
+      await (version === '' ? mlflow.removeAlias(name, alias) : mlflow.setAlias(name, alias, version))
+    } catch (thrown) {
+      // a version that somebody removed in MLflow: the others follow all the same
+      failures.push(thrown)
+      continue
+    }
     await sql.query(
       `insert into mlflow_aliases (task, alias, model_name, version) values ($1, $2, $3, $4)
        on conflict (task, alias) do update set model_name = excluded.model_name, version = excluded.version, told_at = now()`,
       [task, alias, name, version],
     )
   }
+  if (failures.length > 0) throw failures[0]
 }

@@ -10,7 +10,7 @@
  * F1  Nobody waits for a reader: what it cannot take yet is kept as the latest per camera, zone and task, and the next
  *     message says how many were `skipped`. What it says itself is not read meanwhile.
  * F2  A reader that takes nothing for `stallLimit`, or answers no ping, is closed (1013): it may come back and resume. Slow is
- *     not stalled: whoever takes some of what waits for it stays.
+ *     not stalled: whoever takes a message, or a burst of them that left together, within that time stays.
  */
 import { Fault } from '@frameloop/kit/fault'
 import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'

@@ -70,14 +70,16 @@ interface Row {
   readonly reference: string
 }
 
-/** What a dataset may take in memory; the newest examples of each label of a zone, as many of each. */
+/** What a dataset may take in memory; the newest examples of each label of a zone, as many of each, and what is said of single frames. */
 const mostBytes: Bytes = 500_000_000
 const fewestOfEach = 200
+/** What an example takes beside its pixels: its row, with all zones of its frame, and its line of the manifest. */
+const besidePixels: Bytes = 4_000
 
 /** Features that a current label speaks of, by frame, by media offset or by capture time. */
 const selectLabelled = `
   select * from (select f.frame_id, f.camera_id, l.zone, l.label, l.recorded_at, f.media_offset_us, f.frame_at, f.picture_sha256, f.preprocessing, f.topic, f.partition, f.record_offset, f.bucket, f.object_key, f.zones, coalesce(f.parameters->>'reference', '') as reference,
-    row_number() over (partition by l.camera_id, l.zone, l.label order by f.frame_at desc, f.frame_id) as newest
+    row_number() over (partition by l.camera_id, l.zone, l.label order by f.frame_at desc, f.frame_id) as newest, l.frame_id is not null as is_about_frame
   from labels l
   join features f on f.camera_id = l.camera_id
     and ((l.frame_id is not null and f.frame_id = l.frame_id)
@@ -88,7 +90,7 @@ const selectLabelled = `
     and ($2::text is null or l.camera_id = $2)
     and ($3::bigint is null or f.media_offset_us >= $3) and ($4::bigint is null or f.media_offset_us < $4)
     and ($5::timestamptz is null or f.frame_at >= $5) and ($6::timestamptz is null or f.frame_at < $6)
-) labelled where newest <= $10
+) labelled where newest <= $10 or is_about_frame
   order by camera_id, zone, picture_sha256, frame_at, frame_id, recorded_at, label`
 
 /** A task that came later is not named by what was prepared before, which shows the same place where there is one of that name. */
@@ -119,7 +121,7 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   const named = preprocessingDigest(preprocessing)
   const range = [query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)]
   const groups = await pool.query<{ count: number }>('select count(distinct (camera_id, zone, label)) as count from labels where task = $1 and superseded_at is null', [query.task])
-  const size = preprocessing.width * preprocessing.height * channelsOf(preprocessing)
+  const size = besidePixels + preprocessing.width * preprocessing.height * channelsOf(preprocessing)
   const ofEach = Math.max(fewestOfEach, Math.floor(mostBytes / size / Math.max(1, groups.rows[0]?.count ?? 1)))
   const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing), allowed ?? [], ofEach])
   const equal = new Map<string, Row[]>()

@@ -61,6 +61,7 @@ async function selectJudged(pool: Pool, { task, version, cut_at }: Champion): Pr
 /** Whom the new champion of a task is judged beside. */
 interface OnProbation {
   readonly version: string
+  /** Empty where there was none. */
   readonly before: string
   /** Whether its time is not over. */
   readonly is_judged: boolean
@@ -73,8 +74,7 @@ interface OnProbation {
 }
 
 async function selectProbation(sql: Sql, task: string): Promise<OnProbation | undefined> {
-  const [, before] = await selectChampions(sql, task)
-  if (before === undefined) return undefined
+  const [, before = ''] = await selectChampions(sql, task)
   const { rows } = await sql.query<Omit<OnProbation, 'before'>>(
     `select c.version, coalesce(c.probation_until > now(), false) as is_judged, coalesce(s.version, '') as shadow,
        coalesce(s.decided_by = 'watch', false) as is_ours, greatest(s.decided_at, c.decided_at) as both_since, coalesce(x.version, '') <> '' as has_challenger
@@ -104,7 +104,7 @@ async function watchProbation(sql: Sql, task: string, log: Log): Promise<void> {
   if (!roles) return
   const { version, before, shadow, is_ours: isOurs, both_since: since } = roles
   const hasShadow = shadow !== ''
-  if (!roles.is_judged) {
+  if (!roles.is_judged || before === '') {
     if (hasShadow && isOurs) await retire(sql, task, 'shadow', 'watch', `the probation of version ${version} is over`)
     return
   }
@@ -204,6 +204,22 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
   const mlflow = openMlflow(config.mlflowTrackingUri)
   let isAway = false
   lifetime.run(
+    'aliases',
+    async (signal) => {
+      while (!signal.aborted) {
+        try {
+          await followAliases(pool, mlflow)
+          isAway = false
+        } catch (thrown) {
+          if (!isAway) log.warn({ err: thrown }, "MLflow's aliases wait")
+          isAway = true
+        }
+        await sleep(interval, undefined, { signal }).catch(() => {})
+      }
+    },
+    fail,
+  )
+  lifetime.run(
     'watch',
     async (signal) => {
       while (!signal.aborted) {
@@ -212,13 +228,6 @@ await runProcess('watch', CloudSettings, async ({ config, log, metrics, lifetime
           for (const champion of await selectServing(pool)) await watch(pool, champion, gauge)
         } catch (thrown) {
           log.warn({ err: thrown }, 'watching waits for the database')
-        }
-        try {
-          await followAliases(pool, mlflow)
-          isAway = false
-        } catch (thrown) {
-          if (!isAway) log.warn({ err: thrown }, "MLflow's aliases wait")
-          isAway = true
         }
         await sleep(interval, undefined, { signal }).catch(() => {})
       }

@@ -3,7 +3,7 @@
  * broker's acknowledgement and ours repeats a record, and validate knows it by its seq.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { rootMessage } from '@frameloop/kit/fault'
+import { Fault, rootMessage } from '@frameloop/kit/fault'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
 import { backoffPause } from '@frameloop/kit/retry'
@@ -83,6 +83,8 @@ export async function runAnnouncer(spool: Spool, producer: Producer, codec: Code
         said.delete(kind)
       } catch (thrown) {
         if (signal.aborted) return
+        // what is announced could not be noted any more, and would be announced for ever
+        if (thrown instanceof Fault && thrown.code === 'SPOOL_BROKEN') throw thrown
         failures += 1
         if (said.size === 0) log.warn({ err: thrown }, 'announcements wait for Kafka')
         said.set(kind, rootMessage(thrown))

@@ -109,6 +109,7 @@ export class ClipRing {
     const { before, longest } = this.#settings
     if (this.#until === undefined) {
       this.#forget(now - before * 1000)
+      if (this.#groups.length === 0) return undefined
       // of a group that began long ago, because there are few pictures to begin with, only what was asked for counts
       this.#latest = Math.max(this.#groups[0]?.since ?? now, now - before * 1000) + longest * 1000
     }

@@ -18,8 +18,8 @@ export interface FileSettings {
   readonly realTime: boolean
 }
 
-/** What ffprobe says of a day of 50 frames a second. */
-const probeLimit: Bytes = 64_000_000
+/** What ffprobe says of a day of 60 frames a second. */
+const probeLimit: Bytes = 80_000_000
 
 /** Whether a frame is the first of its share of a second, when `rate` a second are kept: the same ones in each pass. */
 export function isDue(offset: Us, before: Us | undefined, rate: number | undefined): boolean {
@@ -54,6 +54,7 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
         signal,
         { most: probeLimit },
       )
+      if (probe.isTooMuch) throw new SourceFailure('wrong', `${sourceName} has more frames than are played as one: cut it into pieces of a day`)
       const offsets = offsetsOf(probe.out)
       if (probe.code !== 0 || offsets.length === 0) throw new SourceFailure('wrong', `${sourceName} holds no video that ffmpeg can read: ${probe.said}`)
       const step = offsets.length > 1 ? ((offsets.at(-1) ?? 0) - (offsets[0] ?? 0)) / (offsets.length - 1) : 40_000
@@ -81,18 +82,19 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
       do {
         const ffmpeg = startFfmpeg(context.ffmpeg, args, signal)
         const passStart = Date.now()
+        const since = performance.now()
         let index = 0
         for await (const bytes of ffmpeg.jpegs) {
           const mediaOffsetUs = offsetAt(index)
-          const due = passStart + mediaOffsetUs / 1000
           index += 1
           if (!isDue(mediaOffsetUs, index > 1 ? offsetAt(index - 2) : undefined, rate)) continue
-          if (settings.realTime && due > Date.now()) await sleep(due - Date.now(), undefined, { signal })
+          const early = since + mediaOffsetUs / 1000 - performance.now()
+          if (settings.realTime && early > 0) await sleep(early, undefined, { signal })
           yield {
             bytes,
             extension: 'jpg',
             kind: 'image',
-            capturedAt: settings.realTime ? Date.now() : Math.round(due),
+            capturedAt: settings.realTime ? Date.now() : Math.round(passStart + mediaOffsetUs / 1000),
             mediaOffsetUs,
             ...jpegSize(bytes),
             sourceName,
@@ -102,7 +104,7 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
         await ffmpeg.ended
         if (signal.aborted) return
         if (index === 0) throw new SourceFailure('wrong', `ffmpeg gave no picture of ${sourceName}: ${ffmpeg.said()}`)
-        if (settings.realTime) await sleep(Math.max(0, passStart + (offsets.length * step) / 1000 - Date.now()), undefined, { signal })
+        if (settings.realTime) await sleep(Math.max(0, since + (offsets.length * step) / 1000 - performance.now()), undefined, { signal })
       } while (settings.loop)
     },
   }

@@ -28,9 +28,9 @@ export function folderSource(settings: { readonly path: string; readonly framesP
         } catch (thrown) {
           throw new SourceFailure('wrong', `the folder ${settings.path} cannot be read`, thrown)
         }
-        // what has left the folder need not be remembered
+        // what has left the folder need not be remembered; one that is empty may be a disk that is unplugged
         const there = new Set(names)
-        for (const name of seen) if (!there.has(name)) seen.delete(name)
+        if (names.length > 0) for (const name of seen) if (!there.has(name)) seen.delete(name)
         for (const name of names) {
           const kind = kinds[extname(name).toLowerCase()]
           const path = join(settings.path, name)

@@ -80,7 +80,7 @@ export function httpSource(settings: CameraSettings): Source {
         yield captured(Buffer.from(await response.arrayBuffer()))
         // how long an answer takes does not add to it
         due = Math.max(due + interval, performance.now())
-        await sleep(due - performance.now(), undefined, { signal })
+        await sleep(Math.max(0, due - performance.now()), undefined, { signal })
         response = await ask(signal)
       }
     },

@@ -30,6 +30,8 @@ export function simulatorSource(settings: SimulatorSettings): SimulatorSource {
     async *pictures(context, signal) {
       let tick = Math.ceil((Date.now() - settings.origin) / interval)
       while (!signal.aborted) {
+        // a clock that was set back: the scene goes on where it shows now
+        if (settings.origin + tick * interval > Date.now() + 2 * interval) tick = Math.ceil((Date.now() - settings.origin) / interval)
         const due = settings.origin + tick * interval
         if (due > Date.now()) await sleep(due - Date.now(), undefined, { signal })
         const sceneMs = Math.round(tick * interval)

@@ -320,6 +320,8 @@ export class Spool {
   }
 
   #lose(entry: Entry, reason: Loss['reason']): void {
+    // whoever else met it was first
+    if (!this.holds(entry)) return
     const loss: Loss = { cameraId: entry.cameraId, epoch: entry.head.epoch, seqFrom: entry.seq, seqTo: entry.seq, reason, lostAt: Date.now() }
     this.#contents.lose(loss)
     this.#writeLoss(loss).catch((thrown: unknown) => this.#log.error({ err: thrown }, 'loss not written'))
@@ -437,7 +439,7 @@ export class Spool {
       })
       // one bad sector would hold its segment, and all behind it, for good
       if (bytes) batch.push({ entry, bytes })
-      else if (this.holds(entry)) this.#lose(entry, 'unreadable')
+      else if (!entry.leaving) this.#lose(entry, 'unreadable')
       if (batch.reduce((sum, { bytes }) => sum + bytes.length, 0) >= movedAtOnce) await write()
     }
     if (batch.length > 0) await write()

@@ -88,7 +88,7 @@ export async function runUploader(
   let failures = 0
   // by a clock that nobody sets: a box on a pole has hers put right when it gets a network
   const clock = (): Ms => performance.now()
-  let free: Ms = 0
+  let [free, limitBefore]: [Ms, Bytes] = [0, 0]
   /** When a live frame last went out. */
   let liveAt: Ms = Number.NEGATIVE_INFINITY
   /** Frames under way that have waited. */
@@ -178,6 +178,9 @@ export async function runUploader(
   while (!signal.aborted) {
     // they may change from afar
     const { concurrency, limit, windows, outside } = limits()
+    // what was sent under another limit is no debt under this one
+    if (limit !== limitBefore) free = clock()
+    limitBefore = limit
     queue.add(
       arrivals().filter(({ stored }) => !stored),
       Date.now(),

@@ -169,7 +169,6 @@ export function startArchive(
     })
     try {
       let lookedAt = 0
-      const since = Date.now()
       const heardAt = new Map<string, EpochMs>()
       while (!signal.aborted) {
         const records = await consumer.poll({ lane: 'live', limit: batchLimit, patience: 200 })
@@ -198,7 +197,7 @@ export function startArchive(
           const key = `${topic} ${partition}`
           const open = files.get(key)
           // others may never leave off: a partition of which nothing comes beside them has nothing more
-          if (records.length > 0 && Date.now() - (heardAt.get(key) ?? since) < quietTime) continue
+          if (records.length > 0 && Date.now() - (heardAt.get(key) ?? 0) < quietTime) continue
           const over = open && closeByDay(open, Date.now())
           if (!over) continue
           await insist(() => write(topic, partition, over, signal), signal)

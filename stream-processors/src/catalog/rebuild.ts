@@ -67,8 +67,15 @@ export interface Rebuilt {
   readonly gone: readonly Range[]
 }
 
-/** As far as the catalog has read by now, from where each partition was `reached` before. */
-async function historyUntilNow(tools: RebuildTools, reached: Map<string, number>): Promise<{ readonly readings: readonly Reading[]; readonly gone: readonly Range[] }> {
+interface Replayed {
+  /** Where each partition was read to before; it goes on there. */
+  readonly reached: Map<string, number>
+  /** Only what lies behind the last gap of a partition: what lies before it cannot be told from what is missing. */
+  readonly isComparing: boolean
+}
+
+/** As far as the catalog has read by now. */
+async function historyUntilNow(tools: RebuildTools, { reached, isComparing }: Replayed): Promise<{ readonly readings: readonly Reading[]; readonly gone: readonly Range[] }> {
   const offsets = await selectOffsets(tools.pool)
   const kept = await readBounds(tools.brokers, 'frameloop.rebuild', cataloguedTopics)
   const files = await selectArchiveFiles(tools.sql, cataloguedTopics)
@@ -85,7 +92,8 @@ async function historyUntilNow(tools: RebuildTools, reached: Map<string, number>
     if (until === 0) continue
     const own = files.filter((file) => file.topic === topic && file.partition === partition)
     const { held, gaps } = spansOf(own, Math.min(low, until))
-    for (const span of held) readings.push(planReading({ topic, partition, ...span }, { from: span.until }, own))
+    const whole = isComparing ? (gaps.at(-1)?.until ?? 0) : 0
+    for (const span of held.filter(({ from: begins }) => begins >= whole)) readings.push(planReading({ topic, partition, ...span }, { from: span.until }, own))
     for (const gap of gaps) gone.push({ topic, partition, ...gap })
     if (until > low) readings.push(planReading({ topic, partition, from: low, until }, { from: low }, []))
   }
@@ -120,8 +128,8 @@ export async function writeRowsOf(records: readonly BusRecord[], pool: Pool, cod
 }
 
 /** Writes every record's rows through `write`. */
-async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<void>, signal: AbortSignal, reached = new Map<string, number>()): Promise<Rebuilt> {
-  const { readings, gone } = await historyUntilNow(tools, reached)
+async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<void>, signal: AbortSignal, replayed: Replayed): Promise<Rebuilt> {
+  const { readings, gone } = await historyUntilNow(tools, replayed)
   const total = readings.reduce((sum, { range }) => sum + range.until - range.from, 0)
   let records = 0
   let batch: BusRecord[] = []
@@ -151,7 +159,7 @@ async function replayAll(tools: RebuildTools, write: (rows: Rows) => Promise<voi
 
 /** In place: rows that are missing come back, the others stay as they are. */
 export function rebuildInPlace(tools: RebuildTools, signal: AbortSignal): Promise<Rebuilt> {
-  return replayAll(tools, (rows) => writeInPlace(tools.pool, rows), signal)
+  return replayAll(tools, (rows) => writeInPlace(tools.pool, rows), signal, { reached: new Map(), isComparing: false })
 }
 
 export interface Comparison extends Rebuilt {
@@ -191,12 +199,12 @@ export function compareRebuilt(tools: RebuildTools, before: EpochMs, signal: Abo
   const { pool } = tools
   const schema = 'catalog_rebuilt'
   return withCatalogBeside(pool, schema, async (write) => {
-    const reached = new Map<string, number>()
-    const rebuilt = await replayAll(tools, write, signal, reached)
+    const replayed = { reached: new Map<string, number>(), isComparing: true }
+    const rebuilt = await replayAll(tools, write, signal, replayed)
     // what was catalogued meanwhile may be about times before `before` as well: an agent's backlog
     const catchUp = { ...tools, onProgress: () => {} }
     let { records } = rebuilt
-    for (let pass = 0; pass < catchUpPasses; pass += 1) records += (await replayAll(catchUp, write, signal, reached)).records
+    for (let pass = 0; pass < catchUpPasses; pass += 1) records += (await replayAll(catchUp, write, signal, replayed)).records
     const found: Comparison['tables'][number][] = []
     for (const [table, { at }] of Object.entries(tables) as [RebuiltTable, (typeof tables)[RebuiltTable]][]) {
       // what lies neither in Kafka nor in the archive cannot be compared

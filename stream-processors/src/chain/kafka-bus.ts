@@ -33,8 +33,6 @@ const requestPatience: Ms = 12_000
  * times a second instead kept it busy for a fifth of a core with nothing to do.
  */
 const longPoll: Ms = 500
-/** How long after a rebalance began partitions may stay away before it is asked why. */
-const lostPatience: Ms = 30_000
 /** For readers of a bounded range: its end shows in an empty answer. */
 const shortPoll: Ms = 50
 
@@ -145,8 +143,6 @@ class KafkaConsumer implements Consumer {
   readonly #ends = new Map<string, number>()
   #generation = 0
   #isClosing = false
-  /** When it lost its partitions; until they are back, or it was asked why they are not. */
-  #lostAt: Ms | undefined
 
   private constructor(options: KafkaConsumerOptions) {
     this.#options = options
@@ -191,6 +187,10 @@ class KafkaConsumer implements Consumer {
     for (const client of consumer.#clients) {
       await called('connecting a consumer', 60_000, (done) => client.connect({ timeout: 30_000 }, done))
       client.on('event.error', (error) => options.log.debug({ err: error }, 'consumer reported'))
+      // a membership that Kafka has ended for good is said to a poll once, which may come by it behind a message; the log has it always
+      client.on('event.log', ({ fac, message }: { readonly fac: string; readonly message: string }) => {
+        if (fac === 'FATAL') consumer.#failure ??= new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${options.instance}: ${message}`, { instance: options.instance })
+      })
       client.on('partition.eof', ({ topic, partition, offset }: Position) => consumer.#ends.set(`${topic} ${partition}`, offset))
     }
     // the group subscribes to both, or the offsets of a backlog that is seldom used would expire
@@ -216,7 +216,6 @@ class KafkaConsumer implements Consumer {
     this.#generation += 1
     this.#ends.clear()
     if (event.code === codes.ERR__ASSIGN_PARTITIONS) {
-      this.#lostAt = undefined
       this.#startAt(partitions).then(
         (positions) => {
           // partitions that come while it is being closed are nobody's concern any more
@@ -240,7 +239,6 @@ class KafkaConsumer implements Consumer {
       this.#options.log.debug({ err: thrown }, 'what was assigned is gone already')
     }
     this.#assigned = []
-    this.#lostAt = performance.now()
     for (const client of this.#clients) client.unassign()
   }
 
@@ -255,23 +253,8 @@ class KafkaConsumer implements Consumer {
     return startAt(partitions)
   }
 
-  /**
-   * A membership that Kafka has ended for good is said once, by an error that the client may swallow behind a message; from
-   * then on nothing comes. Asked to subscribe again it says so once more, and is harmless otherwise.
-   */
-  #askWhy(): void {
-    if (this.#lostAt === undefined || performance.now() - this.#lostAt < lostPatience) return
-    this.#lostAt = undefined
-    try {
-      this.#client.subscribe([...this.#options.topics, ...(this.#options.backlog ?? [])])
-    } catch (thrown) {
-      throw new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${this.#options.instance}`, { instance: this.#options.instance }, thrown)
-    }
-  }
-
   async poll({ lane, limit, patience }: PollLimits): Promise<BusRecord[]> {
     if (this.#failure) throw this.#failure
-    this.#askWhy()
     const client = lane === 'live' ? this.#client : this.#backlog
     return client ? (await this.#take(client, limit, patience)).map(toRecord) : []
   }
@@ -504,9 +487,13 @@ async function* batchesOf(client: rdkafka.KafkaConsumer, ranges: readonly Range[
 
 /** Throws `HISTORY_INCOMPLETE` where the broker has deleted what comes next. */
 async function stillThere(client: rdkafka.KafkaConsumer, topic: string, partition: number, next: number): Promise<void> {
-  const { lowOffset } = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, partition, 15_000, done))
-  if (lowOffset > next)
-    throw new Fault('HISTORY_INCOMPLETE', `Kafka has deleted the offsets ${next} to ${lowOffset - 1} of ${topic}/${partition} while they were to be read`, { topic, partition })
+  // a broker that is away has deleted nothing
+  const bounds = await called<rdkafka.WatermarkOffsets>('reading bounds', 20_000, (done) => client.queryWatermarkOffsets(topic, partition, 15_000, done)).catch(() => undefined)
+  if (bounds && bounds.lowOffset > next)
+    throw new Fault('HISTORY_INCOMPLETE', `Kafka has deleted the offsets ${next} to ${bounds.lowOffset - 1} of ${topic}/${partition} while they were to be read`, {
+      topic,
+      partition,
+    })
 }
 
 /** One record after the other. */
