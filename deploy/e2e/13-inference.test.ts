@@ -289,6 +289,17 @@ test('a challenger answers its share of the live frames in the place of the cham
   )
   const later = predictionsIn(await hear({ tasks: [task] }, (so) => predictionsIn(so).length >= 20))
   expect(new Set(later.map(({ modelVersion }) => modelVersion))).toEqual(new Set([champion]))
+  // MLflow is told by and by, of those whose part has ended too
+  const aliases = async (): Promise<Readonly<Record<string, string>>> => {
+    const answer = await fetch(`${env('MLFLOW_TRACKING_URI')}/api/2.0/mlflow/registered-models/get?name=frameloop-${task}`)
+    const { registered_model: model } = (await answer.json()) as { registered_model: { aliases?: readonly { alias: string; version: string }[] } }
+    return Object.fromEntries((model.aliases ?? []).map(({ alias, version }) => [alias, version]))
+  }
+  const told = await soon(async () => {
+    const found = await aliases()
+    return found['shadow'] === other && found['challenger'] === undefined ? found : undefined
+  })
+  expect(told['champion']).toBe(champion)
   expect(await frameloop('follow', recorded.frame_id)).toMatch(
     new RegExp(`version ${champion}, champion\n.*version ${other}, shadow|version ${other}, shadow\n.*version ${champion}, champion`),
   )

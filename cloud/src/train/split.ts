@@ -2,9 +2,9 @@
  * Which examples are held out: whole passages, never neighbouring frames of what was trained on.
  * A passage is a run of one label of one zone without a gap of two seconds; long ones are cut into chunks of four, where the
  * clock has whole ones. A quarter of the chunks is held out, drawn by the four seconds in which each begins: what was drawn
- * stays so whatever is captured, labelled or left out before and after, so that a champion is hardly judged on what it has
- * learned (on a passage that was going on when it was cut, and where there was too little to draw from). Training examples of the zone within two seconds of one are dropped. A zone of which a class would be in one part
- * only is trained on whole and not judged.
+ * stays so whatever is captured, labelled or left out before and after, and a champion is hardly judged on what it has learned
+ * (a passage may have been going on when it was cut, or there was too little to draw from). Training examples of the zone
+ * within two seconds of one are dropped. A zone of which a class would be in one part only is trained on whole and not judged.
  */
 import type { Ms } from '@frameloop/kit/units'
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { AnnouncementQueue, backlogPlaces, openingAt, UploadQueue } from './lanes.ts'
+import { AnnouncementQueue, backlogPlaces, backlogRest, openingAt, UploadQueue } from './lanes.ts'
 import { freeAfter } from './uploader.ts'
 
 const at = (capturedAt: number, cameraId = 'a') => ({ cameraId, head: { capturedAt } })
@@ -105,4 +105,8 @@ test('frames go out in their windows, also over midnight, and at other times wha
   expect([at(6, 30), at(12, 30), at(21, 59)].map((when) => openingAt(nights, 'nothing', when))).toEqual(['nothing', 'nothing', 'nothing'])
   expect(openingAt(nights, 'live', at(10, 0))).toBe('live')
   expect(openingAt([], 'nothing', at(10, 0))).toBe('all')
+})
+
+test('while live frames come what has waited rests as long as it took, where a store is near, and hardly where one is far', () => {
+  expect([backlogRest(5, 100), backlogRest(1_000, 100), backlogRest(5, 10_000)]).toEqual([5, 20, 0])
 })

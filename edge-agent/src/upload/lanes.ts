@@ -31,6 +31,14 @@ export function backlogPlaces(opening: Exclude<Opening, 'nothing'>, places: numb
   return sinceLive < liveLately ? 1 : Math.max(1, places - 2)
 }
 
+/** Long for a store that is near and short for one that is far: there a link is what is scarce, here a core or a disk that live frames want too. */
+const longestRest: Ms = 20
+
+/** How long what has waited rests after an upload that `took` so long, while live frames come: as long again, so that most of them find nothing before them. */
+export function backlogRest(took: Ms, sinceLive: Ms): Ms {
+  return sinceLive < liveLately ? Math.min(longestRest, took) : 0
+}
+
 interface Queued {
   readonly cameraId: string
   readonly head: { readonly capturedAt: EpochMs }

@@ -13,7 +13,7 @@ import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-key
 import { signClaim } from '@frameloop/schemas/signature'
 import type { Entry, FrameHead } from '../spool/contents.ts'
 import { isDamage, type Spool } from '../spool/spool.ts'
-import { backlogPlaces, laneOf, openingAt, UploadQueue } from './lanes.ts'
+import { backlogPlaces, backlogRest, laneOf, openingAt, UploadQueue } from './lanes.ts'
 
 export interface Identity {
   readonly agentId: string
@@ -91,8 +91,8 @@ export async function runUploader(
   let [free, limitBefore]: [Ms, Bytes] = [0, 0]
   /** When a live frame last went out. */
   let liveAt: Ms = Number.NEGATIVE_INFINITY
-  /** Frames under way that have waited. */
-  let waited = 0
+  /** Frames under way that have waited, and when the next one may go. */
+  let [waited, restsUntil]: [number, Ms] = [0, 0]
   const queue = new UploadQueue<Entry>()
   const rooms = new Rooms()
   const arrivals = spool.arrivals()
@@ -187,12 +187,13 @@ export async function runUploader(
     )
     queue.prune(spool.size.frames, (entry) => spool.holds(entry))
     for (const [cameraId, { until }] of refused) if (until <= clock()) queue.release(cameraId)
+    const rest = Math.max(0, Math.ceil(restsUntil - clock()))
     while (running.size < concurrency) {
       const now = Date.now()
       if (free > clock()) break
       const opening = openingAt(windows, outside, new Date(now))
       if (opening === 'nothing') break
-      const entry = queue.take(now, waited < backlogPlaces(opening, concurrency, clock() - liveAt))
+      const entry = queue.take(now, rest === 0 && waited < backlogPlaces(opening, concurrency, clock() - liveAt))
       if (!entry) break
       if (!spool.holds(entry)) continue
       const isLive = laneOf(entry.head.capturedAt, now) === 'live'
@@ -200,9 +201,12 @@ export async function runUploader(
       else waited += 1
       free = freeAfter(free, clock(), entry.bytes, limit)
       entry.busy = true
+      const since = clock()
       const task: Promise<void> = upload(entry).finally(() => {
         running.delete(task)
-        if (!isLive) waited -= 1
+        if (isLive) return
+        waited -= 1
+        restsUntil = clock() + backlogRest(clock() - since, clock() - liveAt)
       })
       running.add(task)
     }
@@ -210,7 +214,7 @@ export async function runUploader(
     // the limit may be changed meanwhile
     const pause = Math.min(1_000, free - clock())
     if (pause > 0) await sleep(pause, undefined, { signal }).catch(() => {})
-    else await Promise.race([...running, spool.changed(1_000, signal)])
+    else await Promise.race([...running, spool.changed(rest || 1_000, signal)])
   }
   await Promise.allSettled(running)
 }
