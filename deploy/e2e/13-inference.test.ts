@@ -21,16 +21,17 @@ const client = connectTo({ url: serve, WebSocket })
 
 interface Served {
   readonly task: string
+  readonly alias: string
   readonly version: string
   readonly engine: string
   readonly classes: readonly string[]
 }
 
-/** Whichever model serves first: the simulated street trains one by itself. */
+/** The champion of whichever task has one: the simulated street trains one by itself. */
 const served = (): Promise<Served> =>
   soon(async () => {
     const { models } = (await (await fetch(`${serve}/v1/models`)).json()) as { models: readonly Served[] }
-    return models[0]
+    return models.find(({ alias }) => alias === 'champion')
   }, 180_000)
 
 /** Pixels of the model's size, and a zone that it has learned about. */

@@ -205,8 +205,8 @@ function addSageMaker(app: FastifyInstance, tools: PredictionTools, isReady: () 
     (request) => {
       const named = request.headers['x-amzn-sagemaker-target-model']
       const tasks = [...new Set(tools.slots.all.map(({ change }) => change.task))]
-      if (named === undefined && tasks.length !== 1)
-        throw new Fault('MODEL_UNAVAILABLE', tasks.length === 0 ? 'No model serves yet' : `Several models serve: name one of ${tasks.join(', ')} in X-Amzn-SageMaker-Target-Model`)
+      if (named === undefined && tasks.length === 0) throw new Fault('MODEL_UNAVAILABLE', 'No model serves yet')
+      if (named === undefined && tasks.length > 1) throw new Fault('REQUEST_INVALID', `Several models serve: name one of ${tasks.join(', ')} in X-Amzn-SageMaker-Target-Model`)
       return eachPicture(request, (bytes) => judgePicture(tools, request.caller, typeof named === 'string' ? named : (tasks[0] ?? ''), {}, bytes))
     },
   )
