@@ -1,6 +1,7 @@
 /** What the agent's settings say of the world it speaks to, as what opens it wants to hear it. */
 import { readFileSync } from 'node:fs'
 import { openObjectStore } from '@frameloop/kit/object-store'
+import type { Bytes } from '@frameloop/kit/units'
 import { openRegistry } from '@frameloop/schemas/registry'
 import type { AgentSettings } from './config.ts'
 
@@ -18,8 +19,11 @@ export function registryOf({ registry: { url, username, password = '' } }: Agent
   return openRegistry(url, username === undefined ? undefined : { username, password })
 }
 
+/** What one of several uploads over a link of 400 kbit/s gets. */
+const slowest: Bytes = 8_000
+
 export function storeOf({ s3 }: AgentSettings) {
-  return openObjectStore({ s3Endpoint: s3.endpoint, s3Region: s3.region, awsAccessKeyId: s3.accessKeyId, awsSecretAccessKey: s3.secretAccessKey })
+  return openObjectStore({ s3Endpoint: s3.endpoint, s3Region: s3.region, awsAccessKeyId: s3.accessKeyId, awsSecretAccessKey: s3.secretAccessKey }, { slowest })
 }
 
 /** Servers whose clocks are right. */

@@ -38,15 +38,15 @@ export interface ObjectRequestSettings {
   readonly endpoint: string
   readonly region: string
   readonly credentials: () => Promise<Credentials>
-  /** A connection on which nothing comes for so long, while an answer is due, is given up; a body gets the time to travel besides. */
+  /** A connection on which nothing comes for so long, while an answer is due, is given up. */
   readonly silence: Ms
+  /** Bytes a second that a body may travel at: it is given that time besides, and once more when it was not enough. To us the kernel has sent it all at once. */
+  readonly slowest?: Bytes
 }
 
-/** A link that carries less of a body has it given up, and is given more patience when it was: to us the kernel has sent it all at once. */
-const slowest: Bytes = 16_000
 /** What a kernel takes at once over a link like that; the rest shows that it travels by being taken. */
 const mostAhead: Bytes = 1_000_000
-const mostPatience = 4
+const mostPatience = 2
 
 const connectPatience: Ms = 3_000
 
@@ -97,7 +97,7 @@ export class ObjectRequests {
   }
 
   async #sendOnce({ method, bucket, key, headers, body }: ObjectRequest, signal: AbortSignal | undefined): Promise<ObjectAnswer> {
-    const { endpoint, region, credentials, silence } = this.#settings
+    const { endpoint, region, credentials, silence, slowest } = this.#settings
     const url = this.#endpoint ?? new URL(`https://${bucket}.s3.${region}.amazonaws.com`)
     const path = `${url.pathname.replace(/\/$/, '')}${endpoint ? `/${bucket}` : ''}/${encodeKey(key)}`
     const isTls = url.protocol === 'https:'
@@ -116,7 +116,7 @@ export class ObjectRequests {
       await credentials(),
     )
     const patience = this.#patience
-    const timeout = body ? patience * (silence + (Math.min(mostAhead, body.byteLength) * 1000) / slowest) : silence
+    const timeout = body && slowest ? patience * (silence + (Math.min(mostAhead, body.byteLength) * 1000) / slowest) : silence
     const since = performance.now()
     return new Promise((resolve, reject) => {
       // an address of version 6 stands in brackets there, and in none here

@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { createServer, type Socket } from 'node:net'
 import { afterAll, expect, test } from 'vitest'
 import { openObjectStore } from './object-store.ts'
+import type { Bytes } from './units.ts'
 
 const servers: { close(): void }[] = []
 afterAll(() => {
@@ -10,7 +11,7 @@ afterAll(() => {
 })
 
 /** A store that answers as told and then says nothing more. */
-async function storeThat(answers: (socket: Socket) => void) {
+async function storeThat(answers: (socket: Socket) => void, slowest?: Bytes) {
   const sockets = new Set<Socket>()
   const server = createServer((socket) => {
     sockets.add(socket)
@@ -25,7 +26,10 @@ async function storeThat(answers: (socket: Socket) => void) {
     },
   })
   const { port } = server.address() as AddressInfo
-  return openObjectStore({ s3Endpoint: `http://127.0.0.1:${port}`, s3Region: 'us-east-1', awsAccessKeyId: 'a', awsSecretAccessKey: 'b' }, 200)
+  return openObjectStore(
+    { s3Endpoint: `http://127.0.0.1:${port}`, s3Region: 'us-east-1', awsAccessKeyId: 'a', awsSecretAccessKey: 'b' },
+    { silence: 200, ...(slowest ? { slowest } : {}) },
+  )
 }
 
 test('a store that takes a request and never answers is given up, for reading and for writing', async () => {
@@ -33,6 +37,23 @@ test('a store that takes a request and never answers is given up, for reading an
   await expect(store.get('bucket', 'key')).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
   await expect(store.putOnce({ bucket: 'bucket', key: 'key', body: Buffer.from('x'), contentType: 'text/plain' })).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
   store.close()
+})
+
+test('an upload that a kernel has taken at once is given the time to travel, where links are thin', async () => {
+  const put = { bucket: 'bucket', key: 'key', body: Buffer.alloc(50_000), contentType: 'text/plain' }
+  const slowly = (socket: Socket): void => {
+    socket.pause()
+    setTimeout(() => {
+      socket.resume()
+      socket.end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+    }, 500)
+  }
+  const thin = await storeThat(slowly, 100_000)
+  expect(await thin.putOnce(put)).toMatchObject({ bytes: 50_000 })
+  thin.close()
+  const near = await storeThat(slowly)
+  await expect(near.putOnce(put)).rejects.toMatchObject({ code: 'OBJECT_STORE_UNAVAILABLE' })
+  near.close()
 })
 
 test('a store that falls silent in the middle of an object is given up', async () => {

@@ -86,8 +86,8 @@ export function objectStoreOf(env: NodeJS.ProcessEnv): ObjectStore {
   return openObjectStore(readConfig(Type.Object(objectStoreSettings), env))
 }
 
-/** `silence`: a connection on which nothing comes for so long, while an answer is due, is given up. */
-export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): ObjectStore {
+/** `silence`, `slowest`: as in `object-requests.ts`. */
+export function openObjectStore(settings: StoreSettings, { silence = 10_000, ...link }: { readonly silence?: Ms; readonly slowest?: Bytes } = {}): ObjectStore {
   // Node 20 is supported here until it no longer is; the client says otherwise at every start
   process.env['AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED'] ??= 'true'
   const client = new S3Client({
@@ -99,7 +99,7 @@ export function openObjectStore(settings: StoreSettings, silence: Ms = 10_000): 
     requestHandler: { connectionTimeout: 3_000, socketTimeout: silence, httpsAgent: { maxSockets: 32 }, httpAgent: { maxSockets: 32 } },
   })
   const requests = new ObjectRequests({
-    ...{ endpoint: settings.s3Endpoint, region: settings.s3Region, silence },
+    ...{ endpoint: settings.s3Endpoint, region: settings.s3Region, silence, ...link },
     // of the environment or the machine where none are set; the SDK keeps them until they expire
     credentials: async () => client.config.credentials(),
   })
