@@ -43,8 +43,8 @@ export interface ConsumerOptions {
   /** For sinks: how long records may gather at the broker, so that what comes one by one is taken and written together. */
   readonly gather?: Ms
   readonly log: Log
-  /** Asked with every assignment, before reading begins. */
-  readonly startAt?: (assigned: readonly TopicPartition[]) => Promise<readonly Position[]>
+  /** Asked with every assignment, before reading begins; the signal says that it holds no longer. */
+  readonly startAt?: (assigned: readonly TopicPartition[], signal: AbortSignal) => Promise<readonly Position[]>
 }
 
 /** Which of a consumer's topics: those it is there for, or the backlog. */

@@ -13,6 +13,7 @@ import { isUtf8 } from 'node:buffer'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
+import { retry } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import { textOf } from '@frameloop/schemas/avro-types'
 import rdkafka from 'node-rdkafka'
@@ -143,6 +144,8 @@ class KafkaConsumer implements Consumer {
   readonly #ends = new Map<string, number>()
   #generation = 0
   #isClosing = false
+  /** Ends what a rebalance began when the next one does. */
+  #taking = new AbortController()
 
   private constructor(options: KafkaConsumerOptions) {
     this.#options = options
@@ -214,17 +217,21 @@ class KafkaConsumer implements Consumer {
 
   #rebalanced(event: { readonly code: number }, partitions: readonly TopicPartition[]): void {
     this.#generation += 1
+    this.#taking.abort()
+    this.#taking = new AbortController()
+    const { signal } = this.#taking
     this.#ends.clear()
     if (event.code === codes.ERR__ASSIGN_PARTITIONS) {
-      this.#startAt(partitions).then(
+      this.#startAt(partitions, signal).then(
         (positions) => {
-          // partitions that come while it is being closed are nobody's concern any more
-          if (this.#isClosing) return
+          // partitions that come while it is being closed, or were taken back meanwhile, are nobody's concern any more
+          if (this.#isClosing || signal.aborted) return
           for (const client of this.#clients) client.assign(positions.filter((position) => this.#clientOf(position) === client) as rdkafka.TopicPartition[])
           this.#assigned = partitions.map(({ topic, partition }) => ({ topic, partition }))
           this.#options.log.info({ partitions: partitions.length }, 'partitions assigned')
         },
         (thrown: unknown) => {
+          if (this.#isClosing || signal.aborted) return
           this.#options.log.error({ err: thrown }, 'partitions could not be taken over')
           for (const client of this.#clients) client.unassign()
           this.#failure = toError(thrown)
@@ -245,12 +252,17 @@ class KafkaConsumer implements Consumer {
   #failure: Error | undefined
 
   /** What a stage remembers of its partitions is read when whoever had them before can change it no more: when their last transaction has ended. */
-  async #startAt(partitions: readonly TopicPartition[]): Promise<readonly (TopicPartition & { readonly offset?: number })[]> {
-    const { startAt } = this.#options
+  async #startAt(partitions: readonly TopicPartition[], signal: AbortSignal): Promise<readonly (TopicPartition & { readonly offset?: number })[]> {
+    const { startAt, log } = this.#options
     if (!startAt) return partitions
     // answered once no offset of them is part of a transaction that is open (`read_committed`)
-    await called('waiting for open transactions', 40_000, (done) => this.#client.committed([...partitions], 35_000, done))
-    return startAt(partitions)
+    const settle = () => called('waiting for open transactions', 40_000, (done) => this.#client.committed([...partitions], 35_000, done))
+    // a broker that is away comes back
+    const onRetry = (thrown: unknown): void => log.debug({ err: thrown }, 'open transactions could not be waited for')
+    await retry(settle, { backoff: { first: 500, cap: 5_000 }, isTransient: () => true, onRetry }, signal)
+    // it clears what a later assignment may have read by now
+    signal.throwIfAborted()
+    return startAt(partitions, signal)
   }
 
   async poll({ lane, limit, patience }: PollLimits): Promise<BusRecord[]> {
@@ -312,6 +324,7 @@ class KafkaConsumer implements Consumer {
 
   async close(): Promise<void> {
     this.#isClosing = true
+    this.#taking.abort()
     for (const client of this.#clients) await called('closing a consumer', 10_000, (done) => client.disconnect(done)).catch(() => {})
   }
 }

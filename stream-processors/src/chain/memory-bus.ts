@@ -67,7 +67,7 @@ export function memoryBus(): MemoryBus {
       this.check()
       if (this.generation === 0) {
         const all = [...this.#options.topics, ...(this.#options.backlog ?? [])].flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
-        const positions = (await this.#options.startAt?.(all)) ?? all.map((place) => ({ ...place, offset: whereCommitted }))
+        const positions = (await this.#options.startAt?.(all, new AbortController().signal)) ?? all.map((place) => ({ ...place, offset: whereCommitted }))
         this.assigned = all
         await this.seek(positions)
         this.generation = 1

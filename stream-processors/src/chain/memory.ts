@@ -28,6 +28,8 @@ export class Memory {
       if (record.value.length === 0) loaded.get(record.partition)?.delete(record.key)
       else loaded.get(record.partition)?.set(record.key, JSON.parse(record.value.toString('utf8')))
     }
+    // what a later assignment has read since is newer
+    signal.throwIfAborted()
     for (const [partition, values] of loaded) this.#byPartition.set(partition, values)
   }
 

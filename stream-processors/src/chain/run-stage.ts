@@ -254,10 +254,10 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       topics: stage.inputs.map(({ name }) => name),
       backlog: backlog.map(({ name }) => name),
       log,
-      startAt: async (assigned) => {
+      startAt: async (assigned, taking) => {
         // whatever was in flight under the old assignment is thrown away, so memory is read as it was committed
         memory?.clear()
-        await memory?.load(assigned, signal)
+        await memory?.load(assigned, AbortSignal.any([signal, taking]))
         return assigned.map((partition) => ({ ...partition, offset: whereCommitted }))
       },
     })
