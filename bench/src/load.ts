@@ -1,4 +1,4 @@
-/** A closed loop of HTTP requests by `wrk` (Debian): of the cores it shares with the server it takes a tenth of what a client in Node does. */
+/** A closed loop of HTTP requests by `wrk` (Debian): written in C, it leaves more of the cores to the server than a client in Node. */
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
