@@ -5,11 +5,8 @@ import { existsSync } from 'node:fs'
 if (!existsSync(new URL('../../node_modules/esbuild/package.json', import.meta.url))) {
   // what is missing on this machine is asked for before anything is there
   if (process.argv[2] === 'doctor') {
-    const { installCommands, prerequisites, prerequisiteTable } = await import('../setup/prerequisites.mjs')
-    const rows = prerequisites({ tests: true })
-    const missing = rows.filter(({ found }) => !found)
-    process.stdout.write(`${prerequisiteTable(rows)}\n${missing.length > 0 ? `\nInstall what is missing with one of\n${installCommands(missing)}\n` : ''}`)
-    process.exit(missing.length > 0 ? 1 : 0)
+    const { doctor } = await import('../setup/prerequisites.mjs')
+    process.exit(doctor() ? 0 : 1)
   }
   process.stderr.write('frameloop is not set up yet. Run `npm start`, which sets up what is missing and starts it.\n')
   process.exit(1)

@@ -10,3 +10,4 @@ export function findPython(): { readonly name: string; readonly version: string 
 export function prerequisites(options?: { readonly tests?: boolean }): Prerequisite[]
 export function prerequisiteTable(rows: readonly Prerequisite[]): string
 export function installCommands(missing: readonly Prerequisite[]): string
+export function doctor(): boolean

@@ -138,3 +138,11 @@ export function installCommands(missing) {
       .join(' ')}`,
   ].join('\n')
 }
+
+/** `frameloop doctor`: prints what is needed and how to install what is missing. Returns whether all of it is there. */
+export function doctor() {
+  const rows = prerequisites({ tests: true })
+  const missing = rows.filter(({ found }) => !found)
+  process.stdout.write(`${prerequisiteTable(rows)}\n${missing.length > 0 ? `\nInstall what is missing with one of\n${installCommands(missing)}\n` : ''}`)
+  return missing.length === 0
+}

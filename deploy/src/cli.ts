@@ -646,13 +646,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     .command('doctor')
     .description('what frameloop needs of this machine, and what is missing')
     .action(async () => {
-      const { prerequisites, prerequisiteTable, installCommands } = await import('../setup/prerequisites.mjs')
-      const rows = prerequisites({ tests: true })
-      print(prerequisiteTable(rows))
-      const missing = rows.filter(({ found }) => !found)
-      if (missing.length === 0) return
-      print(`\nInstall what is missing with one of\n${installCommands(missing)}`)
-      process.exitCode = 1
+      const { doctor } = await import('../setup/prerequisites.mjs')
+      if (!doctor()) process.exitCode = 1
     })
   try {
     await program.parseAsync([...argv])

@@ -27,7 +27,7 @@ export function showBytes(bytes: Bytes): string {
   return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[at]}`
 }
 
-/** `92500` → `1 min 32 s`: for people. */
+/** `92400` → `1 min 32 s`: for people. */
 export function showMs(ms: Ms): string {
   if (ms < 999.5) return `${Math.round(ms)} ms`
   if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`

@@ -58,9 +58,7 @@ export interface Troubles {
 
 /** `S3 refused it: AccessDenied: Access Denied.`, or that nobody answered. */
 function storeSaid(thrown: unknown): string {
-  return thrown instanceof Fault && thrown.code === 'OBJECT_STORE_UNAVAILABLE'
-    ? `S3 does not answer: ${rootMessage(thrown)}`
-    : `S3 refused it: ${(thrown as Error).name}: ${rootMessage(thrown)}`
+  return thrown instanceof Fault ? `S3 does not answer: ${rootMessage(thrown)}` : `S3 refused it: ${(thrown as Error).name}: ${rootMessage(thrown)}`
 }
 
 /** Whether it has answered and will not have frames of this camera now: rights that are missing, a bucket that is. Others may go on. */

@@ -73,8 +73,8 @@ export async function decodePicture(bytes: Uint8Array, options: DecodeOptions = 
     const picture = sharp(bytes, { limitInputPixels: pixelLimit, failOn: jpeg ? 'warning' : 'truncated', sequentialRead: true })
     const { width: fullWidth, height: fullHeight } = (await picture.metadata()).autoOrient
     const scale = options.atLeast && options.always ? chooseScale(fullWidth, fullHeight, options.atLeast.width, options.atLeast.height) : 1
-    const upright = picture.autoOrient().flatten({ background: '#000' }).toColourspace('srgb')
-    const sized = scale === 1 ? upright : upright.resize(Math.ceil(fullWidth / scale), Math.ceil(fullHeight / scale), { fit: 'fill', kernel: 'linear', fastShrinkOnLoad: false })
+    const turned = picture.autoOrient().flatten({ background: '#000' }).toColourspace('srgb')
+    const sized = scale === 1 ? turned : turned.resize(Math.ceil(fullWidth / scale), Math.ceil(fullHeight / scale), { fit: 'fill', kernel: 'linear', fastShrinkOnLoad: false })
     const { data, info } = await sized.raw().toBuffer({ resolveWithObject: true })
     const rgb = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
     return { width: info.width, height: info.height, rgb, scale, fullWidth, fullHeight }
