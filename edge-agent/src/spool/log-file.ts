@@ -25,16 +25,18 @@ export interface LogRecord {
 
 /** `digest`: the head has the sha256 of the body. */
 export function encodeRecord(kind: number, head: unknown, body: Uint8Array, digest = false): Buffer[] {
-  const headBytes = Buffer.from(JSON.stringify(head), 'utf8')
-  const header = Buffer.alloc(recordHeaderBytes)
-  header.writeUInt16BE(magic, 0)
-  header.writeUInt8(kind, 2)
-  header.writeUInt8(digest ? 1 : 0, 3)
-  header.writeUInt32BE(headBytes.length, 4)
-  header.writeUInt32BE(body.byteLength, 8)
-  const crc = crc32(headBytes, crc32(header.subarray(2, 12)))
-  header.writeUInt32BE(digest ? crc : crc32(body, crc), 12)
-  return [header, headBytes, Buffer.from(body.buffer, body.byteOffset, body.byteLength)]
+  const text = JSON.stringify(head)
+  const length = Buffer.byteLength(text)
+  const record = Buffer.allocUnsafe(recordHeaderBytes + length)
+  record.writeUInt16BE(magic, 0)
+  record.writeUInt8(kind, 2)
+  record.writeUInt8(digest ? 1 : 0, 3)
+  record.writeUInt32BE(length, 4)
+  record.writeUInt32BE(body.byteLength, 8)
+  record.write(text, recordHeaderBytes)
+  const crc = crc32(record.subarray(recordHeaderBytes), crc32(record.subarray(2, 12)))
+  record.writeUInt32BE(digest ? crc : crc32(body, crc), 12)
+  return [record, Buffer.from(body.buffer, body.byteOffset, body.byteLength)]
 }
 
 export type Scan = { readonly records: readonly LogRecord[]; readonly intactUntil: Bytes; readonly broken: readonly { readonly at: Bytes; readonly end: Bytes }[] }

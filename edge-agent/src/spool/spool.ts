@@ -496,7 +496,7 @@ export class Spool {
       }
       for (const { parts, done } of batch) {
         const length = parts.reduce((sum, part) => sum + part.length, 0)
-        done(this.#segment, this.#size + length - (parts[2]?.length ?? 0))
+        done(this.#segment, this.#size + length - (parts[1]?.length ?? 0))
         this.#size += length
         this.#contents.grow(this.#segment, length)
       }
