@@ -20,7 +20,7 @@ import { benchStart } from './start.ts'
 type Bench = (say: (text: string) => void) => Promise<object>
 
 const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
-  agent: { about: 'the edge agent: durable appends, uploads, four streams, 1 to 64 cameras (about 8 minutes)', run: benchAgent },
+  agent: { about: 'the edge agent: durable appends, uploads, four streams, 1 to 64 cameras (about 11 minutes)', run: benchAgent },
   outage: { about: 'live frames of an agent while it sends what two hours of an outage left (about 10 minutes)', run: benchOutage },
   motion: { about: 'one 1080p camera with motion gate: CPU time against motion (about 5 minutes; needs the Debian package motion)', run: benchMotion },
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
