@@ -192,18 +192,18 @@ export class Engine {
     for (let ahead = 0; ahead < ordersAhead; ahead += 1)
       for (const thread of this.#threads) {
         if (thread.isDead || thread.batches > ahead) continue
-        const free = this.#threads.filter(({ isDead, batches }) => !isDead && batches <= ahead).length
-        const batch = this.#take(free)
+        const places = this.#threads.reduce((sum, { isDead, batches }) => sum + (isDead ? 0 : ordersAhead - batches), 0)
+        const batch = this.#take(places)
         if (batch.length === 0) return
         void this.#answer(thread, batch)
       }
   }
 
-  /** The next batch: of the question that has waited longest and its like, shared with `free` threads. */
-  #take(free: number): Waiting[] {
+  /** The next batch: of the question that has waited longest and its like, shared among `places`. */
+  #take(places: number): Waiting[] {
     const now = Date.now()
     for (const [kind, queue] of this.#queues) {
-      const count = Math.min(queue.limit, Math.ceil(queue.waiting.length / free))
+      const count = Math.min(queue.limit, Math.ceil(queue.waiting.length / places))
       const batch: Waiting[] = []
       let seen = 0
       for (const one of queue.waiting) {
