@@ -26,8 +26,8 @@ import { aValidated } from './events.ts'
 import type { HopJob, HopNews } from './hop-runner.ts'
 import { median } from './measure.ts'
 
-const records = 60_000
-const rounds = 5
+const records = 200_000
+const rounds = 4
 const latencySeconds = 15
 const ways = ['bytes', 'codec', 'hop', 'transactions'] as const
 type Way = (typeof ways)[number]

@@ -27,7 +27,7 @@ const benches: Readonly<Record<string, { readonly about: string; readonly run: B
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
   cameras: { about: 'the same frames from 1 to 64 cameras: CPU per frame and memory (about 5 minutes)', run: benchCameras },
   avro: { about: 'an event encoded and decoded, against JSON (10 seconds)', run: benchAvro },
-  hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 4 minutes)", run: benchHop },
+  hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 8 minutes)", run: benchHop },
   decode: { about: '1080p to 224x224 against OpenCV, CPU time and pixels (about 1 minute)', run: benchDecode },
   features: { about: 'the features stage from Kafka to Kafka against the same in Python (about 4 minutes)', run: benchFeatures },
   replay: { about: 'a past range again: events against real time, frames against decoding alone (about 4 minutes)', run: benchReplay },
