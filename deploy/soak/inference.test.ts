@@ -50,8 +50,8 @@ interface Sample {
 async function sampleOf(pid: number): Promise<Sample> {
   const residentMB = Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
   const metrics = await (await fetch(`${serve}/metrics`)).text()
-  const valueOf = (name: string): number => Number(new RegExp(`^${name}(?:\\{[^}]*\\})? ([\\d.e+]+)`, 'm').exec(metrics)?.[1])
-  const [heapMB, usedMB, sessions] = [valueOf('nodejs_heap_size_total_bytes') / 2 ** 20, valueOf('nodejs_heap_size_used_bytes') / 2 ** 20, valueOf('frameloop_models_loaded')]
+  const metricOf = (name: string): number => Number(new RegExp(`^${name}(?:\\{[^}]*\\})? ([\\d.e+]+)`, 'm').exec(metrics)?.[1])
+  const [heapMB, usedMB, sessions] = [metricOf('nodejs_heap_size_total_bytes') / 2 ** 20, metricOf('nodejs_heap_size_used_bytes') / 2 ** 20, metricOf('frameloop_models_loaded')]
   return { at: Date.now(), residentMB, heapMB, usedMB, descriptors: readdirSync(`/proc/${pid}/fd`).length, sessions }
 }
 
