@@ -20,14 +20,14 @@ import { benchStart } from './start.ts'
 type Bench = (say: (text: string) => void) => Promise<object>
 
 const benches: Readonly<Record<string, { readonly about: string; readonly run: Bench }>> = {
-  agent: { about: 'the edge agent: durable appends, uploads, four streams, 1 to 64 cameras (about 11 minutes)', run: benchAgent },
+  agent: { about: 'the edge agent: durable appends, uploads, four streams, 1 to 64 cameras (about 10 minutes)', run: benchAgent },
   outage: { about: 'live frames of an agent while it sends what two hours of an outage left (about 10 minutes)', run: benchOutage },
   motion: { about: 'one 1080p camera with motion gate: CPU time against motion (about 5 minutes; needs the Debian package motion)', run: benchMotion },
   start: { about: 'seconds to ready: first start, second starts, starts after kill -9 of everything (about 4 minutes)', run: benchStart },
   chain: { about: 'frames per second through validate → extract → features, CPU per frame (about 1 minute)', run: benchChain },
   cameras: { about: 'the same frames from 1 to 64 cameras: CPU per frame and memory (about 5 minutes)', run: benchCameras },
   avro: { about: 'an event encoded and decoded, against JSON (10 seconds)', run: benchAvro },
-  hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 8 minutes)", run: benchHop },
+  hop: { about: "consume → decode → produce, with and without transactions, against bytes passed through and Kafka's perf tools (about 7 minutes)", run: benchHop },
   decode: { about: '1080p to 224x224 against OpenCV, CPU time and pixels (about 1 minute)', run: benchDecode },
   features: { about: 'the features stage from Kafka to Kafka against the same in Python (about 4 minutes)', run: benchFeatures },
   replay: { about: 'a past range again: events against real time, frames against decoding alone (about 4 minutes)', run: benchReplay },

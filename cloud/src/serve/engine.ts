@@ -1,6 +1,7 @@
 /**
  * Predictions for everybody who asks, in threads that hold the models.
- * E1  Questions that wait are answered together, and nothing is waited for: a thread that is free takes what is there.
+ * E1  Questions that wait are answered together, and nothing is waited for: a thread that is free takes its share of what is there, so that
+ *     the others and the thread with the sockets have something to do meanwhile.
  * E2  How many it takes is learned, for each kind of question: as many as are done in `batchTime`, at most twice as many as
  *     the time before. A large model takes one at a time that way, a small one hundreds.
  * E3  What waits is bounded in bytes and in time: beyond that it is refused at once, with a code that says why.
