@@ -107,6 +107,18 @@ test('R1: taken over again and again at steps drawn by chance, each record comes
   }
 }, 120_000)
 
+test('R1: partitions that are taken back and given out again while a batch is worked on leave no trace of it in the memory', async () => {
+  const scene = await openScene(world, 'rebalanced')
+  await scene.send(60)
+  const stage = scene.run({ step: 'worked', nth: 2 })
+  await stage.hanging
+  await bus.rebalance()
+  stage.release()
+  await scene.settled()
+  await scene.expectInOrder()
+  await stage.stop()
+})
+
 test('R6: killed five times, a stage does not slow down because of partitions that were idle all the while', async () => {
   const scene = await openScene(world, 'idle')
   const stuck: ReturnType<typeof scene.run>[] = []

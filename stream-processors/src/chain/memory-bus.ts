@@ -15,6 +15,8 @@ export type CommitFate = 'answered' | 'done, answer lost' | 'not done'
 export interface MemoryBus extends Bus {
   createTopic(topic: string, partitions: number): void
   send(records: readonly Produced[]): void
+  /** Takes all partitions back from whoever reads them and gives them out again, as a group does when a member comes or goes. */
+  rebalance(): Promise<void>
   /** Decides about each commit; everything is answered unless this says otherwise. */
   fate: (transactionalId: string) => CommitFate
 }
@@ -27,6 +29,7 @@ export function memoryBus(): MemoryBus {
   const committed = new Map<string, Map<string, number>>()
   const producers = new Map<string, symbol>()
   const consumers = new Map<string, symbol>()
+  const readers = new Set<{ assign(): Promise<void> }>()
   const choose = Partitioners.DefaultPartitioner()
 
   const partitionsOf = (topic: string): BusRecord[][] => {
@@ -57,6 +60,15 @@ export function memoryBus(): MemoryBus {
       this.#options = options
       this.groupId = options.groupId
       consumers.set(options.instance, this.#self)
+      readers.add(this)
+    }
+
+    async assign(): Promise<void> {
+      this.generation += 1
+      const all = [...this.#options.topics, ...(this.#options.backlog ?? [])].flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
+      const positions = (await this.#options.startAt?.(all, new AbortController().signal)) ?? all.map((place) => ({ ...place, offset: whereCommitted }))
+      this.assigned = all
+      await this.seek(positions)
     }
 
     check(): void {
@@ -66,11 +78,7 @@ export function memoryBus(): MemoryBus {
     async poll({ lane, limit }: PollLimits): Promise<BusRecord[]> {
       this.check()
       if (this.generation === 0) {
-        const all = [...this.#options.topics, ...(this.#options.backlog ?? [])].flatMap((topic) => partitionsOf(topic).map((_, partition) => ({ topic, partition })))
-        const positions = (await this.#options.startAt?.(all, new AbortController().signal)) ?? all.map((place) => ({ ...place, offset: whereCommitted }))
-        this.assigned = all
-        await this.seek(positions)
-        this.generation = 1
+        await this.assign()
         return []
       }
       const records = this.#next((topic) => this.#options.topics.includes(topic) === (lane === 'live'), limit)
@@ -119,7 +127,9 @@ export function memoryBus(): MemoryBus {
       return lags
     }
 
-    async close(): Promise<void> {}
+    async close(): Promise<void> {
+      readers.delete(this)
+    }
   }
 
   const openProducer = async (transactionalId: string): Promise<Producer> => {
@@ -166,6 +176,9 @@ export function memoryBus(): MemoryBus {
         Array.from({ length: partitions }, () => []),
       ),
     send: (records) => records.forEach(append),
+    rebalance: async () => {
+      for (const reader of readers) await reader.assign()
+    },
     connectConsumer: async (options) => new MemoryConsumer(options),
     openProducer,
     async *readTopic(_name, topic, signal, wanted) {

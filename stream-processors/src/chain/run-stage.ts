@@ -430,6 +430,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
         const worked = givenUp ? [givenUp] : await (taken.worked ?? begin(records))
         await onStep('worked')
+        // memory was read anew with an assignment that came meanwhile, and knows nothing of what is thrown away here
+        if (consumer.generation !== generation) continue
         const { settled, waiting: blocked } = cutAtWaiting(worked)
         const judged = settled.map((item): Worked => {
           if (!stage.memory || !memory || !item.incoming) return item
