@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { evaluate, type Judged } from '@frameloop/cloud/train/evaluate'
+import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { root } from '../src/home.ts'
@@ -165,6 +166,34 @@ test('an earlier version is promoted by hand and rolled back, and answers follow
   expect(again).toBeDefined()
   await soon(async () => ((await serves()) === again ? true : undefined))
   await expect(frameloop('models', 'promote', 'pedestrians', '999')).rejects.toThrow(/Task pedestrians has no version 999; it has /)
+})
+
+test('an answer by one of two versions with the same weights is followed to the one that served', async () => {
+  // trained on one dataset, before and after labels outside it were flipped
+  const { versions } = await soon(async () =>
+    one<{ versions: string[] }>("select array_agg(version order by created_at) as versions from model_versions where task = 'pedestrians' group by digest having count(*) > 1"),
+  )
+  const picture = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'gray' } })
+    .jpeg()
+    .toBuffer()
+  const ask = async () => {
+    const response = await fetch(`${state.endpoints['serve']}/v1/models/pedestrians/predict`, {
+      method: 'POST',
+      headers: { 'content-type': 'image/jpeg' },
+      body: new Uint8Array(picture),
+    })
+    return (await response.json()) as { modelVersion: string; traceId: string }
+  }
+  const { modelVersion: now } = await ask()
+  const other = versions.find((version) => version !== now)
+  for (const version of [other, versions.find((version) => version !== other)]) {
+    await frameloop('models', 'promote', 'pedestrians', version ?? '', '--reason', 'a test', '--no-probation')
+    const { traceId } = await soon(async () => {
+      const answer = await ask()
+      return answer.modelVersion === version ? answer : undefined
+    })
+    expect(await frameloop('follow', traceId)).toContain(`frameloop-pedestrians version ${version}: `)
+  }
 })
 
 test('bad input over HTTP gets a problem document', async () => {

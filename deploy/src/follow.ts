@@ -96,9 +96,8 @@ export function showWay(way: Way): string {
 export interface Origin {
   readonly traceId: string
   readonly answeredAt: Date
+  /** With its last promotion to champion before, where there is one. */
   readonly model: Row
-  /** How it served then: its last promotion before. */
-  readonly served: Row | undefined
 }
 
 export const isTraceId = (id: string): boolean => /^[0-9a-f]{32}$/.test(id)
@@ -106,9 +105,13 @@ export const isTraceId = (id: string): boolean => /^[0-9a-f]{32}$/.test(id)
 /** Throws `FRAME_UNKNOWN` when no model has such a digest. */
 export async function followAnswer(pool: Pool, traceId: string): Promise<Origin> {
   const { answeredAt, digest } = readAnswerTrace(traceId)
+  // two trainings of one dataset may end in the same weights: it was the version that had been made champion last
   const { rows } = await pool.query<Row>(
-    'select task, version, model_name, run_id, digest, dataset_digest, preprocessing, created_at from model_versions where left(digest, 8) = $1 order by created_at limit 1',
-    [digest],
+    `select v.task, v.version, v.model_name, v.run_id, v.digest, v.dataset_digest, v.preprocessing, p.alias, p.decided_by, p.reason, p.decided_at
+     from model_versions v
+     left join promotions p on p.task = v.task and p.version = v.version and p.alias = 'champion' and p.decided_at <= $2
+     where left(v.digest, 8) = $1 order by p.id desc nulls last, v.created_at limit 1`,
+    [digest, new Date(answeredAt)],
   )
   const [model] = rows
   if (!model)
@@ -116,19 +119,15 @@ export async function followAnswer(pool: Pool, traceId: string): Promise<Origin>
       'FRAME_UNKNOWN',
       `${traceId} is no trace id of an answer to a picture that was sent along: no model has a digest that begins with ${digest}. A live answer is followed by its frameId`,
     )
-  const served = await pool.query<Row>(
-    'select alias, share, decided_by, reason, decided_at from promotions where task = $1 and version = $2 and decided_at <= $3 order by id desc limit 1',
-    [model['task'], model['version'], new Date(answeredAt)],
-  )
-  return { traceId, answeredAt: new Date(answeredAt), model, served: served.rows[0] }
+  return { traceId, answeredAt: new Date(answeredAt), model }
 }
 
-export function showOrigin({ traceId, answeredAt, model, served }: Origin): string {
+export function showOrigin({ traceId, answeredAt, model }: Origin): string {
   return [
     `answer      ${traceId}`,
     `given       ${time(answeredAt)}, about what was sent along, which is not kept`,
     `model       ${model['model_name']} version ${model['version']}: MLflow run ${model['run_id']}, dataset ${model['dataset_digest']}, digest ${model['digest']}`,
     `prepared    preprocessing ${model['preprocessing']}`,
-    ...(served ? [`served as   ${served['alias']} since ${time(served['decided_at'])} by ${served['decided_by']}: ${served['reason']}`] : []),
+    ...(model['alias'] ? [`served as   ${model['alias']} since ${time(model['decided_at'])} by ${model['decided_by']}: ${model['reason']}`] : []),
   ].join('\n')
 }
