@@ -150,6 +150,10 @@ export async function redrive(letters: readonly DeadLetter[], tools: RedriveTool
         if (letter.at.getTime() < Date.now() - deadLetterRetention) await giveUp(letter)
         continue
       }
+      if (record.headers['fl-value']) {
+        left.set(placeOf(letter), `its value is larger than a record may be; it lies in ${record.headers['fl-value']}`)
+        continue
+      }
       const attempt = Number(record.headers['fl-redrives'] ?? 0) + 1
       if (attempt > redriveLimit) {
         left.set(placeOf(letter), `it has failed ${attempt} times`)

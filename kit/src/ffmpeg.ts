@@ -3,6 +3,7 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
+import { Fault } from './fault.ts'
 import { redact } from './log.ts'
 import { jpegsOf } from './mpjpeg.ts'
 import type { Bytes, Ms } from './units.ts'
@@ -67,7 +68,10 @@ export function startFfmpeg(program: string, args: readonly string[], signal: Ab
   return { jpegs: jpegsOf(child.stdout), sides: (child.stdio as readonly unknown[]).slice(3) as Readable[], said: () => redact(lines.trim()), stop, ended }
 }
 
-/** Runs ffprobe to its end and gives what it printed; where that is more than `most`, it is ended, and `code` is null. */
+/** Whether an end says that the shell could not run the program at all (POSIX, `sh`, exit status). */
+export const isNotRun = (code: number): boolean => code === 126 || code === 127
+
+/** Runs ffprobe to its end and gives what it printed; where that is more than `most`, it is ended, and `code` is null. Throws `TOOL_MISSING` when it cannot be run. */
 export async function runFfprobe(
   program: string,
   args: readonly string[],
@@ -78,6 +82,7 @@ export async function runFfprobe(
   const child = spawn(command, all, { stdio: ['ignore', 'pipe', 'pipe'], signal, killSignal: 'SIGKILL' })
   const out: Buffer[] = []
   let [length, said] = [0, '']
+  let notRun: Error | undefined
   child.stdout.on('data', (chunk: Buffer) => {
     length += chunk.length
     if (length <= options.most) out.push(chunk)
@@ -89,9 +94,11 @@ export async function runFfprobe(
   const code = await new Promise<number | null>((resolve) => {
     child.once('error', (error) => {
       said += error.message
+      if (!signal.aborted) notRun = error
       resolve(null)
     })
     child.once('close', resolve)
   })
+  if (notRun || (code !== null && isNotRun(code))) throw new Fault('TOOL_MISSING', `${program} cannot be run: ${said.trim()}`, {}, notRun)
   return { code, out: Buffer.concat(out).toString('utf8'), said: redact(said.trim()), isTooMuch: length > options.most }
 }

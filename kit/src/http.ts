@@ -7,7 +7,7 @@ import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import Fastify, { type FastifyInstance } from 'fastify'
 import Type, { type Static } from 'typebox'
-import { Fault, type FaultCode } from './fault.ts'
+import { Fault, type FaultCode, rootMessage } from './fault.ts'
 import { type Health, healthAnswer, healthPaths, portTaken } from './health.ts'
 import type { Lifetime } from './lifetime.ts'
 import type { Log } from './log.ts'
@@ -64,6 +64,9 @@ export function problemOf(thrown: unknown): { readonly status: number; readonly 
   const status = known.statusCode ?? 500
   // first what the sender did: one who breaks off looks like a database that does
   if (status >= 500 && isDatabaseTransient(thrown)) return problemOf(new Fault('DATABASE_UNAVAILABLE', 'The database does not answer', {}, thrown))
+  // said by the object store in its own words
+  if (status >= 500 && (thrown as { $metadata?: unknown }).$metadata !== undefined)
+    return problemOf(new Fault('OBJECT_STORE_UNAVAILABLE', `The object store refuses: ${rootMessage(thrown)}`, {}, thrown))
   if (status >= 500 && thrown instanceof Error && thrown.name.startsWith('KafkaJS')) return problemOf(new Fault('KAFKA_UNAVAILABLE', 'Kafka does not take it now', {}, thrown))
   if (status < 500) {
     const fault = new Fault(status === 404 ? 'NOT_FOUND' : 'REQUEST_INVALID', known.message ?? 'The request is wrong')

@@ -6,6 +6,7 @@
 import { Agent as HttpAgent, type IncomingMessage, type OutgoingHttpHeaders, request as requestHttp } from 'node:http'
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https'
 import aws4, { type Credentials } from 'aws4'
+import { Fault } from './fault.ts'
 import type { Bytes, EpochMs, Ms } from './units.ts'
 
 export interface ObjectAnswer {
@@ -20,6 +21,8 @@ export interface ObjectRequest {
   readonly key: string
   readonly headers?: OutgoingHttpHeaders
   readonly body?: Uint8Array
+  /** Of the answer: a longer one is not read. */
+  readonly most?: Bytes
 }
 
 /** The store's own no, as the SDK words it. */
@@ -74,7 +77,7 @@ export class ObjectRequests {
     this.#endpoint = settings.endpoint ? new URL(settings.endpoint) : undefined
   }
 
-  /** Asked again once when nothing comes, or 5xx. Throws `StoreRefusal` for what is not 2xx, and errors of the network. */
+  /** Asked again once when nothing comes, or 5xx. Throws `StoreRefusal` for what is not 2xx, `SIZE_MISMATCH` for more than `most`, and errors of the network. */
   async send(request: ObjectRequest, signal?: AbortSignal): Promise<ObjectAnswer> {
     for (let attempt = 1; ; attempt += 1) {
       try {
@@ -84,7 +87,7 @@ export class ObjectRequests {
         if (!this.#learnsTime(refusal, answer) && answer.status < 500) throw refusal
         if (attempt === 2) throw refusal
       } catch (thrown) {
-        if (attempt === 2 || signal?.aborted || thrown instanceof StoreRefusal) throw thrown
+        if (attempt === 2 || signal?.aborted || thrown instanceof StoreRefusal || thrown instanceof Fault) throw thrown
       }
     }
   }
@@ -96,7 +99,7 @@ export class ObjectRequests {
     return true
   }
 
-  async #sendOnce({ method, bucket, key, headers, body }: ObjectRequest, signal: AbortSignal | undefined): Promise<ObjectAnswer> {
+  async #sendOnce({ method, bucket, key, headers, body, most = Number.POSITIVE_INFINITY }: ObjectRequest, signal: AbortSignal | undefined): Promise<ObjectAnswer> {
     const { endpoint, region, credentials, silence, slowest } = this.#settings
     const url = this.#endpoint ?? new URL(`https://${bucket}.s3.${region}.amazonaws.com`)
     const path = `${url.pathname.replace(/\/$/, '')}${endpoint ? `/${bucket}` : ''}/${encodeKey(key)}`
@@ -139,6 +142,12 @@ export class ObjectRequests {
       asked.once('close', () => clearTimeout(connecting))
       asked.once('response', (response) => {
         if (body && performance.now() - since < silence / 2) this.#patience = Math.max(1, this.#patience / 2)
+        const length = Number(response.headers['content-length'] ?? 0)
+        if (length > most) {
+          asked.destroy()
+          reject(new Fault('SIZE_MISMATCH', `${bucket}/${key} has ${length} bytes, where at most ${most} were expected`, { bucket, key }))
+          return
+        }
         const parts: Buffer[] = []
         response.on('data', (part: Buffer) => parts.push(part))
         response.once('error', reject)

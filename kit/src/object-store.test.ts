@@ -92,6 +92,22 @@ test('a store whose clock is days away from ours is asked again by its own time,
   store.close()
 })
 
+test('an object that is longer than it may be is not read', async () => {
+  let asked = 0
+  const server = createHttpServer((_, response) => {
+    asked += 1
+    response.writeHead(200, { 'content-length': 1_000 })
+    response.write('the beginning')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  servers.push(server)
+  const { port } = server.address() as AddressInfo
+  const store = openObjectStore({ s3Endpoint: `http://127.0.0.1:${port}`, s3Region: 'us-east-1', awsAccessKeyId: 'a', awsSecretAccessKey: 'b' })
+  await expect(store.get('bucket', 'long', undefined, 999)).rejects.toMatchObject({ code: 'SIZE_MISMATCH' })
+  expect(asked).toBe(1)
+  store.close()
+})
+
 test('what the store refuses is told in its own words and not asked again; what fails on its side is asked again once', async () => {
   let asked = 0
   const server = createHttpServer((request, response) => {

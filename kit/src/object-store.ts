@@ -34,8 +34,8 @@ export interface PutRequest {
 export interface ObjectStore {
   /** Stores content once. An equal object that is there already counts as stored; unequal content throws `OBJECT_CONFLICT`. */
   putOnce(request: PutRequest, signal?: AbortSignal): Promise<StoredObject>
-  /** Throws `OBJECT_MISSING` when there is none. */
-  get(bucket: string, key: string, signal?: AbortSignal): Promise<Buffer>
+  /** Throws `OBJECT_MISSING` when there is none, and `SIZE_MISMATCH` when it is longer than `most`: that one is not read. */
+  get(bucket: string, key: string, signal?: AbortSignal, most?: Bytes): Promise<Buffer>
   head(
     bucket: string,
     key: string,
@@ -132,11 +132,11 @@ export function openObjectStore(settings: StoreSettings, { silence = 10_000, ...
         throw new Fault('OBJECT_CONFLICT', `${bucket}/${key} holds other content already`, { bucket, key, sha256, there: there?.sha256 }, thrown)
       }
     },
-    async get(bucket, key, signal) {
+    async get(bucket, key, signal, most) {
       // an address with these would be another object's, or none
       if (!isKey(key)) throw new Fault('OBJECT_MISSING', `No object can have the key ${JSON.stringify(key.slice(0, 200))}`, { bucket })
       try {
-        return (await call(`reading ${key}`, () => requests.send({ method: 'GET', bucket, key }, signal))).body
+        return (await call(`reading ${key}`, () => requests.send({ method: 'GET', bucket, key, ...(most === undefined ? {} : { most }) }, signal))).body
       } catch (thrown) {
         if (statusOf(thrown) === 404 && (thrown as Error).name !== 'NoSuchBucket') throw new Fault('OBJECT_MISSING', `${bucket}/${key} is not there`, { bucket, key }, thrown)
         throw thrown

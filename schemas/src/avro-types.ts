@@ -87,6 +87,22 @@ class Bytes extends avro.types.BytesType {
 const bytes = new Bytes()
 const ownTypes: Readonly<Record<string, avro.Type>> = { string: text, bytes }
 
+/** An array says how many items follow; each has a byte at least, so more than there are bytes are none, whoever says so. */
+class Items extends avro.types.ArrayType {
+  _read(tap: Tap): unknown[] {
+    const { itemsType } = this as unknown as { readonly itemsType: { _read(from: Tap): unknown } }
+    const items: unknown[] = []
+    for (let count = tap.readLong(); count !== 0; count = tap.readLong()) {
+      // a count below zero is followed by the size of the block
+      if (count < 0) tap.readLong()
+      const left = Math.abs(count)
+      if (left > tap.buf.length - tap.pos) throw new RangeError(`an array of ${left} items is longer than its record`)
+      for (let at = 0; at < left; at += 1) items.push(itemsType._read(tap))
+    }
+    return items
+  }
+}
+
 /** The type of a schema. Throws when it is none. */
 export function parseSchema(schema: string): avro.Type {
   return avro.Type.forSchema(JSON.parse(schema) as avro.Schema, {
@@ -94,6 +110,9 @@ export function parseSchema(schema: string): avro.Type {
     registry: {},
     wrapUnions: false,
     logicalTypes: { sha256: Sha256 },
-    typeHook: (of) => (typeof of === 'string' ? ownTypes[of] : undefined),
+    typeHook: (of, options) => {
+      if (typeof of === 'string') return ownTypes[of]
+      return (of as { readonly type?: unknown }).type === 'array' ? new Items(of as ConstructorParameters<typeof avro.types.ArrayType>[0], options) : undefined
+    },
   })
 }

@@ -36,6 +36,16 @@ test('a field that is no identity has a default, so that replay can read every o
   }
 })
 
+test('an array that says to be longer than its record is malformed, and takes no memory', () => {
+  const type = parseSchema(JSON.stringify({ type: 'record', name: 'R', fields: [{ name: 'list', type: { type: 'array', items: 'string' } }] }))
+  expect(type.fromBuffer(type.toBuffer({ list: ['a', 'b'] }))).toEqual({ list: ['a', 'b'] })
+  // a count of 2 ** 31 as a zigzag varint, and two items
+  const claimed = Buffer.from([0x80, 0x80, 0x80, 0x80, 0x10, 0x02, 0x61, 0x02, 0x62])
+  expect(() => type.fromBuffer(claimed)).toThrow('longer than its record')
+  // blocks with their size, as other writers make them
+  expect(type.fromBuffer(Buffer.from([0x03, 0x08, 0x02, 0x61, 0x02, 0x62, 0x00]))).toEqual({ list: ['a', 'b'] })
+})
+
 test('what was encoded is decoded, in Confluent wire format', async () => {
   const codec = openCodec(aRegistry())
   const bytes = await codec.encode('media.lost', 'MediaLost', loss)

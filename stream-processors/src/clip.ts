@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Fault } from '@frameloop/kit/fault'
-import { runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
+import { isNotRun, runFfprobe, startFfmpeg } from '@frameloop/kit/ffmpeg'
 import { Places } from '@frameloop/kit/places'
 import { type Bytes, type Ms, showMs, type Us } from '@frameloop/kit/units'
 import { pixelLimit } from './picture/decode-picture.ts'
@@ -221,12 +221,16 @@ async function extractFrom(path: string, sniffed: string | undefined, choice: Ch
   for await (const jpeg of ffmpeg.jpegs) jpegs.push(jpeg)
   const code = await ffmpeg.ended
   signal.throwIfAborted()
+  if (code !== null && isNotRun(code)) throw new Fault('TOOL_MISSING', `${tools.ffmpeg} cannot be run: ${ffmpeg.said()}`)
   // killed by the time limit, or for memory: what came out by then is no account of the clip
   if (code === null) throw new Fault('CLIP_UNREADABLE', `Its frames could not be decoded within ${showMs(cpu)} of CPU time`)
-  const pictures = jpegs.flatMap((jpeg, at) => {
+  // a frame is named by its time: of two that a container gives the same, the first is kept
+  const byTime = new Map<Us, Buffer>()
+  for (const [at, jpeg] of jpegs.entries()) {
     const ptsUs = times[at]
-    return ptsUs === undefined ? [] : [{ jpeg, ptsUs }]
-  })
+    if (ptsUs !== undefined && !byTime.has(ptsUs)) byTime.set(ptsUs, jpeg)
+  }
+  const pictures = [...byTime].map(([ptsUs, jpeg]) => ({ jpeg, ptsUs }))
   if (pictures.length === 0) throw new Fault('CLIP_UNREADABLE', 'No frame of the clip could be decoded')
   return pictures
 }

@@ -4,6 +4,7 @@ import { openObjectStore } from '@frameloop/kit/object-store'
 import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { type ProcessContext, runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
+import { bucketName } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
 import type { Static } from 'typebox'
 import { startArchive } from './archive/archive.ts'
@@ -30,7 +31,8 @@ const processors = {
     const { ffmpegPath: ffmpeg, ffprobePath: ffprobe, requireSignatures } = context.config
     const keys = openAgentKeys(pool(context), context.log, 2_000)
     context.lifetime.run('keys', (signal) => keys.run(signal), context.fail)
-    const stage = startStage(validateStage({ ffmpeg, ffprobe, pixels: pixels(context), keys, requireSignatures }), tools)
+    const bucket = bucketName(context.config.bucketPrefix, 'raw')
+    const stage = startStage(validateStage({ ffmpeg, ffprobe, pixels: pixels(context), keys, bucket, requireSignatures }), tools)
     return { run: stage.run, notReady: () => (keys.loaded ? stage.notReady() : 'waiting for the keys of agents') }
   },
   extract: ({ config }: Context, tools: StageTools) => startStage(extractStage({ ...config, ffmpeg: config.ffmpegPath, ffprobe: config.ffprobePath }), tools),

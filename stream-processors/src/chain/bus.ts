@@ -71,6 +71,8 @@ export interface Consumer {
   committed(): Promise<Position[]>
   /** Records between `positions` and the end of each partition, by topic. */
   lag(positions: ReadonlyMap<string, number>): Map<string, number>
+  /** Where the end of a partition was seen, behind its last markers; undefined until it was. Records may have come since. */
+  endOf(place: TopicPartition): number | undefined
   close(): Promise<void>
 }
 

@@ -89,6 +89,12 @@ function toRecord(message: rdkafka.Message): BusRecord {
 /** Errors that came behind messages: the client says each of them once. */
 const errorsBehind = new WeakMap<rdkafka.KafkaConsumer, unknown>()
 
+/** A broker that is away comes back; librdkafka reconnects by itself. */
+function passes(thrown: unknown): boolean {
+  const { code } = thrown as { code?: unknown }
+  return typeof code === 'number' && code !== codes.ERR__FATAL && code !== codes.ERR_FENCED_INSTANCE_ID
+}
+
 /** How long the next record of a flow may take: what comes in pieces would be worked on in pieces, and each costs a transaction. */
 const flowPatience: Ms = 10
 
@@ -276,9 +282,9 @@ class KafkaConsumer implements Consumer {
 
   async #take(client: rdkafka.KafkaConsumer, limit: number, patience: Ms): Promise<rdkafka.Message[]> {
     const taken = await take(client, limit, patience, this.#flowing.has(client)).catch((thrown: unknown) => {
-      const code = (thrown as { code?: number }).code
-      // a broker that is away comes back; librdkafka reconnects by itself
-      if (code !== undefined && code !== codes.ERR__FATAL && code !== codes.ERR_FENCED_INSTANCE_ID) return []
+      // what was being read has not come back in time, and may still come: nobody knows what it took
+      if (thrown instanceof Fault) throw thrown
+      if (passes(thrown)) return []
       // the one fatal error of a consumer: its name is used by another, or the broker has forgotten it (after a crash of its own)
       throw new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${this.#options.instance}`, { instance: this.#options.instance }, thrown)
     })
@@ -320,6 +326,10 @@ class KafkaConsumer implements Consumer {
       lags.set(topic, (lags.get(topic) ?? 0) + open)
     }
     return lags
+  }
+
+  endOf({ topic, partition }: TopicPartition): number | undefined {
+    return this.#ends.get(`${topic} ${partition}`)
   }
 
   async close(): Promise<void> {
@@ -578,7 +588,10 @@ export async function* tail(brokers: string, name: string, topic: string, from: 
     client.on('partition.eof', ({ partition }: { partition: number }) => waiting.delete(partition))
     let isCaughtUp = false
     while (!signal.aborted) {
-      const messages = await take(client, 200, 200).catch(() => [])
+      const messages = await take(client, 200, 200).catch((thrown: unknown) => {
+        if (passes(thrown)) return []
+        throw thrown
+      })
       for (const message of messages) yield toRecord(message)
       if (isCaughtUp || waiting.size > 0 || messages.length > 0) continue
       isCaughtUp = true

@@ -4,6 +4,7 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import { randomOf } from '@frameloop/kit/random'
+import { until } from '@frameloop/kit/retry'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { SchemaRegistry } from '@frameloop/schemas/registry'
 import { attemptsTopic } from '@frameloop/schemas/topics'
@@ -116,6 +117,23 @@ test('R1: partitions that are taken back and given out again while a batch is wo
   stage.release()
   await scene.settled()
   await scene.expectInOrder()
+  await stage.stop()
+})
+
+test('R4: what is too large to be sent on holds up nobody: its value is kept apart, and its dead letter says where', async () => {
+  const scene = await openScene(world, 'large')
+  await scene.send(4)
+  await scene.send(1, () => 'x'.repeat(9_000_000))
+  await scene.send(8)
+  const stage = scene.run()
+  const all = await until(async () => [...(await scene.cameOut()).values()].flat().length === 12 || undefined, 30_000, 20)
+  expect(all).toBe(true)
+  const [letter, ...others] = await scene.deadLetters()
+  expect(others).toEqual([])
+  expect(letter).toMatchObject({
+    value: Buffer.alloc(0),
+    headers: { 'fl-reason': 'OUTPUT_INVALID', 'fl-value': expect.stringMatching(/^frameloop-quarantine\/dead-letters\/large\.in\/\d\/\d+$/) as unknown },
+  })
   await stage.stop()
 })
 

@@ -127,6 +127,10 @@ export function memoryBus(): MemoryBus {
       return lags
     }
 
+    endOf({ topic, partition }: TopicPartition): number | undefined {
+      return partitionsOf(topic)[partition]?.length
+    }
+
     async close(): Promise<void> {
       readers.delete(this)
     }

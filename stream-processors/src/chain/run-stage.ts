@@ -17,6 +17,7 @@
  * R7  A batch is as large as what gets done in 100 ms: transactions cost per piece, and waiting for one costs latency.
  * R8  A batch of the backlog is begun only while there is nothing live, and worked on beside it. While live records come at
  *     all, that is done two at a time, and the backlog rests three times as long as it worked.
+ * R9  Objects in hand are bounded in bytes, as they were announced; one that is longer than that is not read to its end.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
@@ -32,6 +33,7 @@ import type { EventName, Topic } from '@frameloop/schemas/topics'
 import { childTraceparent } from '@frameloop/schemas/trace'
 import { Attempts } from './attempts.ts'
 import { type Bus, type Lane, type OnStep, type Position, type Produced, type TopicPartition, whereCommitted } from './bus.ts'
+import { ByteBudget } from './byte-budget.ts'
 import { deadLetterOf } from './dead-letters.ts'
 import { Memory } from './memory.ts'
 import { isReason } from './reasons.ts'
@@ -62,11 +64,59 @@ const batchBytes: Bytes = 16_000_000
 const workLimit = 12
 /** Records of the backlog worked on at once while live ones come: each of them may be what a live one waits for. */
 const politeLimit = 2
+/** Of a value: what the client takes (`sending`), less what stands around it. */
+const mostRecord: Bytes = 8_900_000
+/** R9: of all records together. */
+const objectBytes: Bytes = 256_000_000
+/** R9: what is said to be shorter is read so far all the same, so that a stage can tell what was wrong with it, and keep it. */
+const alwaysRead: Bytes = 8_000_000
 /** How long to wait for a record before looking around. */
 const pollPatience: Ms = 200
 /** A missing object may still be on its way; after this many tries it is missing. */
 const missingTries = 5
 const usualBackoff = { first: 250, cap: 10_000 }
+
+/** What the work on one record gets, and has in hand. */
+class RecordContext implements StageContext {
+  readonly signal: AbortSignal
+  readonly #store: ObjectStore
+  readonly #budget: ByteBudget
+  #held: Bytes = 0
+
+  constructor(store: ObjectStore, budget: ByteBudget, signal: AbortSignal) {
+    this.#store = store
+    this.#budget = budget
+    this.signal = signal
+  }
+
+  readonly fetch: StageContext['fetch'] = async ({ bucket, key, bytes }) => {
+    // who holds one already is let on: it would wait for others that wait for it
+    if (this.#held === 0 && bytes > 0) {
+      await this.#budget.take(bytes)
+      this.#held = bytes
+    }
+    return this.#store.get(bucket, key, this.signal, Math.max(bytes, alwaysRead))
+  }
+
+  now(): EpochMs {
+    return Date.now()
+  }
+
+  /** The work is done: nothing is in hand any more. */
+  end(): void {
+    if (this.#held > 0) this.#budget.give(this.#held)
+    this.#held = 0
+  }
+}
+
+/** Errors that say nothing about a record: others are away, or this machine has no room, no more processes, or not the program. */
+const worldly: ReadonlySet<string> = new Set([
+  ...['REGISTRY_UNAVAILABLE', 'OBJECT_STORE_UNAVAILABLE', 'TOOL_MISSING'],
+  ...['ENOSPC', 'EDQUOT', 'EROFS', 'EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM'],
+])
+
+/** What grows in a record: its value. */
+const sizeOf = ({ value }: Produced): Bytes => value?.length ?? 0
 
 type Worked = { readonly record: BusRecord; readonly incoming?: Incoming<EventName>; readonly outcome: Outcome }
 
@@ -145,7 +195,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
   /** What an error comes to: a reason of the record's own, a world that must be waited for, or a bug that must not stop the others. */
   const failed = (record: BusRecord, thrown: unknown, context: StageContext): Worked => {
     if (context.signal.aborted) throw thrown
-    const code = thrown instanceof Fault ? thrown.code : undefined
+    const { code } = thrown as { code?: string }
     if (code === 'OBJECT_MISSING') {
       const id = `${record.topic} ${record.partition} ${record.offset}`
       const tried = (attempts.get(id) ?? 0) + 1
@@ -153,11 +203,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       if (tried >= missingTries) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
       return { record, outcome: { kind: 'retry', cause: thrown } }
     }
-    if (
-      code === 'REGISTRY_UNAVAILABLE' ||
-      code === 'OBJECT_STORE_UNAVAILABLE' ||
-      (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))
-    ) {
+    if ((code !== undefined && worldly.has(code)) || (code === undefined && (thrown as { $metadata?: unknown }).$metadata !== undefined && isStoreTransient(thrown))) {
       return { record, outcome: { kind: 'retry', cause: thrown } }
     }
     if (isReason(code)) return { record, outcome: { kind: 'reject', reason: code, message: toError(thrown).message } }
@@ -166,7 +212,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
   }
 
   /** At once where nothing must be waited for: thousands of small records a second make thousands of promises otherwise. */
-  const work = (record: BusRecord, context: StageContext): Worked | Promise<Worked> => {
+  const work = (record: BusRecord, context: RecordContext): Worked | Promise<Worked> => {
     const topic = eventOf.get(record.topic)
     if (!topic) throw new Fault('INTERNAL', `${stage.name} received a record of ${record.topic}`)
     if (record.headers['fl-effects'] === 'none')
@@ -174,7 +220,9 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const since = performance.now()
     const ended = (worked: Worked): Worked | Promise<Worked> => {
       seconds.observe((performance.now() - since) / 1000)
-      return worked.outcome.kind !== 'retry' && worked.outcome.puts ? store(worked, context.signal) : worked
+      if (worked.outcome.kind !== 'retry' && worked.outcome.puts) return store(worked, context.signal).finally(() => context.end())
+      context.end()
+      return worked
     }
     const workOn = (event: Incoming<Name>['event']): Worked | Promise<Worked> => {
       const incoming: Incoming<Name> = { event, record }
@@ -208,18 +256,24 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
   }
 
-  const deadLetter = (record: BusRecord, reason: string, message: string): Produced => {
+  const deadLetter = async (record: BusRecord, reason: string, message: string): Promise<Produced> => {
     metrics.rejected.inc({ stage: stage.name, reason })
     log.warn({ topic: record.topic, partition: record.partition, offset: record.offset, reason, detail: message }, 'record rejected')
     const tries = attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1
-    return deadLetterOf(record, { stage: stage.name, stageVersion: stage.version, reason, message, attempts: tries })
+    const letter = deadLetterOf(record, { stage: stage.name, stageVersion: stage.version, reason, message, attempts: tries })
+    if (sizeOf(letter) <= mostRecord) return letter
+    // what came compressed may be more than goes out again: its value is kept where refused content is
+    const { topic, partition, offset, value } = record
+    const place = { bucket: bucketName(tools.bucketPrefix, 'quarantine'), key: `dead-letters/${topic}/${partition}/${offset}` }
+    await tools.store.putOnce({ ...place, body: value, contentType: 'application/octet-stream' })
+    return { ...letter, value: Buffer.alloc(0), headers: { ...letter.headers, 'fl-value': `${place.bucket}/${place.key}` } }
   }
 
   const outputsOf = async (worked: readonly Worked[]): Promise<Produced[]> => {
     const produced: Produced[] = []
     const emitted = new Map<string, number>()
     for (const { record, outcome } of worked) {
-      if (outcome.kind === 'reject') produced.push(deadLetter(record, outcome.reason, outcome.message))
+      if (outcome.kind === 'reject') produced.push(await deadLetter(record, outcome.reason, outcome.message))
       else if (outcome.kind === 'emit') {
         const traceparent = childTraceparent(record.headers['traceparent'])
         try {
@@ -227,7 +281,9 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           for (const { topic, event, key, id, time } of outcome.outputs) {
             const encoded = recordOf(tools.codec, topic, event, { key, id, time, source: stage.name, traceparent })
             const { value, headers } = encoded instanceof Promise ? await encoded : encoded
-            outputs.push({ topic: topic.name, key, value, headers })
+            const output = { topic: topic.name, key, value, headers }
+            if (sizeOf(output) > mostRecord) throw new Fault('OUTPUT_INVALID', `What comes out is ${sizeOf(output)} bytes, a record holds ${mostRecord} at most`)
+            outputs.push(output)
           }
           produced.push(...outputs)
           for (const { topic } of outputs) emitted.set(topic, (emitted.get(topic) ?? 0) + 1)
@@ -236,7 +292,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           // a registry that is away, or holds another schema than ours: that is for somebody to mend, and no word about this record
           if (thrown instanceof Fault && ['REGISTRY_UNAVAILABLE', 'SCHEMA_INCOMPATIBLE'].includes(thrown.code)) throw thrown
           // what a stranger sent can pass a stage and still not be written: a time that is none, a text where a number belongs
-          produced.push(deadLetter(record, 'OUTPUT_INVALID', rootMessage(thrown)))
+          produced.push(await deadLetter(record, 'OUTPUT_INVALID', rootMessage(thrown)))
         }
       }
     }
@@ -270,12 +326,6 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const isAsked = (): boolean => signal.aborted && !(signal.reason instanceof ProcessFailed)
     opened.own('notes', undefined, () => (isAsked() ? producer.transact(notes.end(consumer.assigned), [], undefined).catch(() => {}) : undefined))
     const paused = new Map<string, { readonly position: Position; readonly until: EpochMs; readonly tries: number; readonly generation: number }>()
-    const context: StageContext = {
-      fetch: ({ bucket, key }) => tools.store.get(bucket, key, signal),
-      now: () => Date.now(),
-      signal,
-    }
-
     const isAssigned = (of: TopicPartition): boolean => consumer.assigned.some(({ topic, partition }) => topic === of.topic && partition === of.partition)
 
     const recover = async (): Promise<void> => {
@@ -297,6 +347,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
       }
     }
 
+    // a clip of the backlog takes no live frame's turn
+    const budgets = { live: new ByteBudget(objectBytes), backlog: new ByteBudget(objectBytes) }
     let limits: Readonly<Record<Lane, number>> = firstLimits
     let liveAt = Number.NEGATIVE_INFINITY
     const isLiveFlowing = (): boolean => performance.now() - liveAt < 1_000
@@ -314,7 +366,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     }
     const begin = (records: readonly BusRecord[], limit = workLimit): Promise<Worked[]> => {
       metrics.received.inc({ stage: stage.name }, records.length)
-      const working = inOrder(records, limit, (record) => work(record, context))
+      const budget = budgets[laneOf(records)]
+      const working = inOrder(records, limit, (record) => work(record, new RecordContext(tools.store, budget, signal)))
       // it may be thrown away before anybody waits for it
       working.catch(() => {})
       return working

@@ -1,6 +1,7 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { Fault } from '@frameloop/kit/fault'
 import { build } from 'esbuild'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -73,4 +74,25 @@ test('two tasks that mean different places by one name get their own pixels each
   const elsewhere = { shape: { ...shape, x: 400, y: 300 }, task: 'two', preprocessing: { width: 64, height: 64 } }
   const { groups } = await pixelWork.prepare(await noise(3), [zones[0] as TaskZone, elsewhere], new Map())
   expect(groups.flatMap((group) => group.zones.map(({ zone, tasks, rectangle }) => `${zone} ${tasks} ${rectangle.x}`))).toEqual(['a one 11', 'a two 400'])
+})
+
+/** Answers with the first byte, dies of a 1 and never ends with a 2. */
+const treacherous = `
+export async function look([bytes]) {
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  if (bytes[0] === 1) process.exit(1)
+  while (bytes[0] === 2);
+  return { result: { brightness: bytes[0] }, room: bytes.buffer }
+}`
+
+test('T3: a picture that kills its thread or never ends fails by itself, and those beside it are answered', async () => {
+  const program = join(folder, 'treacherous.mjs')
+  writeFileSync(program, treacherous)
+  const own = openPixelThreads(2, pathToFileURL(program), 1_000)
+  const pictures = [9, 1, 8, 7, 2, 6, 1, 5]
+  const looks = await Promise.allSettled(pictures.map((first) => own.look(new Uint8Array([first]))))
+  expect(looks.map((look) => (look.status === 'fulfilled' ? look.value.brightness : look.reason instanceof Fault ? look.reason.code : 'died'))).toEqual([
+    ...[9, 'died', 8, 7, 'PICTURE_UNREADABLE', 6, 'died', 5],
+  ])
+  await own.close()
 })

@@ -20,6 +20,8 @@ const version = '2'
 export interface ValidateTools extends ClipTools {
   readonly pixels: PixelWork
   readonly keys: AgentKeys
+  /** Where media lie. */
+  readonly bucket: string
   /** Agents without a key are not believed. */
   readonly requireSignatures: boolean
 }
@@ -51,6 +53,9 @@ async function validate({ event, record }: Incoming<'MediaCaptured'>, tools: Val
   const wrong = wrongIdentity(event)
   // nothing is kept of it: a place for it would be named by these
   if (wrong !== undefined) return { kind: 'reject', reason: 'RECORD_MALFORMED', message: wrong }
+  // a store asked for a bucket that is not ours says no for ever, which looks like a store that is away
+  if (event.object.bucket !== tools.bucket)
+    return { kind: 'reject', reason: 'RECORD_MALFORMED', message: `The object lies in ${JSON.stringify(event.object.bucket.slice(0, 80))}, media belong in ${tools.bucket}` }
   const bytes = await context.fetch(event.object)
   const outcome = await judge(event, bytes, record.timestamp, tools, context)
   return outcome.kind === 'reject' ? { ...outcome, puts: [quarantined(event, bytes, outcome.reason)] } : outcome
