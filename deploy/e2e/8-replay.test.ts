@@ -150,6 +150,8 @@ test('every file of the archive is what its row says, and files follow each othe
     const place = `${row.topic} ${row.partition}`
     expect(Number(row.from_offset)).toBe(ends.get(place) ?? 0)
     ends.set(place, Number(row.until_offset))
+    // nothing but markers
+    if (row.records === 0) continue
     const bytes = await store.get(row.bucket, row.object_key)
     expect(sha256Hex(bytes)).toBe(row.sha256)
     const records = await decodeContainer({ topic: row.topic, partition: row.partition, from: Number(row.from_offset) }, bytes)

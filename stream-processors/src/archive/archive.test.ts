@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { BusRecord } from '../chain/stage.ts'
-import { append, closeByDay, type OpenFile } from './archive.ts'
+import { append, closeByDay, closeMarkers, type OpenFile } from './archive.ts'
 import { decodeContainer, encodeContainer } from './container.ts'
 
 const day = 86_400_000
@@ -15,10 +15,12 @@ const recordAt = (offset: number, timestamp = 0): BusRecord => ({
   value: Buffer.from([offset & 255]),
 })
 
+const fileOf = (from: number, records: readonly BusRecord[]): OpenFile => ({ from, records, bytes: records.reduce((sum, { value }) => sum + value.length, 0) })
+
 /** Files of records read from `from` on, as the processor would cut them. */
 function filesOf(records: readonly BusRecord[], from: number, every: number): (OpenFile & { until: number })[] {
   const files: (OpenFile & { until: number })[] = []
-  let open: OpenFile = { from, records: [] }
+  let open = fileOf(from, [])
   for (const record of records) {
     const added = append(open, record, every)
     if (added.closed) files.push(added.closed)
@@ -68,14 +70,33 @@ test('wherever reading begins again, files end at the same places and hold each 
 })
 
 test('a day that is over ends a file, though nothing more comes', () => {
-  const open = { from: 3, records: [recordAt(5, day - 1)] }
+  const open = fileOf(3, [recordAt(5, day - 1)])
   expect(closeByDay(open, day + 1)).toBeUndefined()
   expect(closeByDay(open, day + 700_000)).toMatchObject({ from: 3, until: 6 })
-  expect(closeByDay({ from: 3, records: [] }, 9 * day)).toBeUndefined()
+  expect(closeByDay(fileOf(3, []), 9 * day)).toBeUndefined()
+})
+
+test('records that are large end a file early, and a single one is never too large', () => {
+  const large = (offset: number): BusRecord => ({ ...recordAt(offset), value: Buffer.alloc(9_000_000) })
+  const files = filesOf([recordAt(0), large(1), large(2), { ...recordAt(3), value: Buffer.alloc(50_000_000) }, recordAt(4), recordAt(100)], 0, 100)
+  expect(files.map(({ from, until }) => [from, until])).toEqual([
+    ...[
+      [0, 2],
+      [2, 3],
+      [3, 4],
+      [4, 100],
+    ],
+  ])
+})
+
+test('markers behind the last file are told from records that the broker deleted', () => {
+  expect(closeMarkers(fileOf(6, []), 7)).toMatchObject({ from: 6, until: 7, records: [] })
+  expect(closeMarkers(fileOf(6, []), 6)).toBeUndefined()
+  expect(closeMarkers(fileOf(6, [recordAt(7)]), 9)).toBeUndefined()
 })
 
 test('a file that ended with its day and was not indexed is written again as it was, whatever came behind it meanwhile', () => {
-  const open = { from: 3, records: [recordAt(5, day - 1)] }
+  const open = fileOf(3, [recordAt(5, day - 1)])
   const byDay = closeByDay(open, day + 700_000)
   for (const next of [7, 9, 10, 43]) expect(append(open, recordAt(next, day + 1), 10).closed, `before ${next}`).toEqual(byDay)
 })

@@ -1,7 +1,8 @@
 /**
  * Every topic → Avro files in the archive bucket, for what is older than Kafka keeps.
- * A1  Where a file ends depends on the records in it alone: at the N-th offset after its first record, or behind the last one
- *     of the broker's day. So a second writer, or the same one after a crash, writes the same bytes under the same key.
+ * A1  Where a file ends depends on the records in it alone: at the N-th offset after its first record, behind the last one of
+ *     the broker's day, or before the one that would make it larger than `mostBytes`. So a second writer, or the same one after
+ *     a crash, writes the same bytes under the same key.
  * A2  A file is stored before the index in PostgreSQL names it; files of a partition follow each other without a gap, but where
  *     the broker deleted records before they were read.
  * A3  Each committed record is in exactly one file. Copied pixels are left out: the record names the object that holds them.
@@ -13,7 +14,7 @@ import { stageMetrics } from '@frameloop/kit/metrics'
 import { isStoreTransient } from '@frameloop/kit/object-store'
 import { isDatabaseTransient, type Pool } from '@frameloop/kit/postgres'
 import { backoffPause } from '@frameloop/kit/retry'
-import type { EpochMs, Ms } from '@frameloop/kit/units'
+import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
 import type { Codec } from '@frameloop/schemas/codec'
 import { archiveKey, bucketName } from '@frameloop/schemas/object-keys'
 import { cataloguedTopics, topics } from '@frameloop/schemas/topics'
@@ -24,6 +25,8 @@ import { encodeContainer } from './container.ts'
 
 const name = 'archive'
 const batchLimit = 500
+/** Of the values of a file: all open ones are in memory. */
+const mostBytes: Bytes = 16_000_000
 /** A partition of which nothing has come for so long, beside others, is read to its end. */
 const quietTime: Ms = 60_000
 const dayLength = 86_400_000
@@ -36,7 +39,11 @@ const dayOf = (at: EpochMs): number => Math.floor(at / dayLength)
 export interface OpenFile {
   readonly from: number
   readonly records: readonly BusRecord[]
+  /** Of their values. */
+  readonly bytes: Bytes
 }
+
+const emptyFile = (from: number): OpenFile => ({ from, records: [], bytes: 0 })
 
 /** One past the last offset of the file that offset `from` begins, by count alone. */
 export function boundaryAfter(from: number, every: number): number {
@@ -46,13 +53,14 @@ export function boundaryAfter(from: number, every: number): number {
 /** The file with one more record, and the file that this record closes, if any. */
 export function append(open: OpenFile, record: BusRecord, every: number): { readonly open: OpenFile; readonly closed?: OpenFile & { readonly until: number } } {
   const [first, last] = [open.records[0], open.records.at(-1)]
+  const { length } = record.value
   // markers before the first record belong to the file, however many there are
-  if (first === undefined || last === undefined) return { open: { from: open.from, records: [record] } }
-  const isNextDay = dayOf(record.timestamp) > dayOf(last.timestamp)
+  if (first === undefined || last === undefined) return { open: { from: open.from, records: [record], bytes: length } }
+  const endsEarly = dayOf(record.timestamp) > dayOf(last.timestamp) || open.bytes + length > mostBytes
   const boundary = boundaryAfter(first.offset, every)
-  if (record.offset < boundary && !isNextDay) return { open: { from: open.from, records: [...open.records, record] } }
-  const until = isNextDay ? last.offset + 1 : boundary
-  return { open: { from: until, records: [record] }, closed: { ...open, until } }
+  if (record.offset < boundary && !endsEarly) return { open: { from: open.from, records: [...open.records, record], bytes: open.bytes + length } }
+  const until = endsEarly ? last.offset + 1 : boundary
+  return { open: { from: until, records: [record], bytes: length }, closed: { ...open, until } }
 }
 
 /** The file that is over though no further record has come: its day has passed. */
@@ -60,6 +68,14 @@ export function closeByDay(open: OpenFile, now: EpochMs): (OpenFile & { readonly
   const last = open.records.at(-1)
   if (last === undefined || now < (dayOf(last.timestamp) + 1) * dayLength + dayGrace) return undefined
   return { ...open, until: last.offset + 1 }
+}
+
+/**
+ * A file of no records, of markers behind the last file and before the end: when the broker has deleted them too, nobody could
+ * tell any more that they were no records.
+ */
+export function closeMarkers(open: OpenFile, end: number): (OpenFile & { readonly until: number }) | undefined {
+  return open.records.length === 0 && end > open.from ? { ...open, until: end } : undefined
 }
 
 /** A3: the pixels of prepared features lie in the object that the record names. */
@@ -91,12 +107,19 @@ export function startArchive(
   let state = 'starting'
 
   const write = async (topic: string, partition: number, { from, until, records }: OpenFile & { readonly until: number }, signal: AbortSignal): Promise<void> => {
-    const key = archiveKey(topic, partition, from)
+    let key = archiveKey(topic, partition, from)
     const body = await encodeContainer({ topic, partition, from }, until, records)
     const sha256 = sha256Hex(body)
     const times = records.map(({ timestamp }) => timestamp)
+    const put = () => store.putOnce({ bucket, key, body, sha256, contentType: 'application/avro', metadata: { topic, partition: String(partition), until: String(until) } }, signal)
     if (records.length > 0)
-      await store.putOnce({ bucket, key, body, sha256, contentType: 'application/avro', metadata: { topic, partition: String(partition), until: String(until) } }, signal)
+      await put().catch((thrown: unknown) => {
+        if (!(thrown instanceof Fault && thrown.code === 'OBJECT_CONFLICT')) throw thrown
+        // left behind unnamed by one that ended elsewhere, of another release say: nobody reads it, and it is in nobody's way
+        log.warn({ err: thrown, topic, partition, from }, 'another file lies where this one belongs, it gets a name of its own')
+        key = `${key}-${sha256.slice(0, 8)}`
+        return put()
+      })
     await pool.query(
       `insert into archive_files (topic, partition, from_offset, until_offset, bucket, object_key, sha256, bytes, records, from_time, until_time)
        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (topic, partition, from_offset) do nothing`,
@@ -154,7 +177,7 @@ export function startArchive(
         // no file says that it stands for them: whoever reads them is told that they are nowhere
         if (low > next) log.error({ topic, partition, from: next, until: low }, 'the broker has deleted records that were not archived')
         const offset = Math.max(next, low)
-        files.set(`${topic} ${partition}`, { from: offset, records: [] })
+        files.set(`${topic} ${partition}`, emptyFile(offset))
         positions.set(`${topic} ${partition}`, offset)
         return { topic, partition, offset }
       })
@@ -198,10 +221,14 @@ export function startArchive(
           const open = files.get(key)
           // others may never leave off: a partition of which nothing comes beside them has nothing more
           if (records.length > 0 && Date.now() - (heardAt.get(key) ?? 0) < quietTime) continue
-          const over = open && closeByDay(open, Date.now())
+          const end = consumer.endOf({ topic, partition })
+          // more has come since, or nobody knows
+          if (!open || end === undefined || (positions.get(key) ?? 0) > end) continue
+          const over = closeByDay(open, Date.now()) ?? closeMarkers(open, end)
           if (!over) continue
           await insist(() => write(topic, partition, over, signal), signal)
-          files.set(key, { from: over.until, records: [] })
+          files.set(key, emptyFile(over.until))
+          positions.set(key, Math.max(positions.get(key) ?? 0, over.until))
         }
       }
     } finally {

@@ -48,10 +48,18 @@ export async function writeRows(sql: Sql, rows: Rows): Promise<void> {
   if (rows.hops.length > 0) await insertHops(sql, rows.hops)
 }
 
-/** PostgreSQL refuses some row, whenever it is asked: the others must not wait for it. */
+/**
+ * PostgreSQL refuses some row, whenever it is asked: the others must not wait for it. Only what it says of values counts as that
+ * (PostgreSQL manual, appendix A: data exception, integrity constraint, one row twice, a value larger than an index takes): a
+ * table that is missing, a right or a lock say nothing about a record.
+ */
 export function isRefusal(thrown: unknown): boolean {
-  return !(thrown instanceof Fault) && !isDatabaseTransient(thrown) && (thrown as { code?: string }).code !== undefined
+  return /^(21|22|23|54)[0-9A-Z]{3}$/.test(String((thrown as { code?: unknown }).code))
 }
+
+/** What somebody can mend, or passes by itself: whatever else the database says, and the registry being away. */
+const mayPass = (thrown: unknown): boolean =>
+  isDatabaseTransient(thrown) || /^[0-9A-Z]{5}$/.test(String((thrown as { code?: unknown }).code)) || (thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE')
 
 export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (signal: AbortSignal) => Promise<void>; readonly notReady: () => string | undefined } {
   const { log } = tools
@@ -146,7 +154,7 @@ export function startCatalog(pool: Pool, tools: StageTools): { readonly run: (si
             break
           } catch (thrown) {
             if (signal.aborted) return
-            if (!isDatabaseTransient(thrown) && !(thrown instanceof Fault && thrown.code === 'REGISTRY_UNAVAILABLE')) throw thrown
+            if (!mayPass(thrown)) throw thrown
             if (attempt === 1) log.warn({ err: thrown }, 'catalog waits for the database')
             state = 'waiting for the database'
             const pause = backoffPause(attempt, { first: 100, cap: 5_000 }, Math.random())
