@@ -215,7 +215,7 @@ test('a replay beside live and beside a backlog, killed three times: it ends wit
 test('verify finds the whole bad day clean, but for what given-up batches left behind, and repair removes that', async () => {
   const env = stack.state.environment
   const store = objectStoreOf(env)
-  const tools = { pool, store, bucketPrefix: 'frameloop', brokers: env['KAFKA_BROKERS'] ?? '', say: () => {} }
+  const tools = { pool, store, bucketPrefix: 'frameloop', brokers: env['KAFKA_BROKERS'] ?? '', settle: settleTime, say: () => {} }
   const range = [new Date(Date.parse(stack.state.startedAt) - 600_000), new Date(Date.now() - 5_000)] as const
   try {
     const first = await verify(...range, tools)

@@ -337,14 +337,15 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('object store, topics and rows against each other; exit code 1 when something is missing, doubled or orphaned')
     .option('--from <TIME>', 'captured at or after this time (the last day)')
     .option('--to <TIME>', 'captured before this time (two minutes ago: what is younger may be on its way)')
+    .option('--settle <SECONDS>', 'objects that were stored since may be on their way and are no orphans', readNumber, settleTime / 1000)
     .option('--repair', 'write missing rows again from their records, announce again what lies in the raw bucket, remove what stages left behind')
     .option('--orphan-age <HOURS>', 'with --repair: what a stage left behind is removed when it is older', readNumber, 24)
     .option('--json', 'for programs')
-    .action(async (flags: { from?: string; to?: string; repair?: boolean; orphanAge: number; json?: boolean }) =>
+    .action(async (flags: { from?: string; to?: string; settle: number; repair?: boolean; orphanAge: number; json?: boolean }) =>
       withDatabase(async (pool) => {
         const store = objectStoreOf(environment())
         const say = (text: string): void => void process.stderr.write(`${text}\n`)
-        const tools = { pool, store, bucketPrefix: bucketPrefix(), say, brokers: setting('KAFKA_BROKERS') }
+        const tools = { pool, store, bucketPrefix: bucketPrefix(), say, brokers: setting('KAFKA_BROKERS'), settle: flags.settle * 1000 }
         try {
           const found = await verify(timeOf(flags.from, '--from') ?? new Date(Date.now() - 86_400_000), timeOf(flags.to, '--to') ?? new Date(Date.now() - settleTime), tools)
           if (found.findings.length > 0) process.exitCode = 1

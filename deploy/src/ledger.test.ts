@@ -21,6 +21,7 @@ const facts = (changes: Partial<EpochFacts>): EpochFacts => ({
   losses: [],
   now: 100_000,
   reportedAt: 99_000,
+  framesPerSecond: 0,
   ...changes,
 })
 
@@ -35,6 +36,11 @@ test('L3: what the agent has not sent yet waits in its spool, and what it gave u
   const { open, sums } = account(facts({ highestSeq: 5, forgottenSeq: 3, media: [aMedia(1)], losses: [{ from: 2, to: 3, reason: 'evicted' }] }))
   expect(sums.lost).toBe(2)
   expect(open).toEqual([{ from: 4, to: 5, waitsFor: 'the agent to send it from its spool', age: 1_000 }])
+})
+
+test('L3: what waits in the spool ages, though the agent reports all the while', () => {
+  const { open } = account(facts({ highestSeq: 301, framesPerSecond: 5 }))
+  expect(open).toEqual([{ from: 1, to: 301, waitsFor: 'the agent to send it from its spool', age: 61_000 }])
 })
 
 test('frames that extract stated and features did not prepare are open', () => {

@@ -6,7 +6,8 @@
  *
  * L1  The left-hand side never comes from the chain: `agents.reported` or the ingest API say it.
  * L2  A seq counts once it and all before it are final; `ledger` keeps that sum, so history is read once.
- * L3  Lost is what somebody reported lost. Nothing is lost by default: what is nowhere is open, with its age.
+ * L3  Lost is what somebody reported lost. Nothing is lost by default: what is nowhere is open, with its age: since something
+ *     later came, or since as many seqs ago as the camera takes in that time.
  * L4  Erased outweighs what it was before. There is no state "duplicate": ids are made from the seq, so what is announced
  *     twice is one medium.
  */
@@ -46,6 +47,8 @@ export interface EpochFacts {
   readonly now: number
   /** When the epoch was last heard of. */
   readonly reportedAt: number
+  /** As the agent reports it; 0 where nothing comes. */
+  readonly framesPerSecond: number
 }
 
 export interface Open {
@@ -79,7 +82,7 @@ const add = (a: Sums, b: Partial<Sums>): Sums => ({
 
 /** The account of one epoch: pure. */
 export function account(facts: EpochFacts): EpochLedger {
-  const { highestSeq, forgottenSeq, settledSeq, now } = facts
+  const { highestSeq, forgottenSeq, settledSeq, now, framesPerSecond } = facts
   let sums = facts.settled
   let settled = facts.settled
   let settledTo = settledSeq
@@ -124,7 +127,7 @@ export function account(facts: EpochFacts): EpochLedger {
     } else if (isIn(seq, false)) part = { lost: 1 }
     else {
       openMedia += 1
-      const since = overdueSince.get(seq) ?? facts.reportedAt
+      const since = overdueSince.get(seq) ?? facts.reportedAt - (framesPerSecond > 0 ? ((highestSeq - seq) * 1000) / framesPerSecond : 0)
       wait(seq, seq <= forgottenSeq ? 'nothing: it was announced and never arrived' : 'the agent to send it from its spool', now - since)
     }
     if (part) sums = add(sums, part)
@@ -150,6 +153,7 @@ interface CaptureRow {
   readonly highest_seq: number
   readonly forgotten_seq: number
   readonly source_kind: string
+  readonly frames_per_second: number
   readonly reported_at: Date
   readonly settled_seq: number
   readonly validated: number
@@ -194,7 +198,7 @@ async function keepSettled(sql: Sql, { cameraId, epoch, settledSeq, settled }: C
 /** The account of every epoch, and keeps what became final. */
 export async function readLedger(pool: Pool): Promise<CameraLedger[]> {
   const { rows } = await pool.query<CaptureRow>(
-    `select c.camera_id, c.epoch, c.agent_id, c.highest_seq, c.forgotten_seq, c.source_kind, c.reported_at, coalesce(l.settled_seq, 0) as settled_seq, coalesce(l.validated, 0) as validated,
+    `select c.camera_id, c.epoch, c.agent_id, c.highest_seq, c.forgotten_seq, c.source_kind, c.frames_per_second, c.reported_at, coalesce(l.settled_seq, 0) as settled_seq, coalesce(l.validated, 0) as validated,
        coalesce(l.rejected, 0) as rejected, coalesce(l.lost, 0) as lost, coalesce(l.erased, 0) as erased, coalesce(l.frames_stated, 0) as frames_stated, coalesce(l.frames_prepared, 0) as frames_prepared, coalesce(l.frames_rejected, 0) as frames_rejected
      from captures c left join ledger l using (camera_id, epoch) order by c.camera_id, c.reported_at`,
   )
@@ -227,6 +231,7 @@ export async function readLedger(pool: Pool): Promise<CameraLedger[]> {
         losses: losses.rows,
         now: Date.now(),
         reportedAt: row.reported_at.getTime(),
+        framesPerSecond: row.frames_per_second,
       }),
     }
     if (ledger.settledSeq > row.settled_seq) await keepSettled(pool, ledger)

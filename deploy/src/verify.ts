@@ -6,10 +6,13 @@
  *   orphan      an object that no row names: announced and lost by a broker, never announced, or left by a batch that was given up
  *   unrecorded  a row that no record of a topic stands behind
  *   unwritten   a record of a topic that the catalog has passed and that no row stands for
+ *   unread      the catalog is behind
  *
- * Y1  What may still be on its way is no finding: objects and rows of the last minutes are left out, and what the catalog
- *     has not read yet.
+ * Y1  What may still be on its way is no finding: objects stored and rows written in the last minutes are left out, however long
+ *     ago they were captured, and what the catalog has not read yet. While it is behind, no object is called an orphan: its row
+ *     may be among what is to come, and `--repair` would remove it.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
@@ -24,7 +27,7 @@ import type { Range } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 
 export interface Finding {
-  readonly kind: 'missing' | 'duplicate' | 'orphan' | 'unrecorded' | 'unwritten'
+  readonly kind: 'missing' | 'duplicate' | 'orphan' | 'unrecorded' | 'unwritten' | 'unread'
   readonly what: string
   readonly detail: string
   /** Of an orphan. */
@@ -45,11 +48,14 @@ export interface VerifyTools {
   readonly store: ObjectStore
   readonly bucketPrefix: string
   readonly brokers: string
+  /** What is younger may still be on its way (Y1). */
+  readonly settle: Ms
   readonly say: (text: string) => void
 }
 
-/** What is younger may still be on its way (Y1). */
 export const settleTime: Ms = 120_000
+/** How long the catalog is given to read what was there when the question came. */
+const catalogPatience: Ms = 30_000
 
 interface NamedObject {
   readonly key: string
@@ -85,7 +91,14 @@ export async function unnamed(pool: Pool, role: BucketRole, keys: readonly strin
   return keys.filter((key) => !known.has(key))
 }
 
-async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, tools: VerifyTools): Promise<{ readonly objects: number; readonly findings: Finding[] }> {
+/** `isBehind`: the catalog is (Y1). */
+async function checkObjects(
+  role: 'raw' | 'processed',
+  from: Date,
+  to: Date,
+  isBehind: boolean,
+  tools: VerifyTools,
+): Promise<{ readonly objects: number; readonly findings: Finding[] }> {
   const { pool, store, say } = tools
   const bucket = bucketName(tools.bucketPrefix, role)
   const named = await namedObjects(pool, role, from, to)
@@ -113,9 +126,9 @@ async function checkObjects(role: 'raw' | 'processed', from: Date, to: Date, too
     // the key says when it was captured, to the hour; one that does not is as old as its object
     const hour = hourOf(key)
     if ((hour === undefined ? modifiedAt : hour + 3_600_000 - 1) < from.getTime() || (hour ?? modifiedAt) >= to.getTime()) continue
-    // it may have been captured a moment ago, and its row is on its way
-    const isYoung = Date.now() - modifiedAt < settleTime && Date.now() - ((hour ?? modifiedAt) + 3_600_000) < settleTime
-    if (isYoung || isCheckKey(key) || ofReplays.some((prefix) => key.startsWith(prefix))) continue
+    // it may have been stored a moment ago, by an agent that catches up say, and its row is on its way
+    const isYoung = Date.now() - modifiedAt < tools.settle
+    if (isBehind || isYoung || isCheckKey(key) || ofReplays.some((prefix) => key.startsWith(prefix))) continue
     strangers.set(key, modifiedAt)
     if (strangers.size >= 1_000) await askAbout()
   }
@@ -191,6 +204,31 @@ async function offsetsBetween(from: Date, to: Date, { pool, brokers }: VerifyToo
   }
 }
 
+/** How many records that are there now the catalog has not read, after it was given time to. */
+async function unread({ pool, store, brokers }: VerifyTools): Promise<number> {
+  const admin = openKafka(brokers, 'verify', openLog('verify', 'error')).admin()
+  await admin.connect()
+  const ends: Position[] = []
+  try {
+    for (const topic of writtenTopics) for (const { partition, high } of await admin.fetchTopicOffsets(topic)) ends.push({ topic, partition, offset: Number(high) })
+  } finally {
+    await admin.disconnect()
+  }
+  const history = { brokers, sql: pool, store }
+  const deadline = Date.now() + catalogPatience
+  for (;;) {
+    const read = await selectOffsets(pool)
+    const ranges = ends
+      .map(({ topic, partition, offset }) => ({ topic, partition, from: read.get(`${topic} ${partition}`) ?? 0, until: offset }))
+      .filter((range) => range.from < range.until)
+    // the last offsets of a partition are markers mostly, which nobody reads
+    let records = 0
+    for await (const _ of readHistory(await planReadings(ranges, history), history, 'frameloop.verify', new AbortController().signal)) records += 1
+    if (records === 0 || Date.now() >= deadline) return records
+    await sleep(500)
+  }
+}
+
 /** Those of the records that no row stands for: neither the row their topic fills nor a dead letter. */
 async function unwritten(pool: Pool, records: readonly BusRecord[]): Promise<Position[]> {
   const { rows } = await pool.query<{ topic: string; partition: number; offset: number }>(
@@ -235,8 +273,9 @@ async function checkTopics(from: Date, to: Date, tools: VerifyTools): Promise<{ 
 
 /** Everything captured in [from, to), and every record appended then. */
 export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<Verified> {
-  const raw = await checkObjects('raw', from, to, tools)
-  const processed = await checkObjects('processed', from, to, tools)
+  const behind = await unread(tools)
+  const raw = await checkObjects('raw', from, to, behind > 0, tools)
+  const processed = await checkObjects('processed', from, to, behind > 0, tools)
   const rows = await checkRows(tools.pool, from, to)
   const topic = await checkTopics(from, to, tools)
   const counted = await tools.pool.query<{ n: number }>('select count(*)::int as n from media where captured_at >= $1 and captured_at < $2', [from, to])
@@ -244,12 +283,17 @@ export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<
     media: counted.rows[0]?.n ?? 0,
     objects: raw.objects + processed.objects,
     records: topic.records,
-    findings: [...raw.findings, ...processed.findings, ...rows, ...topic.findings],
+    findings: [
+      ...(behind > 0 ? [{ kind: 'unread', what: 'the catalog', detail: `${behind} records wait for it, so objects without a row are not judged` } as const] : []),
+      ...[...raw.findings, ...processed.findings, ...rows, ...topic.findings],
+    ],
   }
 }
 
 export function showVerified({ media, objects, records, findings }: Verified): string {
-  const counts = (['missing', 'duplicate', 'orphan', 'unrecorded', 'unwritten'] as const).map((kind) => `${findings.filter((finding) => finding.kind === kind).length} ${kind}`)
+  const counts = (['missing', 'duplicate', 'orphan', 'unrecorded', 'unwritten', 'unread'] as const).map(
+    (kind) => `${findings.filter((finding) => finding.kind === kind).length} ${kind}`,
+  )
   return [
     ...findings.slice(0, 50).map(({ kind, what, detail }) => `${kind.padEnd(10)} ${what}: ${detail}`),
     ...(findings.length > 50 ? [`… and ${findings.length - 50} more`] : []),
