@@ -114,6 +114,9 @@ test.each<[string, (task: string) => string, string | Uint8Array, string, number
   ['a picture that is none', (task) => `/v1/models/${task}/predict`, 'no picture', 'image/jpeg', 422, 'PICTURE_UNREADABLE'],
   ['nothing', (task) => `/v1/models/${task}/predict`, '', 'image/jpeg', 400, 'REQUEST_INVALID'],
   ['a type that is no picture', (task) => `/v1/models/${task}/predict`, 'x', 'text/csv', 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE'],
+  ['JSON where a picture belongs', (task) => `/v1/models/${task}/predict`, '{}', 'application/json', 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE'],
+  ['text', (task) => `/v1/models/${task}/predict`, 'x', 'text/plain', 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE'],
+  ['a version that is not loaded', (task) => `/v1/models/${task}/predict?version=999`, 'x', 'image/jpeg', 404, 'MODEL_UNKNOWN'],
   ['more than is taken', (task) => `/v1/models/${task}/predict`, new Uint8Array(20_000_001), 'image/jpeg', 413, 'FST_ERR_CTP_BODY_TOO_LARGE'],
   [
     'a tensor of another shape',
@@ -283,6 +286,16 @@ test('a challenger answers its share of the live frames in the place of the cham
   const since = heard.findIndex(({ modelVersion }) => modelVersion === other)
   for (const { frameId, modelVersion } of heard.slice(since)) expect(modelVersion, frameId).toBe(placeOf(frameId) < 0.3 ? other : champion)
 
+  // whoever asks for it by name is answered by it
+  const { jpeg } = await aJpeg(task)
+  for (const [path, version] of [
+    ['', champion],
+    ['?version=challenger', other],
+    [`?version=${champion}`, champion],
+  ] as const)
+    expect(await post(`/v1/models/${task}/predict${path}`, jpeg, { 'content-type': 'image/jpeg' }), path).toMatchObject([200, { modelVersion: version }])
+  expect((await fetch(`${serve}/v2/models/${task}/versions/${other}/ready`)).status).toBe(200)
+
   await frameloop('models', 'retire', task, 'challenger')
   await frameloop('models', 'shadow', task, other)
   const recorded = await soon(async () =>
@@ -343,13 +356,16 @@ test('a plain page shows live answers with their pictures, and a page of another
   expect(await post('/v1/predict?camera=x', 'x', { 'content-type': 'image/jpeg', origin: 'https://elsewhere.example' })).toMatchObject([403, { code: 'ORIGIN_NOT_ALLOWED' }])
 })
 
-test('who sends a request letter by letter is closed within ten seconds', async () => {
+test.each([
+  ['a request', 'POST /v1/predict HTTP/1.1\r\nhost: x\r\n', 'x-a: b\r\n'],
+  ['a picture', 'POST /v1/models/occupancy/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/jpeg\r\ncontent-length: 100000\r\n\r\n', 'x'],
+])('who sends %s letter by letter is closed within ten seconds', async (_, begin, letter) => {
   const { hostname, port } = new URL(serve)
   const socket = connect(Number(port), hostname)
   socket.on('error', () => {})
   const began = Date.now()
-  socket.write('POST /v1/predict HTTP/1.1\r\nhost: x\r\n')
-  const drip = setInterval(() => socket.writable && socket.write('x-a: b\r\n'), 500)
+  socket.write(begin)
+  const drip = setInterval(() => socket.writable && socket.write(letter), 500)
   await new Promise((resolve) => socket.once('close', resolve))
   clearInterval(drip)
   expect(Date.now() - began).toBeLessThan(10_500)

@@ -15,6 +15,7 @@ import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
 import type { Status } from '../src/status.ts'
+import { doubledAnswers } from './own-stack.ts'
 import { env, frameloop, one, pool, soon, state, unaccounted } from './session.ts'
 
 let producer: Producer
@@ -349,6 +350,8 @@ test.each(['validate', 'extract', 'features', 'catalog', 'agent', 'labels', 'tra
   async (name) => {
     const before = (JSON.parse(await frameloop('status', '--json')) as Status).processes.find((process) => process.name === name)
     if (!before) throw new Error(`${name} does not run`)
+    // of the frames before it at least one has its answer, so a model serves
+    await soon(async () => one("select 1 as ok from predictions where camera_id = 'street' limit 1"), 120_000)
     process.kill(before.pid, 'SIGKILL')
     const since = Date.now()
     await soon(async () => {
@@ -373,5 +376,15 @@ test.each(['validate', 'extract', 'features', 'catalog', 'agent', 'labels', 'tra
         "select h.topic, h.subject_id, count(*) from hops h join frames f on h.subject_id in (f.media_id, f.frame_id) where f.camera_id = 'street' and h.topic in ('media.validated', 'frames.extracted', 'features.prepared') group by h.topic, h.subject_id having count(*) > 1",
       ),
     ).toBeUndefined()
+    // and every frame of that time has its answer, once
+    await soon(
+      async () =>
+        (await one(
+          "select frame_id from features f where camera_id = 'street' and frame_at >= $1 and frame_at < $2 and not exists (select 1 from predictions p where p.frame_id = f.frame_id) limit 1",
+          [new Date(since), mark],
+        )) === undefined || undefined,
+      30_000,
+    )
+    expect(await doubledAnswers(pool)).toEqual([])
   },
 )

@@ -60,13 +60,22 @@ export interface OwnStack {
   killEverything(): Promise<void>
 }
 
+/** Frames about which more was said on predictions.made than there are answers: a frame, zone and version have one. */
+export async function doubledAnswers(sql: Pool): Promise<readonly object[]> {
+  const { rows } = await sql.query<object>(
+    `select subject_id, said, answers from (select subject_id, count(*)::int as said from hops where topic = 'predictions.made' group by subject_id) h
+     join lateral (select count(*)::int as answers from predictions p where p.frame_id = h.subject_id) a on true where said > answers`,
+  )
+  return rows
+}
+
 /** What came out of a stage twice, or lies in the catalog twice: nothing, or the proof of it. */
 export async function doubled(sql: Pool): Promise<readonly object[]> {
   const media = await sql.query<object>('select camera_id, epoch, seq, count(*)::int from media group by camera_id, epoch, seq having count(*) > 1')
   const records = await sql.query<object>(
     "select topic, subject_id, count(*)::int from hops where topic in ('media.validated', 'frames.extracted', 'features.prepared') group by topic, subject_id having count(*) > 1",
   )
-  return [...media.rows, ...records.rows]
+  return [...media.rows, ...records.rows, ...(await doubledAnswers(sql))]
 }
 
 function readJson<Value>(file: string): Value {

@@ -15,7 +15,7 @@ import { doubled, type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-s
 import { build, root } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 import { repair } from '../src/repair.ts'
-import { showVerified, verify } from '../src/verify.ts'
+import { settleTime, showVerified, verify } from '../src/verify.ts'
 import { endTxn, type FaultProxy, openProxy, type Trouble } from './proxy.ts'
 
 const home = openOwnHome()

@@ -2,7 +2,7 @@
  * `frameloop verify`: object store, topics and rows against each other.
  *
  *   missing     a row names an object that is not there, or one of another size
- *   duplicate   a frame came out of a stage twice
+ *   duplicate   a frame came out of a stage twice, or was answered twice by one model
  *   orphan      an object that no row names: announced and lost by a broker, never announced, or left by a batch that was given up
  *   unrecorded  a row that no record of a topic stands behind
  *   unwritten   a record of a topic that the catalog has passed and that no row stands for
@@ -153,6 +153,10 @@ async function checkRows(pool: Pool, from: Date, to: Date): Promise<Finding[]> {
      union all
      select 'duplicate', 'media ' || subject_id, count(*) || ' records of the medium validated'
        from hops h join media m on m.media_id = h.subject_id where h.topic in (${validated}) and m.captured_at >= $1 and m.captured_at < $2 group by h.subject_id having count(*) > 1 + ${sentAgain(validated)}
+     union all
+     select 'duplicate', 'frame ' || subject_id, count(*) || ' records on predictions.made for ' || max(p.n) || ' answers'
+       from hops h join (select frame_id, count(*) as n from predictions where frame_at >= $1 and frame_at < $2 group by frame_id) p on p.frame_id = h.subject_id
+       where h.topic = 'predictions.made' group by subject_id having count(*) > max(p.n)
      union all
      select 'unrecorded', 'media ' || m.media_id, 'camera ' || camera_id || ' seq ' || seq || ': no record of any topic stands behind it'
        from media m where m.captured_at >= $1 and m.captured_at < $2 and not exists (select 1 from hops h where h.subject_id = m.media_id)

@@ -2,6 +2,7 @@
  * HTTP of a process with an API: the three routes of `health.ts` on a fastify server, with problem documents (RFC 9457) for
  * errors, OpenAPI at `/openapi.json` and a page of it at `/docs`.
  */
+import type { IncomingMessage } from 'node:http'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
@@ -86,8 +87,24 @@ export interface ApiOptions {
   readonly allowedOrigins?: readonly string[]
   /** Names this answers to beside localhost and addresses. Looked at where somebody names some, and on loopback. */
   readonly allowedHosts?: readonly string[]
-  /** How long a request may take to come, its body included, and how long it may stand still; half a minute and no bound of its own when absent. */
+  /** How long a request may take to come, its body included, and how long it may come slower than `slowest`; half a minute and no bound of its own when absent. */
   readonly patience?: { readonly whole: Ms; readonly silence: Ms }
+}
+
+/** Bytes a second: whoever sends less is not sending, but holding a connection. */
+const slowest: Bytes = 1_000
+
+/** Ends a connection on which a body comes too slowly, while it comes and not while it is worked on. */
+function watchBody(request: IncomingMessage, silence: Ms): void {
+  const { socket } = request
+  let before = socket.bytesRead
+  const timer = setInterval(() => {
+    const came = socket.bytesRead - before
+    before += came
+    if (came < (slowest * silence) / 1000) socket.destroy()
+  }, silence)
+  const stop = (): void => clearInterval(timer)
+  request.once('end', stop).once('close', stop)
 }
 
 declare module 'fastify' {
@@ -116,12 +133,8 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     maxAge: 600,
   })
   const hasNames = isLoopback(options.host) || allowedHosts.length > 0
-  app.addHook('onRequest', async ({ headers, routeOptions, raw }, reply) => {
-    if (options.patience && (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)) {
-      // while it comes, not while it is worked on; afterwards the server keeps the connection as it does others
-      raw.setTimeout(options.patience.silence)
-      raw.once('end', () => reply.raw.writableEnded || raw.setTimeout(0))
-    }
+  app.addHook('onRequest', async ({ headers, routeOptions, raw }) => {
+    if (options.patience && (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)) watchBody(raw, options.patience.silence)
     if (hasNames && !healthPaths.includes(routeOptions.url ?? '') && isStranger(headers, allowedOrigins, allowedHosts))
       throw new Fault('ORIGIN_NOT_ALLOWED', `This answers to localhost and to addresses, not to ${headers.host}`, { host: headers.host })
     if (!routeOptions.config.isPublic && isForeign(headers, allowedOrigins))

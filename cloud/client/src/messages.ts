@@ -29,6 +29,8 @@ export interface PictureAnswer extends Answer {
 export interface ZoneAnswer extends Answer {
   readonly zone: string
   readonly task: string
+  /** Names the model that answered this one, for `frameloop follow`. */
+  readonly traceId: string
   readonly x: number
   readonly y: number
   readonly width: number
@@ -38,6 +40,7 @@ export interface ZoneAnswer extends Answer {
 /** About the zones of a camera's picture. */
 export interface FrameAnswers {
   readonly camera: string
+  /** Of the first task; each answer has that of its own. */
   readonly traceId: string
   /** Of a frame of the catalog. */
   readonly frameId?: string
@@ -71,11 +74,16 @@ export interface LivePrediction extends ZoneAnswer {
   readonly cameraId: string
   readonly frameId: string
   readonly frameAt: number
+  /** When each hop of the way was done: by the clock of the agent, of the broker, and of the stages. */
+  readonly capturedAt: number
+  readonly arrivedAt: number
+  readonly validatedAt: number
+  readonly extractedAt: number
+  readonly preparedAt: number
   readonly answeredAt: number
   readonly pictureKey: string
   readonly pictureWidth: number
   readonly pictureHeight: number
-  readonly traceId: string
   /** Where the feed goes on after this one. */
   readonly resume: string
   /** Answers that this reader was too slow for, since the last message that said so. */

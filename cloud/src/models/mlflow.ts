@@ -20,6 +20,8 @@ export interface Mlflow {
   /** One that is not there counts as removed. */
   removeAlias(model: string, alias: string): Promise<void>
   endRun(runId: string, status: 'FINISHED' | 'FAILED'): Promise<void>
+  /** What `/readyz` says of it: nothing when it answers. */
+  notReady(): Promise<Readonly<Record<string, string>>>
 }
 
 /** Whether it may answer later. */
@@ -37,7 +39,8 @@ export function openMlflow(baseUrl: string): Mlflow {
   const api = async <Answer>(path: string, body: unknown, tolerate?: string, method = 'POST'): Promise<Answer> => {
     const response = await call(method, `/api/2.0/mlflow/${path}`, JSON.stringify(body))
     const answer = (await response.json().catch(() => ({}))) as { error_code?: string; message?: string }
-    if (!response.ok && answer.error_code !== tolerate)
+    // what a proxy in between says has no code at all
+    if (!response.ok && (tolerate === undefined || answer.error_code !== tolerate))
       throw new Fault('MLFLOW_UNAVAILABLE', `MLflow answered ${response.status} to ${path}: ${answer.message ?? ''}`, { path, status: response.status })
     return answer as Answer
   }
@@ -104,6 +107,13 @@ export function openMlflow(baseUrl: string): Mlflow {
     },
     async endRun(runId, status) {
       await api('runs/update', { run_id: runId, status, end_time: now() })
+    },
+    async notReady() {
+      const answers = await fetch(`${base}/health`, { signal: AbortSignal.timeout(2_000) }).then(
+        ({ ok }) => ok,
+        () => false,
+      )
+      return answers ? {} : { mlflow: 'does not answer' }
     },
   }
 }

@@ -17,8 +17,13 @@ afterAll(() => rmSync(folder, { recursive: true }))
 function open() {
   const loaded = new Set<string>()
   let isAway = false
+  let arrive = (): void => {}
+  const held = new Promise<void>((resolve) => {
+    arrive = resolve
+  })
   const mlflow = {
-    async getFiles() {
+    async getFiles(artifactPath: string) {
+      if (artifactPath === 'hangs') await held
       if (isAway) throw new Fault('MLFLOW_UNAVAILABLE', 'MLflow is away')
       return new Map(modelFileNames.map((name) => [name, Buffer.from('{}')]))
     },
@@ -35,7 +40,7 @@ function open() {
   }
   const slots = new ModelSlots(mlflow, folder, loader, openLog('test', 'silent'))
   const apply = (alias: string, version: string, share = 1, digest = `d${version}`): Promise<void> =>
-    slots.apply({ task: 't', alias, version, share, digest, artifactPath: '' } as ModelChanged, AbortSignal.timeout(5_000))
+    slots.apply({ task: 't', alias, version, share, digest, artifactPath: digest } as ModelChanged, AbortSignal.timeout(5_000))
   const all = Array.from(
     { length: 1_000 },
     (_, at) =>
@@ -49,7 +54,7 @@ function open() {
   const away = (is: boolean): void => {
     isAway = is
   }
-  return { slots, apply, loaded, all, versions, away }
+  return { slots, apply, loaded, all, versions, away, arrive: () => arrive() }
 }
 
 test('a challenger answers its share of the frames in place of the champion, each frame always the same way; a shadow answers all beside them', async () => {
@@ -62,6 +67,26 @@ test('a challenger answers its share of the frames in place of the champion, eac
   expect(first.every((list) => list[1] === '3' && list.length === 2)).toBe(true)
   expect(all.map((frameId) => versions(frameId))).toEqual(first)
   expect(placeOf('80000000-0000-5000-8000-000000000000')).toBe(0.5)
+})
+
+test('files that do not come hold up no other change, and come too late for one that was taken back', async () => {
+  const { apply, loaded, all, versions, arrive } = open()
+  await apply('champion', '1')
+  const late = apply('champion', '2', 1, 'hangs')
+  await apply('challenger', '3', 1)
+  // rolled back meanwhile
+  await apply('champion', '1')
+  expect(versions(all[0] ?? '', (version) => version !== '3')).toEqual(['1'])
+  arrive()
+  await late
+  expect(versions(all[0] ?? '', (version) => version !== '3')).toEqual(['1'])
+  expect([...loaded]).toEqual(['d1', 'd3'])
+})
+
+test('of what was once decided only the latest of each task and alias counts', () => {
+  const change = (task: string, alias: string, version: string) => ({ task, alias, version }) as ModelChanged
+  const changes = [change('t', 'champion', '1'), change('t', 'champion', '2'), change('u', 'champion', '1'), change('t', 'champion', '1'), change('t', 'shadow', '')]
+  expect(ModelSlots.latest(changes).map(({ task, alias, version }) => `${task} ${alias} ${version}`)).toEqual(['t champion 1', 'u champion 1', 't shadow '])
 })
 
 test('a challenger that cannot answer a frame leaves it to the champion, and a shadow that is the champion answers once', async () => {

@@ -1,7 +1,8 @@
 /**
  * Who serves: per task and alias the loaded model. A change is loaded and checked beside the old one, then takes its
  * place between two questions; nothing waits and nothing fails. What cannot be loaded or checked leaves the old one serving;
- * what cannot be fetched now is fetched when MLflow is back.
+ * what cannot be fetched now is fetched when MLflow is back. Changes may be made at the same time: the latest of a task and
+ * alias is the one that counts, however long those before it take.
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { retry } from '@frameloop/kit/retry'
+import { Turns } from '@frameloop/kit/turns'
 import type { Ms } from '@frameloop/kit/units'
 import type { ModelChanged } from '@frameloop/schemas/events'
 import type { Loaded } from '../serve/engine-thread.ts'
@@ -46,6 +48,8 @@ export class ModelSlots {
   readonly #waiting = new Set<ModelChanged>()
   /** How often each could not be made. */
   readonly #tries = new WeakMap<ModelChanged, number>()
+  /** By digest: what is being let go must not be loaded meanwhile. */
+  readonly #turns = new Turns<string>()
   readonly #mlflow: Mlflow
   readonly #cache: string
   readonly #loader: Loader
@@ -76,6 +80,11 @@ export class ModelSlots {
     return [counts, shadow].filter((slot, at, all): slot is Slot => slot !== undefined && all.findIndex((other) => other?.change.version === slot.change.version) === at)
   }
 
+  /** The changes that are to be made, of each task and alias the latest: what the topic says up to its end. */
+  static latest(changes: Iterable<ModelChanged>): ModelChanged[] {
+    return [...new Map([...changes].map((change) => [keyOf(change), change])).values()]
+  }
+
   /** Changes that are to be made when MLflow is back. */
   get waiting(): readonly ModelChanged[] {
     return [...this.#waiting]
@@ -94,7 +103,7 @@ export class ModelSlots {
     if (change.version === '') {
       this.#slots.delete(key)
       this.#log.info({ task: change.task, alias: change.alias, was: before?.change.version }, 'nobody serves under the alias any more')
-      await this.#letGo(before)
+      if (before) await this.#letGo(before)
       return
     }
     await this.#make(change, signal)
@@ -114,17 +123,12 @@ export class ModelSlots {
     try {
       const model = await this.#load(change, signal)
       this.#waiting.delete(change)
-      if (this.#wanted.get(key) !== change) {
-        // unless somebody wants the same files in another role, and may be loading them now
-        const isWanted = [...this.#wanted.values()].some((other) => other.digest === digest)
-        if (!isWanted) await this.#letGo({ change, model })
-        return
-      }
+      if (this.#wanted.get(key) !== change) return await this.#letGo({ change, model })
       const before = this.#slots.get(key)
       this.#slots.set(key, { change, model })
       const { engine, why } = model
       this.#log.info({ task, alias, version, was: before?.change.version, engine, ...(why ? { why } : {}) }, 'model serves')
-      await this.#letGo(before)
+      if (before) await this.#letGo(before)
     } catch (thrown) {
       if (signal.aborted) return
       const tries = (this.#tries.get(change) ?? 0) + 1
@@ -144,7 +148,8 @@ export class ModelSlots {
     const folder = join(this.#cache, change.digest)
     if (modelFileNames.every((name) => existsSync(join(folder, name)))) {
       try {
-        return await this.#loader.load(change.digest, new Map(modelFileNames.map((name) => [name, readFileSync(join(folder, name))])))
+        const kept = new Map(modelFileNames.map((name) => [name, readFileSync(join(folder, name))]))
+        return await this.#turns.take(change.digest, () => this.#loader.load(change.digest, kept))
       } catch (thrown) {
         if (isThreadDead(thrown)) throw thrown
         // a power loss may have cut them off; MLflow has them whole
@@ -152,12 +157,16 @@ export class ModelSlots {
         rmSync(folder, { recursive: true, force: true })
       }
     }
-    return this.#loader.load(change.digest, await this.#fetch(change, folder, signal))
+    const fetched = await this.#fetch(change, folder, signal)
+    return this.#turns.take(change.digest, () => this.#loader.load(change.digest, fetched))
   }
 
-  async #letGo(before: Slot | undefined): Promise<void> {
-    const isElsewhere = this.all.some((slot) => slot.change.digest === before?.change.digest)
-    if (before && !isElsewhere) await this.#loader.unload(before.change.digest)
+  /** Unless somebody serves or is to serve by the same files, in another role or as another version. */
+  #letGo({ change: { digest } }: Slot): Promise<void> {
+    return this.#turns.take(digest, async () => {
+      const isElsewhere = [...this.#wanted.values(), ...this.all.map(({ change }) => change)].some((other) => other.digest === digest)
+      if (!isElsewhere) await this.#loader.unload(digest)
+    })
   }
 
   async #fetch(change: ModelChanged, folder: string, signal: AbortSignal): Promise<ModelFiles> {

@@ -54,7 +54,7 @@ export function within(allowed: readonly string[], asked: readonly string[] | un
   return allowed.length === 0 ? asked : asked.filter((name) => allowed.includes(name))
 }
 
-/** A second's worth may be taken at once, and no more than `rate` a second for long. */
+/** A second's worth may be taken at once, and no more than `rate` a second for long: what asks for more is let through when nothing was taken before, and paid for afterwards. */
 export class Bucket {
   readonly #rate: number
   #left: number
@@ -69,7 +69,7 @@ export class Bucket {
   take(count: number, now: EpochMs): boolean {
     this.#left = Math.min(Math.max(1, this.#rate), this.#left + ((now - this.#at) / 1000) * this.#rate)
     this.#at = now
-    if (this.#left < count) return false
+    if (this.#left < Math.min(count, Math.max(1, this.#rate))) return false
     this.#left -= count
     return true
   }
@@ -91,8 +91,8 @@ export function requireCaller(app: FastifyInstance, access: Access, isOpen: (pat
   app.addHook('onRequest', async (request) => {
     const path = request.url.split('?')[0] ?? ''
     if (isOpen(path)) return
-    const { ticket } = request.query as { ticket?: string }
-    const used = ticketPaths.includes(path) ? ticket : undefined
+    const { ticket } = request.query as { ticket?: unknown }
+    const used = ticketPaths.includes(path) && typeof ticket === 'string' ? ticket : undefined
     request.caller = await access.callerOf(request.headers.authorization, used)
     // a ticket was counted when it was given
     if (request.headers.authorization !== undefined || used === undefined) request.caller.take()

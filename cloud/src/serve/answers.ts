@@ -18,7 +18,7 @@ export const FrameAnswers = Type.Object({
   frameId: Type.Optional(Type.String()),
   answers: Type.Array(
     Type.Object(
-      { zone: Type.String(), task: Type.String(), x: Type.Number(), y: Type.Number(), width: Type.Number(), height: Type.Number(), ...answer },
+      { zone: Type.String(), task: Type.String(), traceId, x: Type.Number(), y: Type.Number(), width: Type.Number(), height: Type.Number(), ...answer },
       { description: 'the zone in pixels' },
     ),
   ),

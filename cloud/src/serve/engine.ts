@@ -28,6 +28,8 @@ const mostBatch = 256
 const ordersAhead = 2
 const restartPause: Ms = 200
 const waitingLimit: Bytes = 64_000_000
+/** How long a question may wait where whoever asks does not say. */
+export const usualDeadline: Ms = 5_000
 
 export interface Reply {
   readonly scored: readonly Scored[]

@@ -139,6 +139,17 @@ test('who comes back goes on where it was, on each partition, and is told of a g
   expect(again.texts.at(-1)).toMatchObject({ kind: 'gap', partition: 7, after: 5, next: null })
 })
 
+test('places that are named twice count once, the latest of a partition, and are gone through together', () => {
+  const { feeds } = open()
+  for (let seq = 1; seq <= 3; seq += 1) publish(feeds, 'door', `z${seq}`, seq, 0)
+  publish(feeds, 'gate', 'a', 1, 1)
+  const again = new FakeSocket()
+  feeds.add(again as never, wire)
+  const first = offset - 6
+  again.says({ resume: [...Array.from({ length: 900 }, () => `0:${first}`), `0:${first - 1}`, `1:${offset - 2}`] })
+  expect(again.answers).toEqual(['door z2 2', 'door z3 3', 'gate a 1'])
+})
+
 test('a picture is sent once a frame, to those who want it, as JSON and bytes in one message', async () => {
   const { feeds, socket } = open()
   const plain = new FakeSocket()

@@ -13,13 +13,13 @@
  *     not stalled: whoever takes a message, or a burst of them that left together, within that time stays.
  */
 import { Fault } from '@frameloop/kit/fault'
-import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
+import type { Bytes, EpochMs } from '@frameloop/kit/units'
 import type { ObjectRef, PredictionMade } from '@frameloop/schemas/events'
 import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
 import type { WebSocket } from 'ws'
 import { everything, type Scope } from './access.ts'
-import { binaryMessage, errorMessage, slowLimit, stallLimit, together, type Wire } from './messages.ts'
+import { binaryMessage, errorMessage, pingInterval, slowLimit, stallLimit, together, type Wire } from './messages.ts'
 
 const Names = Type.Optional(Type.Array(Type.String({ maxLength: 200 }), { maxItems: 1_000 }))
 const Credit = Type.Integer({ minimum: 0, maximum: 1_000_000 })
@@ -28,7 +28,7 @@ const Wish = Type.Object(
     ...{ cameras: Names, zones: Names, tasks: Names },
     pictures: Type.Optional(Type.Union([Type.Literal('none'), Type.Literal('jpeg')])),
     credit: Type.Optional(Credit),
-    resume: Type.Optional(Type.Array(Type.String({ pattern: '^\\d+:\\d+$' }), { maxItems: 1_000 })),
+    resume: Type.Optional(Type.Array(Type.String({ pattern: '^\\d{1,9}:\\d{1,15}$' }), { maxItems: 1_000 })),
   },
   { additionalProperties: false },
 )
@@ -38,7 +38,6 @@ const example = '{ "cameras": [], "zones": [], "tasks": [], "pictures": "none", 
 /** Answers that are kept for those who come back. */
 const remembered = 2_000
 const wishLimit: Bytes = 64 * 1024
-const pingInterval: Ms = 15_000
 const tooSlow = 1013
 
 /** Where an answer stands on its topic. */
@@ -240,17 +239,23 @@ export class Feeds {
       return
     }
     reader.subscribe(wish)
-    for (const place of wish.resume ?? []) this.#resume(reader, place)
+    // where several places of a partition are named, behind the last of them
+    const places = new Map<number, number>()
+    for (const [partition = 0, offset = 0] of (wish.resume ?? []).map((place) => place.split(':').map(Number))) places.set(partition, Math.max(offset, places.get(partition) ?? 0))
+    if (places.size > 0) this.#resume(reader, places)
   }
 
-  #resume(reader: Reader, place: string): void {
-    const [partition = 0, offset = 0] = place.split(':').map(Number)
-    const known = this.#published.filter((one) => one.partition === partition)
-    const forgotten = this.#forgotten.get(partition)
-    // between two answers lie transaction markers, so the next one need not be the next number
-    const isMissed = forgotten === undefined ? known.length === 0 || (known[0]?.offset ?? 0) > offset + 2 : forgotten > offset
-    if (isMissed) reader.offer(`gap ${partition}`, JSON.stringify({ kind: 'gap', partition, after: offset, next: known[0]?.offset ?? null }))
-    for (const one of known) if (one.offset > offset) this.#offer(reader, one)
+  /** Once through what is kept, however many places are named. */
+  #resume(reader: Reader, places: ReadonlyMap<number, number>): void {
+    const first = new Map<number, number>()
+    for (const { partition, offset } of this.#published) if (!first.has(partition)) first.set(partition, offset)
+    for (const [partition, offset] of places) {
+      const [known, forgotten] = [first.get(partition), this.#forgotten.get(partition)]
+      // between two answers lie transaction markers, so the next one need not be the next number
+      const isMissed = forgotten === undefined ? known === undefined || known > offset + 2 : forgotten > offset
+      if (isMissed) reader.offer(`gap ${partition}`, JSON.stringify({ kind: 'gap', partition, after: offset, next: known ?? null }))
+    }
+    for (const one of this.#published) if (one.offset > (places.get(one.partition) ?? Number.POSITIVE_INFINITY)) this.#offer(reader, one)
   }
 
   publish(prediction: PredictionMade, traceId: string, { partition, offset }: Place): void {

@@ -117,8 +117,8 @@ const rejoinPause: Ms = 1_000
 
 /**
  * Runs the live stage, and again when Kafka has ended its membership: a broker that crashed says so to members it has forgotten,
- * as it does to one whose name is used by another process. A stage ends with that and is started anew; here the connections of
- * people would end with it.
+ * as it does to one whose name is used by another process; and when nobody knows what became of a call, as after a process was
+ * stopped for minutes. A stage ends with that and is started anew; here the connections of people would end with it.
  */
 export async function runLive(run: (signal: AbortSignal) => Promise<void>, signal: AbortSignal, log: Log, pause = rejoinPause): Promise<void> {
   let lost: number[] = []
@@ -127,7 +127,7 @@ export async function runLive(run: (signal: AbortSignal) => Promise<void>, signa
       return await run(signal)
     } catch (thrown) {
       lost = [...lost.filter((at) => Date.now() - at < rejoinWindow), Date.now()]
-      if (signal.aborted || !(thrown instanceof Fault && thrown.code === 'PRODUCER_FENCED') || lost.length > mostRejoins) throw thrown
+      if (signal.aborted || !(thrown instanceof Fault && ['PRODUCER_FENCED', 'KAFKA_UNAVAILABLE'].includes(thrown.code)) || lost.length > mostRejoins) throw thrown
       log.warn({ err: thrown, times: lost.length }, 'live frames have lost their place in Kafka and join again; everything else is answered')
       await sleep(pause, undefined, { signal })
     }

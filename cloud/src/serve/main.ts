@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
@@ -12,6 +13,7 @@ import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { retry } from '@frameloop/kit/retry'
 import { runProcess } from '@frameloop/kit/run-process'
 import { openCodec } from '@frameloop/schemas/codec'
+import type { ModelChanged } from '@frameloop/schemas/events'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { topics } from '@frameloop/schemas/topics'
 import { traceIdOf } from '@frameloop/schemas/trace'
@@ -33,6 +35,8 @@ import { serveStream } from './stream.ts'
 
 /** Of a picture, however it comes. */
 const bodyLimit = 20_000_000
+/** Who sends one letter by letter is gone within ten seconds. */
+const patience = { whole: 30_000, silence: 8_000 }
 
 /** Pictures that come over a WebSocket are masked: without bufferutil's native part `ws` takes three to five times as long with them. Throws `TOOL_MISSING`. */
 function needNativeMasking(): void {
@@ -63,23 +67,29 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   else log.warn({ host: config.host }, 'whoever reaches this address may ask everything: API_KEYS is off')
   const access = keys ?? openAccess
   const engine = lifetime.own('engine', new Engine(), (open) => open.close())
-  const slots = new ModelSlots(openMlflow(config.mlflowTrackingUri), config.modelCacheFolder, engine, log)
+  const mlflow = openMlflow(config.mlflowTrackingUri)
+  const slots = new ModelSlots(mlflow, config.modelCacheFolder, engine, log)
   lifetime.run('models that wait', (signal) => slots.run(signal), fail)
   const feeds = new Feeds(({ bucket, key }) => store.get(bucket, key))
   serveMetrics(metrics, engine, feeds)
   lifetime.run('feed readers', (signal) => feeds.run(signal), fail)
   const zones = openZoneDirectory(pool, log, 2_000)
   lifetime.run('zones', (signal) => zones.run(signal), fail)
-  // the topic is compacted: from its beginning it says who serves now, and goes on saying it
+  // from its beginning the topic says who served once, who serves now, and goes on saying it: only who serves now is loaded
   let modelsLoaded = false
   lifetime.run(
     'models',
     async (signal) => {
+      const before: ModelChanged[] = []
       for await (const record of tail(config.kafkaBrokers, `frameloop.serve.models.${config.instance}`, topics.modelsChanged.name, 'beginning', signal)) {
-        if (!record) modelsLoaded = true
-        else {
+        if (record) {
           const change = await readable(() => codec.decode('ModelChanged', record.value), record, log, signal)
-          if (change) await slots.apply(change, signal)
+          if (change && modelsLoaded) slots.apply(change, signal).catch(fail)
+          else if (change) before.push(change)
+        } else {
+          // one whose files do not come holds up none of the others
+          await Promise.all(ModelSlots.latest(before.splice(0)).map((change) => slots.apply(change, signal)))
+          modelsLoaded = true
         }
       }
     },
@@ -109,18 +119,19 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   // once it has answered anything it can answer HTTP and WebSockets for good, whatever is away
   let wasReady = false
   const notReady = () => {
-    const why = live.notReady() ?? (keys && !keys.isLoaded ? 'reading the keys' : undefined) ?? (modelsLoaded && !lacksChampion() ? undefined : 'loading the models that serve')
+    const why = (modelsLoaded && !lacksChampion() ? undefined : 'loading the models that serve') ?? (keys && !keys.isLoaded ? 'reading the keys' : undefined) ?? live.notReady()
     wasReady ||= why === undefined
     return wasReady ? {} : { serve: why ?? '' }
   }
   const degraded = async () => {
     const why = live.notReady()
     const waiting = slots.waiting.map(({ task, version }) => `version ${version} of ${task} waits to be loaded`).join(', ')
-    return { ...(why ? { 'live frames': why } : {}), ...(waiting ? { models: waiting } : {}), ...(await databaseNotReady(pool)) }
+    const [postgres, away] = await Promise.all([databaseNotReady(pool), mlflow.notReady()])
+    return { ...(why ? { 'live frames': why } : {}), ...(waiting ? { models: waiting } : {}), ...postgres, ...away }
   }
   const app = await openApi(
     { name: 'serve', metrics, notReady, degraded },
-    { title: 'frameloop inference', bodyLimit, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins), allowedHosts: listOf(config.allowedHosts) },
+    { title: 'frameloop inference', bodyLimit, patience, log, host: config.host, allowedOrigins: listOf(config.allowedOrigins), allowedHosts: listOf(config.allowedHosts) },
   )
   // who is gone answers no closing words, and the end of the process waits for them
   await app.register(websocket, { options: { maxPayload: bodyLimit, perMessageDeflate: false, ...{ closeTimeout: 2_000 } } })
@@ -139,6 +150,14 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
     serveStream(socket, { engine, championOf: (task) => championOf({ slots, zones }, task), answerOf: pictureAnswerOf, caller, wire: raw.socket, largest: bodyLimit })
   })
   await addPredictions(app, { engine, slots, zones, store, pool }, () => Object.keys(notReady()).length === 0)
-  lifetime.run('live', (signal) => runLive(live.run, signal, log), fail)
+  lifetime.run(
+    'live',
+    async (signal) => {
+      // a frame that comes before its model would go by unanswered; other replicas answer meanwhile
+      while (!signal.aborted && (!modelsLoaded || lacksChampion())) await sleep(100, undefined, { signal }).catch(() => {})
+      if (!signal.aborted) await runLive(live.run, signal, log)
+    },
+    fail,
+  )
   await listen(app, config, lifetime)
 })

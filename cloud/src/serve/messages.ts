@@ -7,6 +7,8 @@ import type { Bytes, Ms } from '@frameloop/kit/units'
 export const slowLimit: Bytes = 256 * 1024
 /** How long that may last. */
 export const stallLimit: Ms = 20_000
+/** Who has not answered one ping when the next is due is gone. */
+export const pingInterval: Ms = 15_000
 
 /** What a problem document says, as a message. */
 export function errorMessage(thrown: unknown, more: object = {}): object {

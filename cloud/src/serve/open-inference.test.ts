@@ -30,18 +30,20 @@ test('a tensor comes as numbers in any nesting or as bytes behind the JSON, and 
   const asBytes = readInferRequest(Buffer.concat([head, Buffer.from([1, 2, 3, 4, 5, 6])]), head.length, meta)
   expect(asBytes.bytes).toEqual(Buffer.from(asNumbers.bytes))
   expect(asBytes.wantsBinary).toBe(true)
+  expect(read({ inputs: [input({ data: [1, 2, 3, 4, 5, 6] })], parameters: { timeout: 250_000 } }).timeoutMs).toBe(250)
   const floats = read({ inputs: [input({ datatype: 'FP32', data: [0.5, 1, 2, 3, 4, 5] })] })
   expect(new Float32Array(floats.bytes.buffer)).toEqual(Float32Array.of(0.5, 1, 2, 3, 4, 5))
 })
 
 test('an answer is JSON, or JSON and the tensor behind it', () => {
-  const model = { name: 't', version: '3' }
+  const model = { name: 't', version: '3', digest: 'd', preprocessing: 'p' }
   const plain = writeInferAnswer(read({ id: 'x', inputs: [input({ data: [1, 2, 3, 4, 5, 6] })] }), model, [[0.25, 0.75]])
   expect(plain.jsonLength).toBeUndefined()
   expect(JSON.parse(plain.body.toString())).toEqual({
     model_name: 't',
     model_version: '3',
     id: 'x',
+    parameters: { digest: 'd', preprocessing: 'p' },
     outputs: [{ name: 'scores', datatype: 'FP32', shape: [1, 2], data: [0.25, 0.75] }],
   })
   const binary = writeInferAnswer(read({ inputs: [input({ data: [1, 2, 3, 4, 5, 6] })], parameters: { binary_data_output: true } }), model, [[0.25, 0.75]])

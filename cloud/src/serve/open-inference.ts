@@ -5,6 +5,7 @@
  * network. One output `scores`, FP32 [count, classes].
  */
 import { Fault } from '@frameloop/kit/fault'
+import type { Ms } from '@frameloop/kit/units'
 import Type, { type Static, type TProperties } from 'typebox'
 import { Compile } from 'typebox/compile'
 import type { ModelMeta } from '../models/model-files.ts'
@@ -32,6 +33,7 @@ export const InferBody = Type.Object(
     outputs: Type.Optional(Type.Array(Type.Object({ name: Type.Literal(outputName), parameters: Parameters({ binary_data: Type.Optional(Type.Boolean()) }) }), { maxItems: 1 })),
     parameters: Parameters({
       binary_data_output: Type.Optional(Type.Boolean()),
+      timeout: Type.Optional(Type.Integer({ minimum: 1, maximum: 60_000_000, description: 'how long it may wait for its turn, in microseconds; 504 beyond that' })),
       reference: Type.Optional(Type.String({ description: 'CAMERA ZONE: what it usually looks like there is what the pixels are compared with' })),
     }),
   },
@@ -50,6 +52,8 @@ export interface InferRequest {
   /** `camera zone`; empty when none was named. */
   readonly reference: string
   readonly wantsBinary: boolean
+  /** How long it may wait, where somebody said so. */
+  readonly timeoutMs: Ms | undefined
 }
 
 /** A batch of pictures: count, height, width, channels. */
@@ -80,7 +84,7 @@ export function readInferRequest(body: Buffer, jsonLength: number | undefined, {
     const [problem] = bodies.Errors(json)
     throw invalid(`${problem?.instancePath.slice(1) || 'The body'} ${problem?.message}; the model takes ${inputName}, UINT8 or FP32 of ${wanted}, and gives ${outputName}`)
   }
-  const { id = '', inputs, outputs: [output] = [], parameters: { binary_data_output = false, reference = '' } = {} } = json as InferBody
+  const { id = '', inputs, outputs: [output] = [], parameters: { binary_data_output = false, reference = '', timeout } = {} } = json as InferBody
   const [input] = inputs as [InferBody['inputs'][number]]
   const { datatype, shape } = input
   const [count = 0, ...sides] = shape
@@ -103,7 +107,8 @@ export function readInferRequest(body: Buffer, jsonLength: number | undefined, {
     bytes = binary
   }
   if (datatype === 'FP32' && !areFinite(bytes)) throw invalid('FP32 values are finite numbers of single precision, one is not')
-  return { ...{ id, count, datatype, bytes, reference }, wantsBinary: output?.parameters?.binary_data ?? binary_data_output }
+  const wantsBinary = output?.parameters?.binary_data ?? binary_data_output
+  return { id, count, datatype, bytes, reference, wantsBinary, timeoutMs: timeout === undefined ? undefined : timeout / 1000 }
 }
 
 /** FP32, little-endian: none of them has the largest exponent, which is that of infinities and NaN (IEEE 754, 3.4). */
@@ -120,13 +125,13 @@ export interface InferAnswer {
 
 export function writeInferAnswer(
   { id, wantsBinary }: InferRequest,
-  model: { readonly name: string; readonly version: string },
+  { name, version, digest, preprocessing }: { readonly name: string; readonly version: string; readonly digest: string; readonly preprocessing: string },
   scores: readonly (readonly number[])[],
 ): InferAnswer {
   const flat = Float32Array.from(scores.flat())
   const output = { name: outputName, datatype: 'FP32', shape: [scores.length, scores[0]?.length ?? 0] }
   const json = (more: object): Buffer =>
-    Buffer.from(JSON.stringify({ model_name: model.name, model_version: model.version, ...(id ? { id } : {}), outputs: [{ ...output, ...more }] }))
+    Buffer.from(JSON.stringify({ model_name: name, model_version: version, ...(id ? { id } : {}), parameters: { digest, preprocessing }, outputs: [{ ...output, ...more }] }))
   if (!wantsBinary) return { body: json({ data: [...flat] }), jsonLength: undefined }
   const head = json({ parameters: { binary_data_size: flat.byteLength } })
   return { body: Buffer.concat([head, Buffer.from(flat.buffer)]), jsonLength: head.length }

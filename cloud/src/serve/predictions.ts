@@ -6,12 +6,13 @@ import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { problemOf } from '@frameloop/kit/http'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 import { namePattern } from '@frameloop/schemas/ids'
 import { answerTraceId } from '@frameloop/schemas/trace'
 import { referencesOf } from '@frameloop/stream-processors/features/features'
 import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import type { ZoneDirectory } from '@frameloop/stream-processors/features/zones'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { errorCodes, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import Type, { type Static } from 'typebox'
 import Value from 'typebox/value'
 import { bestOf } from '../models/model-files.ts'
@@ -20,8 +21,8 @@ import type { ModelSlots, Slot } from '../models/model-slots.ts'
 import { allow, type Caller, within } from './access.ts'
 import * as Answers from './answers.ts'
 import { answered, oneOrEach, pictureBodies } from './answers.ts'
-import type { Engine, Pieces } from './engine.ts'
-import { gather, isGathered } from './gather.ts'
+import { type Engine, type Pieces, usualDeadline } from './engine.ts'
+import { gathering, isGathered } from './gather.ts'
 import { isPreparedFor } from './live.ts'
 import { InferBody, inputName, jsonLengthHeader, modelMetadata, outputName, readInferRequest, serverMetadata, writeInferAnswer } from './open-inference.ts'
 
@@ -31,6 +32,14 @@ export interface PredictionTools {
   readonly zones: ZoneDirectory
   readonly store: ObjectStore
   readonly pool: Pick<Pool, 'query'>
+}
+
+/** A version that is loaded, by its number or its alias; the champion when none is named. Throws `MODEL_UNKNOWN`, and as `championOf`. */
+function servingOf(tools: Pick<PredictionTools, 'slots' | 'zones'>, task: string, version: string | undefined): Slot {
+  if (version === undefined) return championOf(tools, task)
+  const slot = tools.slots.all.find(({ change }) => change.task === task && (change.version === version || change.alias === version))
+  if (!slot) throw new Fault('MODEL_UNKNOWN', `No model ${task} of version ${version} is served`, { task, version })
+  return slot
 }
 
 /** The champion of a task. Throws `TASK_UNKNOWN`, and `MODEL_UNAVAILABLE` of a task whose first model is still to come. */
@@ -77,6 +86,8 @@ const orProblem = <Answered>(answering: Promise<Answered>): Promise<Answered | P
 async function eachPicture(request: FastifyRequest, answer: (bytes: Pieces) => Promise<object>): Promise<object> {
   if (!request.isMultipart()) {
     const { body } = request
+    const type = request.headers['content-type'] ?? ''
+    if (type.startsWith('application/json')) throw new errorCodes.FST_ERR_CTP_INVALID_MEDIA_TYPE(type)
     if (!isGathered(body) || body.length === 0)
       throw new Fault('REQUEST_INVALID', 'Send the picture itself as the body, with its content type (image/jpeg, image/png, image/webp), or several as multipart/form-data')
     return answer(body)
@@ -97,10 +108,15 @@ async function eachPicture(request: FastifyRequest, answer: (bytes: Pieces) => P
   return { answers: await Promise.all(answering) }
 }
 
+const deadlineOf = (ms: Ms | undefined): EpochMs => Date.now() + (ms ?? usualDeadline)
+const DeadlineMs = Type.Optional(
+  Type.Integer({ minimum: 1, maximum: 60_000, description: 'how long it may wait for its turn, in milliseconds; 504 beyond that', default: usualDeadline }),
+)
+
 const nowhere = { x: 0, y: 0, width: 0, height: 0 }
 
-/** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE`, `MODEL_INVALID` and what the picture deserves. */
-async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Pieces): Promise<FrameAnswers> {
+/** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE` and what the picture deserves. */
+async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Pieces, deadline: EpochMs): Promise<FrameAnswers> {
   const { engine, zones, store } = tools
   allow(caller, 'predict', { camera, task })
   const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
@@ -114,37 +130,42 @@ async function judge(tools: PredictionTools, caller: Caller, camera: string, tas
   })
   for (const [name, { change }] of slotOf) {
     if (!fitting.some((zone) => zone.task === name))
-      throw new Fault('MODEL_INVALID', `The model of task ${name} was trained on preprocessing ${change.preprocessing}, which no zone of ${camera} is prepared by`)
+      throw new Fault('MODEL_UNAVAILABLE', `The model of task ${name} was trained on preprocessing ${change.preprocessing}, which no zone of ${camera} is prepared by`)
   }
   const models = new Map([...slotOf].map(([name, { change }]) => [name, change.digest]))
   using _ = engine.hold(models.values())
   const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
-  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, zones: fitting, references, models }, bytes)
-  const answers = scored.map(({ zone = '', task: name = '', rectangle = nowhere, scores }) => ({ zone, task: name, ...rectangle, ...answerOf(slotOf.get(name) as Slot, scores) }))
-  const [first] = slotOf.values()
-  return { camera, traceId: traceOf(first as Slot), answers }
+  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, zones: fitting, references, models }, bytes, deadline)
+  // each by its own model
+  const traces = new Map([...slotOf].map(([name, slot]) => [name, traceOf(slot)]))
+  const answers = scored.map(({ zone = '', task: name = '', rectangle = nowhere, scores }) => ({
+    ...{ zone, task: name, traceId: traces.get(name) ?? '', ...rectangle },
+    ...answerOf(slotOf.get(name) as Slot, scores),
+  }))
+  const [first = ''] = traces.values()
+  return { camera, traceId: first, answers }
 }
 
-async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined): Promise<FrameAnswers> {
+async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined, deadline: EpochMs): Promise<FrameAnswers> {
   const { rows } = await tools.pool.query<{ camera_id: string; bucket: string; object_key: string }>('select camera_id, bucket, object_key from frames where frame_id = $1', [
     frameId,
   ])
   const [frame] = rows
   if (!frame) throw new Fault('FRAME_UNKNOWN', `The catalog knows no frame ${frameId}`, { frameId })
-  return { frameId, ...(await judge(tools, caller, frame.camera_id, task, await tools.store.get(frame.bucket, frame.object_key))) }
+  return { frameId, ...(await judge(tools, caller, frame.camera_id, task, await tools.store.get(frame.bucket, frame.object_key), deadline)) }
 }
 
 async function judgePicture(
   tools: PredictionTools,
   caller: Caller,
   task: string,
-  { camera, zone }: { readonly camera?: string; readonly zone?: string },
+  { camera, zone, version, deadlineMs }: { readonly camera?: string; readonly zone?: string; readonly version?: string; readonly deadlineMs?: Ms },
   bytes: Pieces,
 ): Promise<PictureAnswer> {
   allow(caller, 'predict', { camera, task })
-  const slot = championOf(tools, task)
+  const slot = servingOf(tools, task, version)
   const key = camera && zone ? referenceKey(camera, zone) : ''
-  const { scored } = await tools.engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes)
+  const { scored } = await tools.engine.ask({ kind: 'picture', digest: slot.change.digest, referenceKey: key }, bytes, deadlineOf(deadlineMs))
   return { task, ...pictureAnswerOf(slot, scored[0]?.scores ?? []) }
 }
 
@@ -152,8 +173,9 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
   const Query = Type.Object({
     camera: Type.Optional(Type.String({ pattern: namePattern, description: 'whose zones are judged; not needed for frames of the catalog' })),
     task: Type.Optional(Name),
+    deadlineMs: DeadlineMs,
   })
-  app.post<{ Querystring: { camera?: string; task?: string } }>(
+  app.post<{ Querystring: { camera?: string; task?: string; deadlineMs?: Ms } }>(
     '/v1/predict',
     {
       ...mayPredict,
@@ -161,7 +183,8 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
       schema: { summary: "Answers about the zones of a camera's picture, sent along or in the catalog", querystring: Query },
     },
     (request) => {
-      const { camera, task } = request.query
+      const { camera, task, deadlineMs } = request.query
+      const deadline = deadlineOf(deadlineMs)
       if (request.headers['content-type']?.startsWith('application/json')) {
         const [problem] = Value.Errors(Frames, request.body)
         if (problem)
@@ -171,17 +194,19 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
           )
         const asked = request.body as Static<typeof Frames>
         request.caller.take(asked.frameIds.length - 1)
-        return Promise.all(asked.frameIds.map((frameId) => orProblem(judgeFrame(tools, request.caller, frameId, asked.task ?? task)))).then((answers) => ({ answers }))
+        return Promise.all(asked.frameIds.map((frameId) => orProblem(judgeFrame(tools, request.caller, frameId, asked.task ?? task, deadline)))).then((answers) => ({ answers }))
       }
       if (camera === undefined) throw new Fault('REQUEST_INVALID', 'Say whose zones are judged: /v1/predict?camera=NAME')
-      return eachPicture(request, (bytes) => judge(tools, request.caller, camera, task, bytes))
+      return eachPicture(request, (bytes) => judge(tools, request.caller, camera, task, bytes, deadline))
     },
   )
   const Of = Type.Object({
     camera: Type.Optional(Type.String({ pattern: namePattern, description: 'with zone: what it usually looks like there is what the picture is compared with' })),
     zone: Type.Optional(Name),
+    version: Type.Optional(Type.String({ maxLength: 40, description: 'a version that is loaded, or its alias (`challenger`, `shadow`); the champion when absent' })),
+    deadlineMs: DeadlineMs,
   })
-  app.post<{ Params: { task: string }; Querystring: { camera?: string; zone?: string } }>(
+  app.post<{ Params: { task: string }; Querystring: { camera?: string; zone?: string; version?: string; deadlineMs?: Ms } }>(
     '/v1/models/:task/predict',
     {
       ...mayPredict,
@@ -212,12 +237,12 @@ function addSageMaker(app: FastifyInstance, tools: PredictionTools, isReady: () 
   )
 }
 
-function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionTools, isReady: () => boolean): void {
+function addOpenInference(app: FastifyInstance, tools: PredictionTools, isReady: () => boolean): void {
+  const { engine, slots } = tools
   const hidden = { schema: { hide: true } }
   const modelOf = ({ task, version }: { readonly task: string; readonly version?: string }): Slot => {
-    const slot = slots.of(task)
-    if (!slot || (version !== undefined && slot.change.version !== version))
-      throw new Fault('MODEL_UNKNOWN', `No model ${task}${version ? ` of version ${version}` : ''} is served`, { task, version })
+    const slot = version === undefined ? slots.of(task) : servingOf(tools, task, version)
+    if (!slot) throw new Fault('MODEL_UNKNOWN', `No model ${task} is served`, { task })
     return slot
   }
   const ready = (is: boolean, reply: FastifyReply): FastifyReply => reply.code(is ? 200 : 503).send()
@@ -253,14 +278,14 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
       const { change, model } = slot
       const header = headers[jsonLengthHeader]
       const asked = readInferRequest(body ?? Buffer.alloc(0), header === undefined ? undefined : Number(header), model.meta)
-      const { bytes, datatype, reference } = asked
+      const { bytes, datatype, reference, timeoutMs } = asked
       // what it looks like there is told by the answers
       if (reference) allow(caller, 'predict', { camera: reference.split(' ')[0] })
       const { digest } = change
-      const { scored } = await engine.ask(datatype === 'FP32' ? { kind: 'tensor', digest } : { kind: 'pixels', digest, referenceKey: reference }, bytes)
+      const { scored } = await engine.ask(datatype === 'FP32' ? { kind: 'tensor', digest } : { kind: 'pixels', digest, referenceKey: reference }, bytes, deadlineOf(timeoutMs))
       const answer = writeInferAnswer(
         asked,
-        { name: change.task, version: change.version },
+        { name: change.task, version: change.version, digest: change.digest, preprocessing: change.preprocessing },
         scored.map(({ scores }) => scores),
       )
       reply.header('x-trace-id', traceOf(slot))
@@ -272,20 +297,25 @@ function addOpenInference(app: FastifyInstance, { engine, slots }: PredictionToo
 
 export async function addPredictions(app: FastifyInstance, tools: PredictionTools, isReady: () => boolean): Promise<void> {
   const { slots } = tools
+  const gather = gathering()
+  app.removeContentTypeParser('text/plain')
   app.addContentTypeParser(['image/jpeg', 'image/png', 'image/webp', 'application/octet-stream'], gather)
   app.get('/v1/models', { config: { described: { response: answered(Answers.Models) } }, schema: { summary: 'Which models serve' } }, ({ caller }) => {
     allow(caller, 'models')
     const seen = slots.all.filter(({ change }) => caller.scope.tasks.length === 0 || caller.scope.tasks.includes(change.task))
     return { models: seen.map(({ change, model }) => ({ ...change, engine: model.engine, ...(model.why ? { why: model.why } : {}), classes: model.meta.classes })) }
   })
-  await app.register(multipart, { limits: { files: 64, fileSize: 20_000_000 } })
+  // what is no picture is read over, and kept by the parser all the same
+  await app.register(multipart, { limits: { files: 64, fileSize: 20_000_000, fields: 16, fieldSize: 10_000, parts: 80 } })
   addPictures(app, tools)
   addSageMaker(app, tools, isReady)
   // tensors come as they are: parsed here, and only once the model is known
   await app.register((scope, __, done) => {
     scope.removeAllContentTypeParsers()
     // Triton's clients name no type at all
-    scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_, body, parsed) => parsed(null, body))
+    scope.addContentTypeParser('*', (request, payload, parsed) =>
+      gather(request, payload, (error, pieces = []) => parsed(error, pieces.length === 1 ? pieces[0] : Buffer.concat(pieces))),
+    )
     // in a problem document clients of the protocol look for this one
     scope.addHook('preSerialization', async (_, reply, payload) => (reply.statusCode < 400 ? payload : { ...(payload as object), error: (payload as { detail?: string }).detail }))
     addOpenInference(scope, tools, isReady)

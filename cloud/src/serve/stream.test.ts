@@ -17,8 +17,8 @@ function open() {
   const said: Record<string, unknown>[] = []
   const asked: Asked[] = []
   let hear: (data: Buffer, isBinary: boolean) => void = () => {}
-  let [isPaused, isTerminated] = [false, false]
-  let left = (): void => {}
+  let [isPaused, isTerminated, pings] = [false, false, 0]
+  let [left, pong] = [(): void => {}, (): void => {}]
   const socket = {
     bufferedAmount: 0,
     send: (text: string, whenLeft: () => void) => {
@@ -28,8 +28,12 @@ function open() {
     terminate: () => {
       isTerminated = true
     },
+    ping: () => {
+      pings += 1
+    },
     on: (event: string, handler: never) => {
       if (event === 'message') hear = handler
+      if (event === 'pong') pong = handler
     },
     pause: () => {
       isPaused = true
@@ -58,6 +62,8 @@ function open() {
     text: (message: object | string) => hear(Buffer.from(typeof message === 'string' ? message : JSON.stringify(message)), false),
     picture: (about: object, bytes = 'x') => hear(binaryMessage(about, Buffer.from(bytes)), true),
     isPaused: () => isPaused,
+    pings: () => pings,
+    pong: () => pong(),
     isTerminated: () => isTerminated,
     /** So much of what was said has not left. */
     buffered: (bytes: number) => {
@@ -122,6 +128,23 @@ test('G2: from whoever does not take the answers nothing more is read, whatever 
     vi.advanceTimersByTime(19_000)
     expect(stream.isTerminated()).toBe(false)
     vi.advanceTimersByTime(2_000)
+    expect(stream.isTerminated()).toBe(true)
+  } finally {
+    vi.useRealTimers()
+  }
+})
+
+test('G3: who answers no ping and says nothing is gone, and who does stays', () => {
+  vi.useFakeTimers()
+  try {
+    const stream = open()
+    vi.advanceTimersByTime(15_000)
+    stream.pong()
+    vi.advanceTimersByTime(15_000)
+    stream.text({ task: 'street' })
+    vi.advanceTimersByTime(15_000)
+    expect([stream.pings(), stream.isTerminated()]).toEqual([3, false])
+    vi.advanceTimersByTime(15_000)
     expect(stream.isTerminated()).toBe(true)
   } finally {
     vi.useRealTimers()

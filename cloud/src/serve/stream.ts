@@ -8,9 +8,10 @@
  * G1  Whoever has `credit` pictures unanswered is not read from until one is answered: nothing is lost, and what one client
  *     sends never piles up here.
  * G2  Nor is whoever does not take the answers: beyond `slowLimit` of them nothing is read, and after `stallLimit` it is closed.
+ * G3  Whoever says nothing and answers no ping is gone.
  */
 import { Fault } from '@frameloop/kit/fault'
-import type { Bytes, Ms } from '@frameloop/kit/units'
+import type { Bytes } from '@frameloop/kit/units'
 import { namePattern } from '@frameloop/schemas/ids'
 import Type, { type Static } from 'typebox'
 import { Compile, type Validator } from 'typebox/compile'
@@ -18,8 +19,8 @@ import type { WebSocket } from 'ws'
 import { referenceKey } from '../models/model-input.ts'
 import type { Slot } from '../models/model-slots.ts'
 import { allow, type Caller } from './access.ts'
-import type { Engine } from './engine.ts'
-import { errorMessage, slowLimit, stallLimit, together, type Wire } from './messages.ts'
+import { type Engine, usualDeadline } from './engine.ts'
+import { errorMessage, pingInterval, slowLimit, stallLimit, together, type Wire } from './messages.ts'
 
 const Name = Type.String({ pattern: namePattern })
 const Deadline = Type.Integer({ minimum: 1, maximum: 60_000 })
@@ -34,7 +35,6 @@ const About = Type.Object(
 )
 type About = Static<typeof About>
 
-const usualDeadline: Ms = 5_000
 const credit = 64
 
 export interface StreamTools {
@@ -50,7 +50,7 @@ export interface StreamTools {
   readonly largest?: Bytes
 }
 
-export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume' | 'terminate' | 'bufferedAmount'>
+export type StreamSocket = Pick<WebSocket, 'send' | 'on' | 'pause' | 'resume' | 'terminate' | 'ping' | 'bufferedAmount'>
 
 // asked for every picture
 const [openings, abouts] = [Compile(Opening), Compile(About)]
@@ -145,7 +145,18 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
       return errorMessage(thrown, { id })
     }
   }
+  /** G3: since the last ping; one that is not read from cannot be heard. */
+  let isHeard = true
+  const pinging = setInterval(() => {
+    if (!isHeard && unanswered < credit && !stalled) return socket.terminate()
+    isHeard = false
+    socket.ping()
+  }, pingInterval)
+  socket.on('pong', () => {
+    isHeard = true
+  })
   socket.on('message', (data: Buffer, isBinary: boolean) => {
+    isHeard = true
     if (!isBinary) {
       try {
         open(data.toString('utf8'))
@@ -166,5 +177,8 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
   })
   // it goes with its questions: their answers reach nobody
   socket.on('error', () => {})
-  socket.on('close', () => clearTimeout(stalled))
+  socket.on('close', () => {
+    clearTimeout(stalled)
+    clearInterval(pinging)
+  })
 }
