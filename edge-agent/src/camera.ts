@@ -4,6 +4,7 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
 import { type Log, redact } from '@frameloop/kit/log'
 import { Counter, Gauge, type Metrics } from '@frameloop/kit/metrics'
+import { Turns } from '@frameloop/kit/turns'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
 import { type Epoch, mintEpoch } from '@frameloop/schemas/ids'
 import { newTraceparent } from '@frameloop/schemas/trace'
@@ -16,6 +17,8 @@ import { type Judgement, MotionGate } from './capture/motion.ts'
 import { openSource } from './capture/open-source.ts'
 import type { CameraState, Captured, Source } from './capture/source.ts'
 import { type CameraSettings, ratesOf } from './config.ts'
+import { lastMoment, soonAfter } from './soon-after.ts'
+import type { FrameHead } from './spool/contents.ts'
 import type { Spool } from './spool/spool.ts'
 
 export interface Camera {
@@ -46,10 +49,11 @@ export interface Camera {
 }
 
 /** Throws `SOURCE_UNREADABLE` for an address that no source understands. */
-export function openCamera(settings: CameraSettings): Camera {
+/** `memories`: as of `openSource`. */
+export function openCamera(settings: CameraSettings, memories?: string): Camera {
   return {
     settings,
-    source: openSource(settings),
+    source: openSource(settings, memories),
     gate: settings.motion ? new MotionGate(settings.motion, ratesOf(settings).kept) : undefined,
     health: new CameraHealth(),
     ring: settings.clips ? new ClipRing(settings.clips) : undefined,
@@ -100,32 +104,19 @@ export function cameraMetrics(registry: Metrics): CameraMetrics {
   }
 }
 
-/** At most this long the end of an agent waits for a clip that was being recorded. */
-const lastClip: Ms = 5_000
-
-/** Aborts a while after `signal`: what is nearly done is done. */
-function soonAfter(signal: AbortSignal): { readonly signal: AbortSignal } & Disposable {
-  const late = new AbortController()
-  let timer: NodeJS.Timeout | undefined
-  const begin = (): void => {
-    timer = setTimeout(() => late.abort(), lastClip)
-  }
-  if (signal.aborted) begin()
-  else signal.addEventListener('abort', begin, { once: true })
-  return {
-    signal: late.signal,
-    [Symbol.dispose]() {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', begin)
-    },
-  }
-}
+/** Of all cameras: each takes twice its size of the disk. */
+const clips = new Turns<'one at a time'>()
 
 /** Captures until the signal, or until the material has ended; a clip under way is kept as far as it came. A broken spool ends the agent. */
 export async function runCamera(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
   await capture(camera, tools, signal)
   await takeClip(camera, tools, () => {}, signal, true)
+  // one that is there no more, or has ended, streams no more
+  tools.metrics.streaming.remove({ camera: camera.settings.id })
 }
+
+/** A camera that gives a picture and drops the connection, again and again, has not recovered with it. */
+const steady: Ms = 10_000
 
 async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal): Promise<void> {
   const { log, metrics } = tools
@@ -141,14 +132,17 @@ async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal):
   while (!signal.aborted) {
     report('connecting', '')
     const connection = new AbortController()
-    const either = AbortSignal.any([signal, connection.signal])
+    // by hand: of a signal that lives for years `AbortSignal.any` keeps every signal that was made of it
+    const end = (): void => connection.abort(signal.reason)
+    signal.addEventListener('abort', end, { once: true })
+    const began = performance.now()
     const say = (message: string): void => report('streaming', message)
     const pace = source.patience ? new Pace(ratesOf(settings).asked) : undefined
     const context = { log, ffmpeg: tools.ffmpeg, ffprobe: tools.ffprobe, wantsGray: camera.gate !== undefined, say, ...(camera.ring ? { ring: camera.ring } : {}) }
     try {
-      for await (const picture of watched(source.pictures(context, either), source.patience, () => connection.abort())) {
+      for await (const picture of watched(source.pictures(context, connection.signal), source.patience, () => connection.abort())) {
         if (camera.state !== 'streaming' && !camera.isRefused) report('streaming', '')
-        failures = 0
+        if (performance.now() - began > steady) failures = 0
         const slow = pace?.came(performance.now())
         if (slow !== undefined && slow !== camera.message && !camera.isRefused) {
           if (slow) log.warn({ cameraId: settings.id, message: slow }, 'camera is slow')
@@ -170,6 +164,8 @@ async function capture(camera: Camera, tools: CameraTools, signal: AbortSignal):
       metrics.failures.inc({ ...labels, state })
       log.debug({ err: thrown, cameraId: settings.id, pause }, 'camera is asked again later')
       await sleep(pause, undefined, { signal }).catch(() => {})
+    } finally {
+      signal.removeEventListener('abort', end)
     }
   }
 }
@@ -208,7 +204,7 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
     camera.epoch = mintEpoch()
     camera.seq = 0
   }
-  if (seen.kind === 'clip' && settings.masks) {
+  if (seen.kind === 'clip' && settings.masks && settings.masks.length > 0) {
     report('streaming', `${seen.sourceName} is a clip, which cannot be masked here: it is left out`)
     return
   }
@@ -231,16 +227,16 @@ async function take(camera: Camera, seen: Captured, tools: CameraTools, report: 
   if (await keep(camera, picture, { ...(judged ? { motion: judged.changed } : {}), ...(isEvent ? { isEvent } : {}) }, tools, report, signal)) camera.wanted = false
 }
 
-/** Into the spool. False when it is full. */
+/** Into the spool. False when it is full; what a source still has later waits until it is not. */
 async function keep(
   camera: Camera,
   picture: Captured,
-  about: { readonly motion?: number; readonly isEvent?: boolean },
-  { spool, metrics }: CameraTools,
+  about: Pick<FrameHead, 'motion' | 'isEvent' | 'endedAt'>,
+  { spool, metrics }: Pick<CameraTools, 'spool' | 'metrics'>,
   report: (state: CameraState, message: string) => void,
   signal: AbortSignal,
 ): Promise<boolean> {
-  const { settings } = camera
+  const { settings, source } = camera
   const labels = { camera: settings.id }
   try {
     await spool.append(
@@ -269,7 +265,7 @@ async function keep(
     camera.isRefused = true
     report('stalled', thrown.message)
     await sleep(1_000, undefined, { signal })
-    return false
+    return source.waits ? keep(camera, picture, about, { spool, metrics }, report, signal) : false
   }
   camera.isRefused = false
   camera.seq += 1
@@ -287,17 +283,24 @@ async function takeClip(camera: Camera, tools: CameraTools, report: (state: Came
   const clip = camera.ring?.take(performance.now(), hasEnded)
   if (hasEnded) camera.ring?.clear()
   if (!clip) return
-  const startedAt = Math.round(Date.now() - clip.age)
+  const endedAt = Date.now()
+  const startedAt = Math.round(endedAt - clip.age)
   let failure: unknown
-  using end = soonAfter(signal)
+  using end = soonAfter(signal, lastMoment)
   // a disk that is full, a program that is gone: no reason for other cameras to end
-  const bytes = await clipFile(clip, camera.settings.id, tools, end.signal).catch((thrown: unknown) => {
-    failure = thrown
-  })
+  const bytes = await clips
+    .take('one at a time', async () => {
+      // the file beside the stream it is cut from
+      if (!tools.spool.leavesFree(2 * clip.transportStream.length)) throw new Fault('SPOOL_FULL', 'The disk has no room to cut a clip')
+      return clipFile(clip, camera.settings.id, tools, end.signal)
+    })
+    .catch((thrown: unknown) => {
+      failure = thrown
+    })
   if (!bytes) {
     tools.log.warn({ err: failure, cameraId: camera.settings.id, bytes: clip.transportStream.length }, 'a clip could not be cut from the stream')
     return
   }
   const about = { width: 0, height: 0, sourceName: redact(camera.settings.address), newPass: false }
-  await keep(camera, { bytes, extension: 'mp4', kind: 'clip', capturedAt: startedAt, ...about }, { isEvent: true }, tools, report, signal)
+  await keep(camera, { bytes, extension: 'mp4', kind: 'clip', capturedAt: startedAt, ...about }, { isEvent: true, endedAt }, tools, report, signal)
 }

@@ -74,6 +74,13 @@ test('a password that is wrong is not shown, nor one in an address', () => {
   expect(problemsOf(`${whole}    password: 12345\n`)).toMatch(/line \d+: cameras\[0\]\.password is wrong/)
   expect(problemsOf(`${whole}    password: 12345\n`)).not.toContain('12345')
   expect(problemsOf(whole.replace('id: door', 'id: rtsp://a:secret@host'))).not.toContain('secret@')
+  const mapping = problemsOf(whole.replace('  - id: door', '  door:\n    id: door\n    password: hunter2'))
+  expect(mapping).toMatch(/cameras is wrong: it/)
+  expect(mapping).not.toContain('hunter2')
+})
+
+test('an address that no source understands is told with its line, before anything starts', () => {
+  expect(problemsOf(whole.replace('rtsp://', 'rstp://'))).toMatch(/line \d+: cameras\[0\]\.address is no address \(rtsp:/)
 })
 
 test('a missing variable, a missing file, two cameras of one name and text that is no YAML are told', () => {
@@ -84,7 +91,9 @@ test('a missing variable, a missing file, two cameras of one name and text that 
   expect(problemsOf('')).toContain('agent is missing')
 })
 
-test('what init writes can be read again', () => {
+test('what init writes can be read again, whatever the address', () => {
+  const simulated = writeFirstConfig({ brokers: 'a:1', registry: 'http://r', s3Endpoint: 'http://s', cameras: [{ id: 'street', address: 'simulator:' }] })
+  expect(parseAgentConfig(simulated, 'agent.yaml', { S3_ACCESS_KEY_ID: 'a', S3_SECRET_ACCESS_KEY: 'b' }).cameras).toMatchObject([{ address: 'simulator:' }])
   const text = writeFirstConfig({ brokers: 'a:1,b:2', registry: 'http://r', s3Endpoint: 'http://s', cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/a?b=c#d' }] })
   const config = parseAgentConfig(text, 'agent.yaml', { S3_ACCESS_KEY_ID: 'a', S3_SECRET_ACCESS_KEY: 'b' })
   expect(config).toMatchObject({ kafka: { brokers: ['a:1', 'b:2'] }, cameras: [{ id: 'door', address: 'rtsp://10.0.0.7/a?b=c#d', framesPerSecond: 5 }] })

@@ -286,7 +286,7 @@ export function parseAgentConfig(source: string, name: string, secrets: Secrets 
       else {
         const described = describedAt(path)
         const must = error.keyword === 'pattern' && described.says ? described.says : error.message
-        found(path, `is ${isSecret(path) ? 'wrong' : JSON.stringify(at)}: it ${must}${explain(described)}`)
+        found(path, `is ${isSecret(path) || typeof at === 'object' ? 'wrong' : JSON.stringify(at)}: it ${must}${explain(described)}`)
       }
     }
   }
@@ -297,8 +297,10 @@ export function parseAgentConfig(source: string, name: string, secrets: Secrets 
       if (ids.indexOf(id) < at) found(['cameras', at, 'id'], `is ${JSON.stringify(id)}, which another camera is called already`)
     })
     settings.cameras.forEach(({ address, clips, motion, framesPerSecond = usualRate }, at) => {
-      if (/^(rtsps?|onvif|https?):/.test(address) && !URL.canParse(address)) found(['cameras', at, 'address'], `is no address${explain(describedAt(['cameras', at, 'address']))}`)
-      if (clips && !/^(rtsps?|onvif):/.test(address)) found(['cameras', at, 'clips'], 'are cut from the stream of an RTSP or ONVIF camera, which this is not')
+      if (!/^(rtsps?|onvif|https?|v4l2|file|folder|simulator):/.test(address) || (/^(rtsps?|onvif|https?):/.test(address) && !URL.canParse(address)))
+        found(['cameras', at, 'address'], `is no address${explain(describedAt(['cameras', at, 'address']))}`)
+      if (clips && (!/^(rtsps?|onvif):/.test(address) || /[?&]snapshot\b/.test(address)))
+        found(['cameras', at, 'clips'], 'are cut from the stream of an RTSP or ONVIF camera, which this is not')
       if (clips && clips.longest <= clips.before) found(['cameras', at, 'clips', 'longest'], `is ${clips.longest}: it must be more than before, which is ${clips.before}`)
       if (motion?.burst && motion.burst.framesPerSecond <= framesPerSecond)
         found(['cameras', at, 'motion', 'burst', 'framesPerSecond'], `is ${motion.burst.framesPerSecond}: it must be more than framesPerSecond, which is ${framesPerSecond}`)
@@ -354,7 +356,7 @@ export interface FirstConfig {
   readonly cameras: readonly { readonly id: string; readonly address: string }[]
 }
 
-const quoted = (value: string): string => (/^[A-Za-z/][\w./:@-]*$/.test(value) && !/^(true|false|yes|no|on|off|null)$/i.test(value) ? value : JSON.stringify(value))
+const quoted = (value: string): string => (/^[A-Za-z/][\w./:@-]*(?<!:)$/.test(value) && !/^(true|false|yes|no|on|off|null)$/i.test(value) ? value : JSON.stringify(value))
 
 /** A file to begin with: what was asked for, and the rest as comments. */
 export function writeFirstConfig(first: FirstConfig): string {

@@ -39,12 +39,15 @@ export function settingsWith(ownFile: string, wish: Pick<AgentDesired, 'version'
   return parseAgentConfig(JSON.stringify({ ...own, cameras, ...(uploads ? { uploads } : {}) }), `the wanted settings ${wish.version}`)
 }
 
+/** A wish, and where it stood on its topic: the last one is the latest, whatever clock whoever wished it had. */
+export type PlacedWish = AgentDesired & { readonly offset?: number }
+
 /** The wish that ran last. */
-export function keptWish(folder: string): AgentDesired | undefined {
-  return existsSync(fileOf(folder)) ? (JSON.parse(readFileSync(fileOf(folder), 'utf8')) as AgentDesired) : undefined
+export function keptWish(folder: string): PlacedWish | undefined {
+  return existsSync(fileOf(folder)) ? (JSON.parse(readFileSync(fileOf(folder), 'utf8')) as PlacedWish) : undefined
 }
 
-function keep(folder: string, wish: AgentDesired): void {
+function keep(folder: string, wish: PlacedWish): void {
   const part = `${fileOf(folder)}.part`
   const file = openSync(part, 'w', 0o600)
   try {
@@ -66,7 +69,7 @@ export interface DesiredTools {
 }
 
 /** Fulfils a wish, or says why not; what ran before goes on then. */
-export async function fulfilWish(wish: AgentDesired, { folder, state, fulfil, log }: DesiredTools): Promise<void> {
+export async function fulfilWish(wish: PlacedWish, { folder, state, fulfil, log }: DesiredTools): Promise<void> {
   try {
     await fulfil(wish)
     state.version = wish.version
@@ -102,7 +105,7 @@ async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: Desire
     consumer.on('consumer.crash', ({ payload: { error, restart } }) => (restart ? undefined : reject(error)))
   })
   ended.catch(() => {})
-  let latest = keptWish(tools.folder)?.wantedAt ?? 0
+  let { offset: latest = -1, wantedAt = 0 } = keptWish(tools.folder) ?? {}
   try {
     await consumer.connect()
     await consumer.subscribe({ topic: topics.agentsDesired.name, fromBeginning: true })
@@ -111,10 +114,11 @@ async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: Desire
       eachMessage: async ({ message }) => {
         if (message.key?.toString('utf8') !== tools.agentId || !message.value) return
         const wish = await codec.decode('AgentDesired', message.value)
-        // read again after a restart
-        if (wish.wantedAt <= latest) return
-        latest = wish.wantedAt
-        await fulfilWish(wish, tools)
+        // read again after a restart; a topic that was made anew begins anew
+        const offset = Number(message.offset)
+        if (offset <= latest && wish.wantedAt <= wantedAt) return
+        ;[latest, wantedAt] = [offset, wish.wantedAt]
+        await fulfilWish({ ...wish, offset }, tools)
       },
     })
     await ended

@@ -1,5 +1,6 @@
 /** The agent itself: each camera captures into the spool; the uploader and the announcer empty it; a report says how it goes. */
 import { unwatchFile, watchFile } from 'node:fs'
+import { join } from 'node:path'
 import { rootMessage, toError } from '@frameloop/kit/fault'
 import { type Answer, jsonAnswer, openHealth, textAnswer } from '@frameloop/kit/health'
 import { openKafka } from '@frameloop/kit/kafka'
@@ -7,6 +8,7 @@ import type { Log } from '@frameloop/kit/log'
 import { Gauge } from '@frameloop/kit/metrics'
 import { retry } from '@frameloop/kit/retry'
 import { runConfigured } from '@frameloop/kit/run-process'
+import { Turns } from '@frameloop/kit/turns'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { AgentDesired } from '@frameloop/schemas/events'
 import { privateKeyOf } from '@frameloop/schemas/signature'
@@ -49,18 +51,16 @@ export class Cameras {
     return this.#running.get(id)?.camera
   }
 
-  #turn: Promise<void> = Promise.resolve()
+  readonly #turns = new Turns<'cameras'>()
 
   /** One change after the other. Throws `SOURCE_UNREADABLE` before anything is changed. */
   become(wanted: AgentSettings['cameras']): Promise<void> {
-    const turn = this.#turn.then(() => this.#become(wanted))
-    this.#turn = turn.catch(() => {})
-    return turn
+    return this.#turns.take('cameras', () => this.#become(wanted))
   }
 
   async #become(wanted: AgentSettings['cameras']): Promise<void> {
     const isSame = (id: string): boolean => JSON.stringify(this.find(id)?.settings) === JSON.stringify(wanted.find((settings) => settings.id === id))
-    const opened = wanted.filter(({ id }) => !isSame(id)).map(openCamera)
+    const opened = wanted.filter(({ id }) => !isSame(id)).map((settings) => openCamera(settings, join(this.#tools.folder, 'memories')))
     const gone = [...this.#running.keys()].filter((id) => !isSame(id))
     await Promise.all(gone.map((id) => this.#stop(id)))
     for (const camera of opened) {

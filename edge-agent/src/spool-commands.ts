@@ -24,7 +24,8 @@ export async function exportFrames(spool: Spool, folder: string, camera: string 
   let [frames, bytes, gone] = [0, 0, 0]
   for (const entry of spool.entries) {
     const { cameraId, capturedAt, seq, extension } = entry.head
-    if (camera !== undefined && cameraId !== camera) continue
+    // its bytes are in S3, and were not kept here
+    if (entry.isEmpty || (camera !== undefined && cameraId !== camera)) continue
     const body = await spool.read(entry).catch((thrown: unknown) => {
       if (!spool.hasGone(entry)) throw thrown
       gone += 1

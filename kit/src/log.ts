@@ -6,7 +6,13 @@ export type Log = Logger
 
 /** `rtsp://user:secret@host/x` → `rtsp://***@host/x`, `…?password=secret&…` → `…?password=***&…`, wherever they stand in a text. */
 export function redact(text: string): string {
-  return text.replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/]+@/gi, '$1***@').replace(/([?&](?:user(?:name)?|pass(?:word|wd)?|pwd|token|auth|secret|api_?key)=)[^&\s"'#]*/gi, '$1***')
+  return (
+    text
+      .replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/]+@/gi, '$1***@')
+      .replace(/([?&](?:user(?:name)?|pass(?:word|wd)?|pwd|token|auth|secret|api_?key)=)[^&\s"'#]*/gi, '$1***')
+      // cameras that want it in their path: `/user=admin_password=secret_channel=1_stream=0`
+      .replace(/([/_](?:user(?:name)?|pass(?:word|wd)?|pwd)=)[^&_/\s"'#]*/gi, '$1***')
+  )
 }
 
 interface SerialisedError {

@@ -45,6 +45,7 @@ export function fileSource(settings: FileSettings, camera: CameraSettings): Sour
   const rate = camera.framesPerSecond === undefined ? undefined : ratesOf(camera).asked
   return {
     kind: 'file',
+    waits: !settings.realTime,
     finishes: true,
     async *pictures(context, signal) {
       if (!existsSync(settings.path)) throw new SourceFailure('wrong', `there is no file ${settings.path}`)

@@ -13,6 +13,7 @@ import { SourceFailure } from './source.ts'
 const login = { username: 'viewer', password: 'opensesame' }
 let port = 0
 let asked: string[] = []
+let namesEncoders = true
 
 /** OASIS Web Services Security UsernameToken Profile 1.0: base64(sha1(nonce + created + password)). */
 function isLoggedIn(body: string): boolean {
@@ -29,7 +30,7 @@ const refused = envelope(
   '<s:Fault><s:Code><s:Value>s:Sender</s:Value><s:Subcode><s:Value>ter:NotAuthorized</s:Value></s:Subcode></s:Code><s:Reason><s:Text xml:lang="en">Sender not Authorized</s:Text></s:Reason></s:Fault>',
 )
 const profile = (token: string, name: string, encoding: string, width: number, height: number): string =>
-  `<trt:Profiles token="${token}" fixed="true"><tt:Name>${name}</tt:Name><tt:VideoSourceConfiguration token="vs"><tt:SourceToken>source</tt:SourceToken></tt:VideoSourceConfiguration><tt:VideoEncoderConfiguration token="ve-${token}"><tt:Encoding>${encoding}</tt:Encoding><tt:Resolution><tt:Width>${width}</tt:Width><tt:Height>${height}</tt:Height></tt:Resolution></tt:VideoEncoderConfiguration></trt:Profiles>`
+  `<trt:Profiles token="${token}" fixed="true"><tt:Name>${name}</tt:Name><tt:VideoSourceConfiguration token="vs"><tt:SourceToken>source</tt:SourceToken></tt:VideoSourceConfiguration>${namesEncoders ? `<tt:VideoEncoderConfiguration token="ve-${token}"><tt:Encoding>${encoding}</tt:Encoding><tt:Resolution><tt:Width>${width}</tt:Width><tt:Height>${height}</tt:Height></tt:Resolution></tt:VideoEncoderConfiguration>` : ''}</trt:Profiles>`
 
 /** What the camera answers; it says its own address as its network knows it, which is not ours. */
 function answer(body: string): string {
@@ -113,6 +114,15 @@ test('the stream and the single picture of the first profile, or of the one that
   })
   expect((await askOnvif(settings('?profile=small'))).stream).toContain('/p1?')
   await expect(askOnvif(settings('?profile=huge'))).rejects.toThrow('the camera has no profile huge; it has main (H264 1920x1080), small (H264 640x360)')
+})
+
+test('a camera that does not say how its profiles are encoded is asked for their streams all the same', async () => {
+  namesEncoders = false
+  try {
+    expect(await askOnvif(settings())).toMatchObject({ stream: expect.stringContaining('rtsp://') as unknown, profiles: ['main', 'small'] })
+  } finally {
+    namesEncoders = true
+  }
 })
 
 test('a wrong password is refused and not hammered, silence is away, and something else is said to be wrong', async () => {

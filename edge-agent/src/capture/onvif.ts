@@ -1,5 +1,6 @@
 /** An ONVIF camera: it is asked where its pictures are, which then come over RTSP, or one by one over HTTP. */
 import { networkInterfaces } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { toError } from '@frameloop/kit/fault'
 import type { Ms } from '@frameloop/kit/units'
 import onvif from 'onvif/promises/index.js'
@@ -44,6 +45,20 @@ export interface OnvifPlace {
   readonly profiles: readonly string[]
 }
 
+/** What never comes, whatever the reason, has failed. */
+async function withinLimit<Result>(asked: Promise<Result>): Promise<Result> {
+  const late = new AbortController()
+  const tooLate = sleep(4 * answerLimit, undefined, { signal: late.signal }).then(() => {
+    throw new SourceFailure('backing off', 'the camera does not get to the end of its answers')
+  })
+  try {
+    return await Promise.race([asked, tooLate])
+  } finally {
+    late.abort()
+    tooLate.catch(() => {})
+  }
+}
+
 /** `onvif://[USER:PASSWORD@]HOST[:PORT][/PATH][?profile=NAME]` → where its pictures are. Throws `SourceFailure`. */
 export async function askOnvif(settings: CameraSettings): Promise<OnvifPlace> {
   const { hostname, port, pathname, searchParams } = new URL(settings.address)
@@ -58,7 +73,9 @@ export async function askOnvif(settings: CameraSettings): Promise<OnvifPlace> {
     preserveAddress: true,
   }) as unknown as Client
   try {
-    await camera.connect()
+    // which source is the one it may guess wrong about, and then it never says that it is connected; profiles are chosen below
+    Reflect.set(camera, 'getActiveSources', () => {})
+    await withinLimit(camera.connect())
     // it connects all the same when its profiles are refused, and says why when asked again
     if ((camera.profiles ?? []).length === 0) await camera.getProfiles()
     const { profiles = [] } = camera

@@ -1,4 +1,5 @@
 /** A camera's address → the source that captures from it. */
+import { join } from 'node:path'
 import { Fault } from '@frameloop/kit/fault'
 import { redact } from '@frameloop/kit/log'
 import { type CameraSettings, ratesOf } from '../config.ts'
@@ -17,8 +18,8 @@ function pathOf(address: string): { readonly path: string; readonly query: URLSe
   return at < 0 ? { path: decoded(rest), query: new URLSearchParams() } : { path: decoded(rest.slice(0, at)), query: new URLSearchParams(rest.slice(at + 1)) }
 }
 
-/** Throws `SOURCE_UNREADABLE` for an address that no source understands. */
-export function openSource(camera: CameraSettings): Source {
+/** `memories`: the folder of what sources remember over a restart. Throws `SOURCE_UNREADABLE` for an address that no source understands. */
+export function openSource(camera: CameraSettings, memories?: string): Source {
   const scheme = camera.address.slice(0, camera.address.indexOf(':'))
   const { path, query } = pathOf(camera.address)
   switch (scheme) {
@@ -31,7 +32,7 @@ export function openSource(camera: CameraSettings): Source {
     case 'file':
       return fileSource({ path, loop: query.get('loop') !== 'false', realTime: query.get('speed') !== 'max' }, camera)
     case 'folder':
-      return folderSource({ path, framesPerSecond: ratesOf(camera).asked })
+      return folderSource({ path, framesPerSecond: ratesOf(camera).asked, ...(memories ? { memory: join(memories, `${camera.id}.taken`) } : {}) })
     case 'rtsp':
     case 'rtsps':
       return rtspSource(camera)

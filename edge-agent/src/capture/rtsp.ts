@@ -2,14 +2,16 @@
 import { redact } from '@frameloop/kit/log'
 import type { CameraSettings } from '../config.ts'
 import { ffmpegPictures } from './ffmpeg-stream.ts'
-import { patienceOf, type Source } from './source.ts'
+import { loginOf, patienceOf, type Source } from './source.ts'
 
 /** The address with its login, as ffmpeg wants it. */
-export function withLogin({ address, username, password }: CameraSettings): string {
-  if (username === undefined) return address
+export function withLogin(settings: CameraSettings): string {
+  const { address, username, password } = settings
+  const login = loginOf(settings)
+  if (!login || (username === undefined && password === undefined)) return address
   const url = new URL(address)
-  url.username = encodeURIComponent(username)
-  url.password = encodeURIComponent(password ?? '')
+  url.username = encodeURIComponent(login.username)
+  url.password = encodeURIComponent(login.password)
   return url.href
 }
 

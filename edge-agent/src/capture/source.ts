@@ -80,6 +80,8 @@ export interface Source {
   readonly kind: 'simulator' | 'file' | 'folder' | 'rtsp' | 'onvif' | 'http' | 'v4l2'
   /** Longest silence before the connection counts as dead; absent where silence is normal. */
   readonly patience?: { readonly first: Ms; readonly next: Ms }
+  /** What it has it still has later: while the spool is full, it waits. */
+  readonly waits?: boolean
   /** Masks and size are taken care of already. */
   readonly finishes: boolean
   /** One connection. Ends when the material has ended, throws when it failed. */

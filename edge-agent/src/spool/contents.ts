@@ -21,11 +21,15 @@ export interface FrameHead {
   readonly motion?: number
   /** Something happened: worth more than the routine. */
   readonly isEvent?: boolean
+  /** Of a clip: when its last frame was taken. */
+  readonly endedAt?: EpochMs
 }
 
 export interface Entry {
   readonly head: FrameHead
   readonly bytes: Bytes
+  /** Its bytes were left out when it was moved: S3 has them. */
+  isEmpty: boolean
   readonly cameraId: CameraId
   readonly seq: number
   /** Where it came in: the segment, and where there its bytes began. */
@@ -74,7 +78,17 @@ export type SpoolRecord =
   | { readonly kind: 'lost'; readonly head: Loss }
   | { readonly kind: 'told'; readonly head: readonly Loss[] }
   | { readonly kind: 'moving'; readonly head: readonly FrameKey[] }
-  | { readonly kind: 'moved'; readonly head: { readonly frame: FrameHead; readonly born: number; readonly bornAt?: Bytes; readonly versionId?: string } }
+  | {
+      readonly kind: 'moved'
+      readonly head: {
+        readonly frame: FrameHead
+        readonly born: number
+        readonly bornAt?: Bytes
+        readonly versionId?: string
+        /** Of the frame, where it is no longer behind this: it is stored, and waits to be announced only. */
+        readonly bytes?: Bytes
+      }
+    }
 
 /** How they are numbered in the log. */
 export const kinds = { frame: 1, stored: 2, announced: 3, opened: 4, lost: 5, told: 6, moving: 7, moved: 8 } as const
@@ -89,8 +103,12 @@ export function recordFrom(number: number, head: unknown): SpoolRecord | undefin
 /** The sha256 of the body in a record's head; empty where it has none. */
 export function digestIn(record: SpoolRecord | undefined): string {
   if (record?.kind === 'frame') return record.head.sha256
-  return record?.kind === 'moved' ? record.head.frame.sha256 : ''
+  return record?.kind === 'moved' && record.head.bytes === undefined ? record.head.frame.sha256 : ''
 }
+
+/** What a stored frame takes: its bytes are needed no more, its record is. */
+const storedBytes: Bytes = 512
+const heldBytes = ({ bytes, stored }: Entry): Bytes => (stored ? Math.min(bytes, storedBytes) : bytes)
 
 const keyOf = (of: { readonly cameraId: string; readonly epoch: string; readonly seq: number }): string => `${of.cameraId} ${of.epoch} ${of.seq}`
 const epochKey = (of: { readonly cameraId: string; readonly epoch: string }): string => `${of.cameraId} ${of.epoch}`
@@ -101,6 +119,7 @@ interface Place {
   readonly born?: number
   readonly bornAt?: Bytes
   readonly versionId?: string | undefined
+  readonly isEmpty?: boolean
 }
 
 interface Segment {
@@ -164,11 +183,11 @@ export class Contents {
 
   put(head: FrameHead, bytes: Bytes, place: Place): Entry {
     const { cameraId, epoch, seq } = head
-    const { segment, bodyAt, born = segment, bornAt = bodyAt, versionId } = place
+    const { segment, bodyAt, born = segment, bornAt = bodyAt, versionId, isEmpty = false } = place
     const stored = versionId === undefined ? undefined : { versionId }
-    const entry: Entry = { head, bytes, cameraId, seq, born, bornAt, segment, bodyAt, stored, busy: stored !== undefined, leaving: false, isEvent: head.isEvent ?? false }
+    const entry: Entry = { head, bytes, isEmpty, cameraId, seq, born, bornAt, segment, bodyAt, stored, busy: stored !== undefined, leaving: false, isEvent: head.isEvent ?? false }
     this.#entries.set(keyOf(head), entry)
-    this.#waitingBytes += bytes
+    this.#waitingBytes += heldBytes(entry)
     this.#inSegment(segment, 1)
     const counter = this.#counters.get(epochKey(head))
     if (counter) counter.highestSeq = Math.max(counter.highestSeq, seq)
@@ -176,8 +195,19 @@ export class Contents {
     return entry
   }
 
-  move(entry: Entry, segment: number, bodyAt: Bytes): void {
+  /** S3 has it: it takes no more room than its record. */
+  store(entry: Entry, versionId: string): void {
+    const isHeld = this.#entries.get(keyOf(entry.head)) === entry
+    if (isHeld) this.#waitingBytes -= heldBytes(entry)
+    entry.stored = { versionId }
+    // giving it up would save nothing
+    entry.busy = true
+    if (isHeld) this.#waitingBytes += heldBytes(entry)
+  }
+
+  move(entry: Entry, segment: number, bodyAt: Bytes, isEmpty = false): void {
     if (this.#entries.get(keyOf(entry.head)) !== entry) return
+    entry.isEmpty = isEmpty
     this.#inSegment(entry.segment, -1)
     this.#inSegment(segment, 1)
     entry.segment = segment
@@ -235,7 +265,7 @@ export class Contents {
     const entry = this.#entries.get(keyOf(key))
     if (!entry) return
     this.#entries.delete(keyOf(key))
-    this.#waitingBytes -= entry.bytes
+    this.#waitingBytes -= heldBytes(entry)
     this.#inSegment(entry.segment, -1)
     const counter = this.#counters.get(epochKey(key))
     // later ones may have been forgotten before this one
@@ -293,10 +323,7 @@ export class Replay {
         return
       case 'stored': {
         const entry = contents.entryOf(record.head)
-        if (!entry) return
-        entry.stored = { versionId: record.head.versionId }
-        // as it was: giving it up would save nothing
-        entry.busy = true
+        if (entry) contents.store(entry, record.head.versionId)
         return
       }
       case 'announced':
@@ -325,13 +352,17 @@ export class Replay {
         for (const key of record.head) this.#moving.set(keyOf(key), key)
         return
       case 'moved': {
-        const { frame, born, bornAt, versionId } = record.head
+        const { frame, born, bornAt, versionId, bytes } = record.head
+        const isEmpty = bytes !== undefined
         this.#moving.delete(keyOf(frame))
         const entry = contents.entryOf(frame)
-        if (entry) contents.move(entry, segment, bodyAt)
-        else {
+        if (entry) {
+          // its own word that it was stored may not have been written before this
+          if (versionId !== undefined) contents.store(entry, versionId)
+          contents.move(entry, segment, bodyAt, isEmpty)
+        } else {
           // logs of earlier versions do not say where in its segment it came in
-          contents.put(frame, bodyLength, { segment, bodyAt, born, bornAt: bornAt ?? 0, versionId })
+          contents.put(frame, bytes ?? bodyLength, { segment, bodyAt, born, bornAt: bornAt ?? 0, versionId, isEmpty })
           this.#known.add(unreadable(frame, frame.seq, frame.seq))
         }
       }

@@ -15,7 +15,22 @@
  * S7  A few frames do not hold a segment: when the log is a quarter larger than what waits, those of the oldest segment are
  *     written again at its end. At most five bytes are moved for each byte captured.
  */
-import { closeSync, existsSync, fsyncSync, ftruncateSync, mkdirSync, openSync, read, readdirSync, readFileSync, statfsSync, unlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  read,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statfsSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as immediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -57,6 +72,32 @@ interface Waiting {
   readonly parts: readonly Buffer[]
   readonly done: (segment: number, bodyAt: Bytes) => void
   readonly failed: (error: Error) => void
+}
+
+const sector: Bytes = 4_096
+
+/** A file; where the disk cannot read some of it, zeros stand for that: what lies before and behind it is still there. */
+function readWhatThereIs(path: string, log: Log): Buffer {
+  try {
+    return readFileSync(path)
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== 'EIO') throw thrown
+    const file = openSync(path, 'r')
+    try {
+      const bytes = Buffer.alloc(fstatSync(file).size)
+      let lost: Bytes = 0
+      for (let at = 0; at < bytes.length; at += sector)
+        try {
+          readSync(file, bytes, at, Math.min(sector, bytes.length - at), at)
+        } catch {
+          lost += Math.min(sector, bytes.length - at)
+        }
+      log.error({ err: thrown, path, lost }, 'the disk cannot read all of a segment')
+      return bytes
+    } finally {
+      closeSync(file)
+    }
+  }
 }
 
 /** Durably: what was cut off must not be there again when this is no longer the last segment. */
@@ -197,6 +238,11 @@ export class Spool {
     return Math.min(capacity, Math.max(waitingBytes + this.#arriving, (onDisk - 2 * segmentBytes) / slack))
   }
 
+  /** Whether the disk has so much to give beside what is to stay free. */
+  leavesFree(bytes: Bytes): boolean {
+    return this.#freeBytes() - bytes >= (this.#settings.keepFree ?? 0)
+  }
+
   /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
   async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
     const { capacity, keepFree = 0, segmentBytes } = this.#settings
@@ -211,7 +257,8 @@ export class Spool {
       // nothing is given up for what does not fit all the same
       if (used() + length - chosen.reduce((sum, entry) => sum + entry.bytes, 0) <= room) for (const entry of chosen) this.#lose(entry, 'evicted')
     }
-    const limit = isDiskFull ? 0 : room * slack + segmentBytes
+    // on a full disk for as long as there is a segment's worth of what is no longer needed
+    const limit = isDiskFull ? this.#contents.waitingBytes + segmentBytes : room * slack + segmentBytes
     this.#shrink(limit, free)
     if (isDiskFull) throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })
     if (used() + length > room)
@@ -251,6 +298,7 @@ export class Spool {
   async damaged(): Promise<Entry[]> {
     const found: Entry[] = []
     for (const entry of this.entries) {
+      if (entry.isEmpty) continue
       const bytes = await this.read(entry).catch(() => undefined)
       if (bytes === undefined && this.hasGone(entry)) continue
       if (bytes === undefined || (entry.head.sha256 !== '' && sha256Hex(bytes) !== entry.head.sha256)) found.push(entry)
@@ -263,7 +311,7 @@ export class Spool {
    * sync of it, so it goes with what is written next: whoever loses it uploads the frame once more, and finds it there.
    */
   async markStored(entry: Entry, versionId: string): Promise<void> {
-    entry.stored = { versionId }
+    this.#contents.store(entry, versionId)
     this.#notify()
     await this.#write({ kind: 'stored', head: { ...keyOf(entry), versionId } }, undefined, unhurried)
   }
@@ -344,7 +392,7 @@ export class Spool {
     segments.forEach((name, at) => {
       const segment = Number.parseInt(name, 10)
       const path = join(folder, name)
-      const file = readFileSync(path)
+      const file = readWhatThereIs(path, this.#log)
       // what a power loss may have torn lies in the last one; a bit that flips elsewhere is found when the frame goes out
       const isLast = at === segments.length - 1
       const { records, broken, intactUntil } = scanSegment(file, isLast ? (kind, head) => digestIn(recordFrom(kind, head)) : undefined)
@@ -410,7 +458,7 @@ export class Spool {
       const segment = this.#contents.oldest?.segment
       if (this.#contents.logBytes <= limit || segment === this.#segment || this.#isClosing || this.#broken) return
       const frames = [...this.entries].filter((entry) => entry.segment === segment)
-      const bytes = frames.reduce((sum, entry) => sum + entry.bytes, 0)
+      const bytes = frames.reduce((sum, { bytes: own, stored }) => sum + (stored ? 0 : own), 0)
       if (bytes > this.#moveCredit || bytes + movedAtOnce > free) return
       this.#moveCredit -= bytes
       await this.#move(frames)
@@ -420,27 +468,32 @@ export class Spool {
   }
 
   async #move(frames: readonly Entry[]): Promise<void> {
-    let batch: { readonly entry: Entry; readonly bytes: Buffer }[] = []
+    /** Without bytes: those that S3 has. */
+    let batch: { readonly entry: Entry; readonly bytes: Buffer | undefined }[] = []
     const write = async (): Promise<void> => {
       const staying = batch.filter(({ entry }) => this.holds(entry) && !entry.leaving)
       batch = []
       const announced = this.#write({ kind: 'moving', head: staying.map(({ entry }) => keyOf(entry)) })
       const moved = staying.map(async ({ entry, bytes }) => {
         const { head: frame, born, bornAt, stored } = entry
-        const place = await this.#write({ kind: 'moved', head: { frame, born, bornAt, ...stored } }, bytes)
-        this.#contents.move(entry, place.segment, place.bodyAt)
+        const place = await this.#write({ kind: 'moved', head: { frame, born, bornAt, ...stored, ...(bytes ? {} : { bytes: entry.bytes }) } }, bytes)
+        this.#contents.move(entry, place.segment, place.bodyAt, bytes === undefined)
       })
       await Promise.all([announced, ...moved])
     }
     for (const entry of frames) {
       if (!this.holds(entry) || this.#isClosing) continue
+      if (entry.stored) {
+        batch.push({ entry, bytes: undefined })
+        continue
+      }
       const bytes = await this.read(entry).catch((thrown: unknown) => {
         if (!isDamage(thrown)) throw thrown
       })
       // one bad sector would hold its segment, and all behind it, for good
       if (bytes) batch.push({ entry, bytes })
       else if (!entry.leaving) this.#lose(entry, 'unreadable')
-      if (batch.reduce((sum, { bytes }) => sum + bytes.length, 0) >= movedAtOnce) await write()
+      if (batch.reduce((sum, { bytes: own }) => sum + (own?.length ?? 0), 0) >= movedAtOnce) await write()
     }
     if (batch.length > 0) await write()
   }

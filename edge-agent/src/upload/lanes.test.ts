@@ -17,6 +17,18 @@ test('live goes before what has waited, each lane in its order, and what has wai
   expect(queue.take(10 * minute, true)).toEqual(at(3))
 })
 
+test('a clip is as new as its end, however long it is', () => {
+  const queue = new UploadQueue<{ cameraId: string; head: { capturedAt: number; endedAt?: number } }>()
+  const clip = { cameraId: 'a', head: { capturedAt: 0, endedAt: 2 * minute } }
+  queue.add([at(minute), clip], 2 * minute)
+  expect(queue.take(2 * minute, false)).toBe(clip)
+  expect(queue.take(2 * minute, false)).toBeUndefined()
+})
+
+test('a window that ends when it begins is the whole day', () => {
+  expect(openingAt(['00:00-00:00'], 'nothing', new Date(2026, 0, 1, 12, 30))).toBe('all')
+})
+
 test('what has waited takes one place while live frames come, most places when none do, and none outside its windows', () => {
   expect([backlogPlaces('all', 6, 100), backlogPlaces('all', 6, 60_000), backlogPlaces('live', 6, 60_000)]).toEqual([1, 4, 0])
   expect([backlogPlaces('all', 1, 100), backlogPlaces('all', 1, 60_000)]).toEqual([1, 1])

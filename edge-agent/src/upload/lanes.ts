@@ -17,7 +17,8 @@ export function openingAt(windows: readonly string[], outside: Exclude<Opening, 
   const minute = at.getHours() * 60 + at.getMinutes()
   const isOpen = windows.some((window) => {
     const [from = 0, to = 0] = window.split('-').map((time) => Number(time.slice(0, 2)) * 60 + Number(time.slice(3, 5)))
-    return from <= to ? from <= minute && minute < to : minute >= from || minute < to
+    // one that ends when it begins is a whole day
+    return from < to ? from <= minute && minute < to : minute >= from || minute < to
   })
   return windows.length === 0 || isOpen ? 'all' : outside
 }
@@ -41,8 +42,11 @@ export function backlogRest(took: Ms, sinceLive: Ms): Ms {
 
 interface Queued {
   readonly cameraId: string
-  readonly head: { readonly capturedAt: EpochMs }
+  readonly head: { readonly capturedAt: EpochMs; readonly endedAt?: EpochMs }
 }
+
+/** When there was something to upload: a clip is as new as its end. */
+export const takenAt = ({ capturedAt, endedAt = capturedAt }: Queued['head']): EpochMs => endedAt
 
 /** A list that is taken from at its beginning, without moving the rest each time. */
 class Queue<Item> {
@@ -100,14 +104,14 @@ export class UploadQueue<Item extends Queued> {
   readonly #aside = new Map<string, Readonly<Record<Lane, Item[]>>>()
 
   add(items: Iterable<Item>, now: EpochMs): void {
-    for (const item of items) this.#lanes[laneOf(item.head.capturedAt, now)].push(item)
+    for (const item of items) this.#lanes[laneOf(takenAt(item.head), now)].push(item)
   }
 
   /** The next one; `alsoBacklog`: whether it may be one that has waited. */
   take(now: EpochMs, alsoBacklog: boolean): Item | undefined {
     const { live, backlog } = this.#lanes
     // whoever has waited too long is backlog by now
-    for (let item = live.peek(); item !== undefined && laneOf(item.head.capturedAt, now) === 'backlog'; item = live.peek()) {
+    for (let item = live.peek(); item !== undefined && laneOf(takenAt(item.head), now) === 'backlog'; item = live.peek()) {
       live.take()
       backlog.push(item)
     }
@@ -125,7 +129,7 @@ export class UploadQueue<Item extends Queued> {
 
   /** One that could not be uploaded comes next again. */
   again(item: Item, now: EpochMs): void {
-    this.#lanes[laneOf(item.head.capturedAt, now)].back(item)
+    this.#lanes[laneOf(takenAt(item.head), now)].back(item)
   }
 
   /** Forgets what was given up, now and then; `waiting`: how many there are that were not. */
@@ -152,7 +156,7 @@ export class AnnouncementQueue<Item extends Queued & { readonly stored: unknown 
   readonly #lanes: Readonly<Record<Lane, Map<string, Queue<Item>>>> = { live: new Map(), backlog: new Map() }
 
   add(items: Iterable<Item>, now: EpochMs): void {
-    for (const item of items) this.#of(laneOf(item.head.capturedAt, now), item.cameraId).push(item)
+    for (const item of items) this.#of(laneOf(takenAt(item.head), now), item.cameraId).push(item)
   }
 
   /**
@@ -162,7 +166,7 @@ export class AnnouncementQueue<Item extends Queued & { readonly stored: unknown 
   ready(lane: Lane, limit: number, now: EpochMs, holds: (item: Item) => boolean): Item[] {
     const queues = [...this.#lanes[lane]].map(([cameraId, queue]) => {
       for (let item = queue.peek(); item !== undefined; item = queue.peek()) {
-        const isLate = lane === 'live' && laneOf(item.head.capturedAt, now) === 'backlog'
+        const isLate = lane === 'live' && laneOf(takenAt(item.head), now) === 'backlog'
         if (holds(item) && !isLate) break
         queue.take()
         if (isLate) this.#of('backlog', cameraId).push(item)

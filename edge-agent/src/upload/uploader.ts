@@ -11,9 +11,10 @@ import type { Bytes, Ms } from '@frameloop/kit/units'
 import { mediaIdOf } from '@frameloop/schemas/ids'
 import { bucketName, contentTypeOf, rawKey } from '@frameloop/schemas/object-keys'
 import { signClaim } from '@frameloop/schemas/signature'
+import { lastMoment, soonAfter } from '../soon-after.ts'
 import type { Entry, FrameHead } from '../spool/contents.ts'
 import { isDamage, type Spool } from '../spool/spool.ts'
-import { backlogPlaces, backlogRest, laneOf, openingAt, UploadQueue } from './lanes.ts'
+import { backlogPlaces, backlogRest, laneOf, openingAt, takenAt, UploadQueue } from './lanes.ts'
 
 export interface Identity {
   readonly agentId: string
@@ -96,6 +97,7 @@ export async function runUploader(
   const arrivals = spool.arrivals()
   /** Cameras whose frames are refused: how often in a row, and until when they are held. */
   const refused = new Map<string, { readonly times: number; readonly until: Ms }>()
+  using late = soonAfter(signal, lastMoment)
   const upload = async (entry: Entry): Promise<void> => {
     const { head } = entry
     const { mediaId, bucket, key } = placeOf(identity, head)
@@ -138,7 +140,7 @@ export async function runUploader(
             ...(head.mediaOffsetUs === null ? {} : { 'media-offset-us': String(head.mediaOffsetUs) }),
           },
         },
-        signal,
+        late.signal,
       )
       // one that failed may still be on its way out
       rooms.give(room.buffer)
@@ -148,7 +150,7 @@ export async function runUploader(
       troubles.uploads.delete(entry.cameraId)
     } catch (thrown) {
       entry.busy = false
-      if (signal.aborted) return
+      if (late.signal.aborted) return
       if (!isStoreTransient(thrown)) {
         log.error({ err: thrown, key }, 'frame refused by the object store')
         spool.markUnreadable(entry)
@@ -194,7 +196,7 @@ export async function runUploader(
       const entry = queue.take(now, rest === 0 && waited < backlogPlaces(opening, concurrency, clock() - liveAt))
       if (!entry) break
       if (!spool.holds(entry)) continue
-      const isLive = laneOf(entry.head.capturedAt, now) === 'live'
+      const isLive = laneOf(takenAt(entry.head), now) === 'live'
       if (isLive) liveAt = clock()
       else waited += 1
       free = freeAfter(free, clock(), entry.bytes, limit)
