@@ -51,7 +51,11 @@ async function withDatabase<Result>(use: (pool: Pool) => Promise<Result>): Promi
 
 /** What the stack that runs here uses, and before it what our own environment says. */
 function environment(): NodeJS.ProcessEnv {
-  return { ...runningStack(findHome())?.environment, ...process.env }
+  const stack = runningStack(findHome())?.environment
+  // keys belong to the store they are for: those of somebody's shell say nothing about the one that runs here
+  const { S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...own } = process.env
+  const ownStore = !stack || S3_ENDPOINT ? { S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY } : {}
+  return { ...stack, ...own, ...ownStore }
 }
 
 async function withStores<Result>(use: (stack: Omit<ReplayStack, 'requestedBy' | 'print' | 'signal'>) => Promise<Result>): Promise<Result> {
@@ -137,7 +141,11 @@ async function runUp(flags: UpFlags): Promise<void> {
   const home = openHome()
   const there = runningStack(home)
   if (there) {
-    print(`frameloop runs already (process ${there.supervisor.pid}, since ${there.startedAt}). See it with \`npx frameloop status\`, stop it with \`npx frameloop down\`.`)
+    const asked = [flags.footage, flags.zones, flags.labels, flags.camera?.length ? flags.camera : undefined].some((value) => value !== undefined)
+    if (asked) process.exitCode = 1
+    print(
+      `frameloop runs already (process ${there.supervisor.pid}, since ${there.startedAt}). See it with \`npx frameloop status\`, stop it with \`npx frameloop down\`.${asked ? ' What was asked for now was not done: stop it first.' : ''}`,
+    )
     return
   }
   const since = Date.now()
@@ -159,7 +167,13 @@ async function runUp(flags: UpFlags): Promise<void> {
   // files are read before anything is started: a wrong one is told at once
   const zones = flags.zones ? parseZones(readNamed(flags.zones)) : undefined
   const labels = flags.labels ? parseLabels(readNamed(flags.labels)) : undefined
-  const labelled = cameras.at(-1)?.cameraId ?? ''
+  const own = cameras.filter(({ address }) => !address.startsWith('simulator:'))
+  if ((zones || labels) && own.length !== 1)
+    throw new Fault(
+      'REQUEST_INVALID',
+      `Zones and labels are of one camera, and ${own.length === 0 ? 'none is named: say which with --footage or --camera' : `${own.length} are named: import labels of the others with \`labels import\``}`,
+    )
+  const labelled = own.at(-1)?.cameraId ?? cameras.at(-1)?.cameraId ?? ''
   const isSimulated = cameras[0]?.cameraId === simulatedId && cameras[0].address.startsWith('simulator:')
   const zoneSets = [
     ...(zones ? [{ cameraId: labelled, task: flags.task, zones }] : []),
@@ -202,9 +216,12 @@ async function runUntilAsked({ state }: RunningStack, { flags, labels, labelled,
   await using _ = { [Symbol.asyncDispose]: () => pool.end() }
   if (isSimulated) loops.push(runSimulatorTruth({ ...demo, cameraId: simulatedId, task: simulatedTask }, readState<{ seed: number }>(home, 'simulator.json')?.seed ?? 0, signal))
   if (labels) {
-    const imported = await importLabels(demo.labelsUrl, labels, { cameraId: labelled, task: flags.task, source: flags.labels ?? '' }, () => {})
+    // said when the file was written: what somebody has corrected since stands, however often it is started
+    const asOf = flags.labels && existsSync(flags.labels) ? { asOf: statSync(flags.labels).mtime.toISOString() } : {}
+    const imported = await importLabels(demo.labelsUrl, labels, { cameraId: labelled, task: flags.task, source: flags.labels ?? '', ...asOf }, () => {})
     say(`labels: ${showImported(imported)}`)
-    loops.push(trainWhenPrepared(demo, labels, signal))
+    for (const { line, message } of imported.rejected.slice(0, 5)) say(`  line ${line}: ${message}`)
+    if (imported.stored + imported.unchanged > 0) loops.push(trainWhenPrepared(demo, labels, signal))
   }
   print(`[up] ready after ${showMs(Date.now() - since)}: open ${state.console}. Stop with Ctrl-C.`)
   while (!signal.aborted) await sleep(3_600_000, undefined, { signal }).catch(() => {})

@@ -1,6 +1,7 @@
 /** `frameloop replay`, `replay list`, `replay remove`: a past range again on a side topic, with progress, Ctrl-C and resuming. */
 import { randomBytes } from 'node:crypto'
 import { constants, setPriority } from 'node:os'
+import { listOf } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
 import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
@@ -10,6 +11,7 @@ import { showMs } from '@frameloop/kit/units'
 import { openCodec } from '@frameloop/schemas/codec'
 import { bucketName, manifestKey, replayPrefix } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
+import { topics } from '@frameloop/schemas/topics'
 import { planReadings } from '@frameloop/stream-processors/archive/history'
 import { type Range, readBounds } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openPixelThreads } from '@frameloop/stream-processors/pixels/pixel-threads'
@@ -48,6 +50,9 @@ const sideRetention = 86_400_000
 function requestOf(flags: ReplayFlags): ReplayRequest {
   const from = timeOf(flags.from, '--from')
   const to = timeOf(flags.to, '--to') ?? new Date()
+  if (flags.task !== undefined && flags.topic !== topics.featuresPrepared.name)
+    throw new Fault('REQUEST_INVALID', `--task says which prepared frames are copied, and ${flags.topic} holds none`)
+  if (from && from >= to) throw new Fault('REQUEST_INVALID', `The range ends before it begins: ${from.toISOString()} to ${to.toISOString()}`)
   if (!from) throw new Fault('REQUEST_INVALID', 'Say where the range begins: --from 2026-11-24T10:00:00Z')
   const speed = flags.speed === 'max' ? null : Number(flags.speed)
   if (speed !== null && !(speed > 0)) throw new Fault('REQUEST_INVALID', `--speed ${flags.speed}: max, or how many times real time, for example 10`)
@@ -55,7 +60,7 @@ function requestOf(flags: ReplayFlags): ReplayRequest {
     topic: flags.topic,
     from: from.getTime(),
     to: to.getTime(),
-    cameras: flags.cameras === undefined ? null : flags.cameras.split(','),
+    cameras: flags.cameras === undefined ? null : listOf(flags.cameras),
     task: flags.task ?? null,
     speed,
     preprocessing: flags.preprocessing === undefined ? null : parsePreprocessing(flags.preprocessing),

@@ -123,12 +123,13 @@ export async function buildReference(
   tools: { readonly pool: Pool; readonly store: ObjectStore; readonly bucketPrefix: string; readonly say: (text: string) => void },
 ): Promise<Reference> {
   const { pool, store } = tools
-  const range = [timeOf(flags.from, '--from'), timeOf(flags.to, '--to'), flags.fromOffsetMs, flags.untilOffsetMs].map((value) => value ?? null)
+  const offsets = [flags.fromOffsetMs, flags.untilOffsetMs].map((ms) => (ms === undefined ? null : Math.round(ms * 1000)))
+  const range = [timeOf(flags.from, '--from'), timeOf(flags.to, '--to'), ...offsets]
   const { rows } = await pool.query<{ frame_id: string; bucket: string; object_key: string }>(
     `select frame_id, bucket, object_key from (
        select frame_id, bucket, object_key, frame_at, row_number() over (order by frame_at, frame_id) - 1 as at, count(*) over () as total
        from frames where camera_id = $1 and object_key <> '' and ($2::timestamptz is null or frame_at >= $2) and ($3::timestamptz is null or frame_at < $3)
-         and ($4::bigint is null or media_offset_us >= $4 * 1000) and ($5::bigint is null or media_offset_us < $5 * 1000)
+         and ($4::bigint is null or media_offset_us >= $4) and ($5::bigint is null or media_offset_us < $5)
      ) f where at * $6::int / total <> (at - 1) * $6::int / total or at = 0 order by frame_at limit $6`,
     [cameraId, ...range, flags.frames],
   )

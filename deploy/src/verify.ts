@@ -13,6 +13,7 @@
  *     may be among what is to come, and `--repair` would remove it.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
@@ -277,6 +278,7 @@ async function checkTopics(from: Date, to: Date, tools: VerifyTools): Promise<{ 
 
 /** Everything captured in [from, to), and every record appended then. */
 export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<Verified> {
+  if (from >= to) throw new Fault('REQUEST_INVALID', `The range ends before it begins: ${from.toISOString()} to ${to.toISOString()}`)
   const behind = await unread(tools)
   const raw = await checkObjects('raw', from, to, behind > 0, tools)
   const processed = await checkObjects('processed', from, to, behind > 0, tools)

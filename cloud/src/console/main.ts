@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import httpProxy from '@fastify/http-proxy'
 import fastifyStatic from '@fastify/static'
 import { listOf } from '@frameloop/kit/config'
-import { Fault } from '@frameloop/kit/fault'
+import { Fault, rootMessage } from '@frameloop/kit/fault'
 import { listen, openApi } from '@frameloop/kit/http'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
@@ -64,7 +64,10 @@ await runProcess('console', Settings, async ({ config, log, metrics, lifetime })
   await app.register(httpProxy, {
     ...{ upstream: config.serveUrl, prefix: '/v1', rewritePrefix: '/v1', websocket: true },
     // whoever brings a key of their own keeps it; where the page came from has been looked at here
-    replyOptions: { rewriteRequestHeaders: (_, { origin: __, ...headers }) => ({ ...login, ...headers }) },
+    replyOptions: {
+      rewriteRequestHeaders: (_, { origin: __, ...headers }) => ({ ...login, ...headers }),
+      onError: (reply, { error }) => void reply.send(new Fault('MODEL_UNAVAILABLE', `Inference does not answer: ${rootMessage(error)}`, {}, error)),
+    },
     // its types do not know that it asks for them
     wsClientOptions: { rewriteRequestHeaders: (_: unknown, { headers, url }: IncomingMessage) => loginOf(headers.authorization, url ?? '', login) } as object,
     // inference sees a proxy that takes everything: who takes nothing is seen here

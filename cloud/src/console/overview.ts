@@ -57,10 +57,10 @@ export async function readOverview(pool: Pool, health: Readonly<Record<string, s
   const rows = async (text: string) => (await pool.query<Record<string, unknown>>(text)).rows
   const [cameras, models, runs, quality, rejections, stages] = await Promise.all([
     rows(
-      `select distinct on (camera_id) camera_id as "cameraId", state, message, source_kind as "sourceKind", frames_per_second as "framesPerSecond", highest_seq as "highestSeq", reported_at as "reportedAt" from captures where camera_id <> '${probeCameraId}' order by camera_id, state = 'ended', reported_at desc`,
+      `select distinct on (camera_id) camera_id as "cameraId", state, message, source_kind as "sourceKind", frames_per_second as "framesPerSecond", highest_seq as "highestSeq", reported_at as "reportedAt", source_kind <> 'upload' and state <> 'ended' and reported_at < now() - interval '20 seconds' as "isSilent" from captures where camera_id <> '${probeCameraId}' order by camera_id, state = 'ended', reported_at desc`,
     ),
     rows(`select m.task, m.version, m.created_at as "createdAt", m.run_id as "runId", m.dataset_digest as "datasetDigest", (m.metrics->>'balancedAccuracy')::float8 as "balancedAccuracy", (m.metrics->>'n')::int as n, s.alias, s.reason
-      from model_versions m left join roles_now s on s.task = m.task and s.version = m.version order by m.created_at desc limit 8`),
+      from model_versions m left join roles_now s on s.task = m.task and s.version = m.version order by s.alias is not null desc, m.created_at desc limit 8`),
     rows(
       `select request_id as "requestId", task, cause, state, epoch, epochs, loss, version, promoted, reason, requested_at as "requestedAt", ended_at as "endedAt" from training_runs order by requested_at desc limit 6`,
     ),

@@ -1,6 +1,7 @@
 /** The truth about zones: stored once, never overwritten, only superseded; each new label is told on labels.recorded. */
 import { randomUUID } from 'node:crypto'
 import { inTransaction, type Pool, type Sql } from '@frameloop/kit/postgres'
+import { isUuid } from '@frameloop/schemas/ids'
 import { topics } from '@frameloop/schemas/topics'
 import type { ZoneShape } from '@frameloop/stream-processors/features/prepare'
 import { enqueue } from '../outbox.ts'
@@ -75,11 +76,17 @@ async function knownClasses(sql: Sql): Promise<Map<string, readonly string[]>> {
 
 async function knownFrames(sql: Sql, ids: readonly string[]): Promise<Set<string>> {
   if (ids.length === 0) return new Set()
-  const { rows } = await sql.query<{ frame_id: string; camera_id: string }>('select frame_id::text, camera_id from frames where frame_id::text = any($1)', [ids])
+  const { rows } = await sql.query<{ frame_id: string; camera_id: string }>('select frame_id, camera_id from frames where frame_id = any($1::uuid[])', [ids.filter(isUuid)])
   return new Set(rows.map(({ frame_id, camera_id }) => `${frame_id} ${camera_id}`))
 }
 
-/** Stores what can be stored, tells what cannot and why. The same label again changes nothing. */
+/** What somebody said last about the same thing: a question for each way of naming a moment, which has an index of its own. */
+function selectBefore(frameId: string | null, offset: number | null): string {
+  const moment = frameId !== null ? 'frame_id = $4::uuid' : offset !== null ? 'media_offset_us = $4::bigint' : 'frame_at = $4::timestamptz'
+  return `select label_id, label, recorded_at from labels where camera_id = $1 and zone = $2 and task = $3 and ${moment} and superseded_at is null`
+}
+
+/** Stores what can be stored, tells what cannot and why. The same label again changes nothing, and an older word takes no newer one's place. */
 export async function storeLabels(pool: Pool, labels: readonly NewLabel[], source: string, recordedAt: Date): Promise<Stored> {
   return inTransaction(pool, async (client) => {
     // one writer of labels at a time: two importers must not both supersede the same row
@@ -98,12 +105,12 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
     for (const label of accepted) {
       const offset = label.mediaOffsetMs === undefined ? null : Math.round(label.mediaOffsetMs * 1000)
       const values = [label.cameraId, label.zone, label.task, label.frameId ?? null, offset, label.frameAt === undefined ? null : new Date(label.frameAt)]
-      const { rows } = await client.query<{ label_id: string; label: string }>(
-        'select label_id, label from labels where camera_id = $1 and zone = $2 and task = $3 and frame_id is not distinct from $4::uuid and media_offset_us is not distinct from $5::bigint and frame_at is not distinct from $6::timestamptz and superseded_at is null',
-        values,
-      )
+      const moment = label.frameId ?? offset ?? values.at(-1)
+      const { rows } = await client.query<{ label_id: string; label: string; recorded_at: Date }>(selectBefore(label.frameId ?? null, offset), [
+        ...[label.cameraId, label.zone, label.task, moment],
+      ])
       const before = rows[0]
-      if (before?.label === label.label) continue
+      if (before?.label === label.label || (before && before.recorded_at > recordedAt)) continue
       if (before) {
         await client.query('update labels set superseded_at = $2 where label_id = $1', [before.label_id, recordedAt])
         superseded += 1

@@ -10,6 +10,18 @@ test('who is as good as the champion on the same frames replaces it, who is wors
   expect(mayReplace(judged(0), judged(0.9), true, '')).toMatchObject({ promote: true })
 })
 
+test('who has learned about one camera only takes no place of one that answers for others too, unless somebody insists', () => {
+  expect(mayReplace(judged(1), judged(0.9), false, '', ['yard left', 'yard right'])).toEqual({
+    promote: false,
+    reason: 'it has learned nothing about yard left, yard right, which the champion answers for',
+  })
+  expect(mayReplace(judged(1), judged(0.9), true, '', ['yard left'])).toMatchObject({ promote: true })
+})
+
+test('a champion whose files are gone is replaced, and said to be', () => {
+  expect(mayReplace(judged(0.9), 'gone', false, '')).toMatchObject({ promote: true, reason: expect.stringContaining("the champion's files are gone") as unknown })
+})
+
 test('whom somebody made champion while a model was trained is not replaced without having been compared with it', () => {
   const better = { promote: true, reason: 'better' }
   expect(unlessDecided(better, '3', '3', false)).toBe(better)

@@ -14,17 +14,31 @@ export function unlessDecided(verdict: Verdict, judged: string | undefined, now:
 
 /**
  * On the same held-out frames: better or equal (the newer data decides a tie) replaces; `force` replaces on record. A champion
- * that cannot be judged on them, because it was trained on another preprocessing, is replaced by what was judged itself.
- * `liveDifference`: how what is served differs from what was trained on; empty when it does not.
+ * that cannot be judged on them, because it was trained on another preprocessing, is replaced by what was judged itself, and so
+ * is one whose files are gone.
+ * `liveDifference`: how what is served differs from what was trained on; empty when it does not. `unlearned`: places, as
+ * `camera zone`, that the champion has learned about and the challenger has not.
  */
-export function mayReplace(challenger: Evaluation, champion: Evaluation | 'not comparable' | undefined, force: boolean, liveDifference: string): Verdict {
+export function mayReplace(
+  challenger: Evaluation,
+  champion: Evaluation | 'not comparable' | 'gone' | undefined,
+  force: boolean,
+  liveDifference: string,
+  unlearned: readonly string[] = [],
+): Verdict {
   if (force) return { promote: true, reason: 'forced by whoever asked for the run' }
   if (liveDifference) return { promote: false, reason: liveDifference }
+  if (unlearned.length > 0)
+    return {
+      promote: false,
+      reason: `it has learned nothing about ${unlearned.slice(0, 3).join(', ')}${unlearned.length > 3 ? ` and ${unlearned.length - 3} more` : ''}, which the champion answers for`,
+    }
   if (challenger.n === 0)
     return champion
       ? { promote: false, reason: 'no zone could be judged: too few passages' }
       : { promote: true, reason: 'the first model of its preprocessing; no zone could be judged: too few passages' }
   const score = percent(challenger.balancedAccuracy)
+  if (champion === 'gone') return { promote: true, reason: `the champion's files are gone; ${score} balanced accuracy on ${challenger.n} held-out examples` }
   if (!champion || champion === 'not comparable')
     return { promote: true, reason: `the first model of its preprocessing, ${score} balanced accuracy on ${challenger.n} held-out examples` }
   const before = percent(champion.balancedAccuracy)

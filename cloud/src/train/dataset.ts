@@ -120,7 +120,13 @@ export async function buildDataset(pool: Pool, brokers: string, codec: Codec, st
   if (!preprocessing) throw new Fault('TASK_UNKNOWN', `There is no task ${query.task}`)
   const named = preprocessingDigest(preprocessing)
   const range = [query.fromOffsetUs, query.untilOffsetUs, time(query.fromTime), time(query.untilTime)]
-  const groups = await pool.query<{ count: number }>('select count(distinct (camera_id, zone, label)) as count from labels where task = $1 and superseded_at is null', [query.task])
+  // of what is asked for: labels elsewhere change nothing about it
+  const groups = await pool.query<{ count: number }>(
+    `select count(distinct (camera_id, zone, label)) as count from labels where task = $1 and superseded_at is null and ($2::text is null or camera_id = $2)
+       and (media_offset_us is null or (($3::bigint is null or media_offset_us >= $3) and ($4::bigint is null or media_offset_us < $4)))
+       and (frame_at is null or (($5::timestamptz is null or frame_at >= $5) and ($6::timestamptz is null or frame_at < $6)))`,
+    [query.task, query.cameraId, ...range],
+  )
   const size = besidePixels + preprocessing.width * preprocessing.height * channelsOf(preprocessing)
   const ofEach = Math.max(fewestOfEach, Math.floor(mostBytes / size / Math.max(1, groups.rows[0]?.count ?? 1)))
   const { rows } = await pool.query<Row>(selectLabelled, [query.task, query.cameraId, ...range, named, needsReference(preprocessing), allowed ?? [], ofEach])

@@ -24,7 +24,7 @@ import { evaluate, figuresOf, type Judged } from '../train/evaluate.ts'
 import { compareLive, sayDifferent } from '../train/live-sample.ts'
 import { requestTraining } from '../train/request.ts'
 import { type BothAnswered, judgeProbation } from './probation.ts'
-import { judgeQuality, liveFigures } from './retrain-policy.ts'
+import { judgeQuality, liveFigures, retrainRule } from './retrain-policy.ts'
 
 const interval = 5_000
 const sampleInterval = 60_000
@@ -123,23 +123,32 @@ async function watchProbation(sql: Sql, task: string, log: Log): Promise<void> {
   log.error({ task, version, before }, `the new model did not pass its probation: ${verdict.why}`)
 }
 
+/** The figures of each task that were written last: only what has changed is written. */
+const written = new Map<string, string>()
+
 async function watch(pool: Pool, champion: Champion, gauge: Gauge<'task'>): Promise<void> {
   const judged = await selectJudged(pool, champion)
   if (judged.length === 0) return
   const overall = figuresOf(judged)
   const { perZone } = evaluate(judged)
   gauge.set({ task: champion.task }, overall.balancedAccuracy)
-  await pool.query(
-    'insert into quality_windows (task, window_end, model_version, answers, accuracy, balanced_accuracy, majority_accuracy, per_zone) values ($1, now(), $2, $3, $4, $5, $6, $7)',
-    [champion.task, champion.version, overall.n, overall.accuracy, overall.balancedAccuracy, overall.majorityAccuracy, perZone],
-  )
-  const { rows } = await pool.query<{ running: boolean; last: Date | null }>(
-    "select coalesce(bool_or(state not in ('succeeded', 'failed')), false) as running, max(requested_at) as last from training_runs where task = $1",
-    [champion.task],
+  const figuresNow = JSON.stringify([champion.version, overall, perZone])
+  if (written.get(champion.task) !== figuresNow)
+    await pool.query(
+      'insert into quality_windows (task, window_end, model_version, answers, accuracy, balanced_accuracy, majority_accuracy, per_zone) values ($1, now(), $2, $3, $4, $5, $6, $7)',
+      [champion.task, champion.version, overall.n, overall.accuracy, overall.balancedAccuracy, overall.majorityAccuracy, perZone],
+    )
+  written.set(champion.task, figuresNow)
+  await pool.query("delete from quality_windows where task = $1 and window_end < now() - interval '30 days'", [champion.task])
+  const { rows } = await pool.query<{ running: boolean; last: Date | null; in_vain: number }>(
+    `select coalesce(bool_or(state not in ('succeeded', 'failed')), false) as running, max(requested_at) as last,
+       count(*) filter (where cause = 'quality' and requested_at > coalesce((select max(window_end) from quality_windows where task = $1 and balanced_accuracy >= $2), '-infinity'))::int as in_vain
+     from training_runs where task = $1`,
+    [champion.task, retrainRule.leastBalancedAccuracy],
   )
   const state = rows[0]
   const figures = liveFigures(judged)
-  const verdict = judgeQuality(figures, { running: state?.running ?? false, lastRequest: state?.last?.getTime() }, Date.now())
+  const verdict = judgeQuality(figures, { running: state?.running ?? false, lastRequest: state?.last?.getTime(), inVain: state?.in_vain ?? 0 }, Date.now())
   if (verdict.kind !== 'retrain') return
   const evidence = { ...figures, modelVersion: champion.version, why: verdict.why, perZone }
   await pool.query("insert into decisions (task, decision, evidence) values ($1, 'retrain', $2)", [champion.task, evidence])

@@ -11,6 +11,15 @@ test('bad answers ask for training once', () => {
   expect(judgeQuality(bad, { running: false, lastRequest: 1_000_000 - retrainRule.coolDown }, 1_000_000).kind).toBe('retrain')
 })
 
+test('what training does not mend is asked for ever more seldom', () => {
+  const after = (inVain: number, since: number) => judgeQuality(bad, { running: false, lastRequest: 0, inVain }, since).kind
+  const { coolDown, longestCoolDown } = retrainRule
+  expect([after(1, coolDown), after(2, coolDown), after(2, 2 * coolDown), after(4, 8 * coolDown - 1), after(4, 8 * coolDown)]).toEqual([
+    ...['retrain', 'cooling down', 'retrain', 'cooling down', 'retrain'],
+  ])
+  expect(after(50, longestCoolDown)).toBe('retrain')
+})
+
 test('few answers, or answers of one class only, prove nothing', () => {
   expect(judgeQuality({ ...bad, n: 59 }, idle, 0).kind).toBe('too few')
   expect(judgeQuality({ ...bad, classes: 1 }, idle, 0).kind).toBe('too few')

@@ -16,11 +16,12 @@ export interface RetrainRule {
   /** Of a class: one wrong answer of two would be half of its recall. */
   readonly leastOfClass: number
   readonly leastBalancedAccuracy: number
-  /** Between two requests of the same task. */
+  /** Between two requests of the same task; twice as long after each run that changed nothing about it. */
   readonly coolDown: Ms
+  readonly longestCoolDown: Ms
 }
 
-export const retrainRule: RetrainRule = { leastAnswers: 60, leastOfClass: 10, leastBalancedAccuracy: 0.85, coolDown: 120_000 }
+export const retrainRule: RetrainRule = { leastAnswers: 60, leastOfClass: 10, leastBalancedAccuracy: 0.85, coolDown: 120_000, longestCoolDown: 6 * 3_600_000 }
 
 export type RetrainVerdict = { readonly kind: 'fine' | 'too few' | 'cooling down' | 'running'; readonly why: string } | { readonly kind: 'retrain'; readonly why: string }
 
@@ -34,7 +35,7 @@ export function liveFigures(judged: readonly Judged[], rule: RetrainRule = retra
 
 export function judgeQuality(
   figures: LiveFigures,
-  state: { readonly running: boolean; readonly lastRequest: EpochMs | undefined },
+  state: { readonly running: boolean; readonly lastRequest: EpochMs | undefined /** Runs since it was fine, which did not make it so. */; readonly inVain?: number },
   now: EpochMs,
   rule: RetrainRule = retrainRule,
 ): RetrainVerdict {
@@ -43,7 +44,8 @@ export function judgeQuality(
     return { kind: 'too few', why: `${figures.n} labelled answers of ${figures.classes} classes; ${rule.leastAnswers} of at least 2 are needed` }
   if (figures.balancedAccuracy >= rule.leastBalancedAccuracy) return { kind: 'fine', why: score }
   if (state.running) return { kind: 'running', why: `${score}; a run is under way` }
-  if (state.lastRequest !== undefined && now - state.lastRequest < rule.coolDown)
-    return { kind: 'cooling down', why: `${score}; asked ${Math.round((now - state.lastRequest) / 1000)} s ago` }
+  const coolDown = Math.min(rule.longestCoolDown, rule.coolDown * 2 ** Math.max(0, (state.inVain ?? 0) - 1))
+  if (state.lastRequest !== undefined && now - state.lastRequest < coolDown)
+    return { kind: 'cooling down', why: `${score}; asked ${Math.round((now - state.lastRequest) / 1000)} s ago, and again after ${Math.round(coolDown / 1000)} s` }
   return { kind: 'retrain', why: `${score}, below ${(rule.leastBalancedAccuracy * 100).toFixed(0)} %` }
 }

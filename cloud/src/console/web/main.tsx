@@ -31,8 +31,14 @@ function CameraCard({ camera }: { readonly camera: Camera }) {
       <header>
         <h3>{camera.cameraId}</h3>
         {camera.sourceKind === 'simulator' && <span class="tag simulated">simulated</span>}
-        <span class={`tag ${camera.state === 'streaming' ? 'good' : 'bad'}`}>{camera.state}</span>
-        <span class="quiet">{camera.framesPerSecond.toFixed(1)} fps</span>
+        {camera.isSilent ? (
+          <span class="tag bad">not heard of since {new Date(camera.reportedAt).toLocaleTimeString()}</span>
+        ) : (
+          <>
+            <span class={`tag ${camera.state === 'streaming' ? 'good' : 'bad'}`}>{camera.state}</span>
+            <span class="quiet">{camera.framesPerSecond.toFixed(1)} fps</span>
+          </>
+        )}
       </header>
       {newest ? (
         <div class="picture" style={{ aspectRatio: `${newest.pictureWidth} / ${newest.pictureHeight}` }}>

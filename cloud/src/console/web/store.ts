@@ -49,6 +49,9 @@ export interface Camera {
   readonly message: string
   readonly sourceKind: string
   readonly framesPerSecond: number
+  readonly reportedAt: string
+  /** Its agent reports no more. */
+  readonly isSilent: boolean
 }
 export interface Rejection {
   readonly stage: string
@@ -83,7 +86,11 @@ async function refresh(): Promise<void> {
     if (before && next.at > before.at) {
       const seconds = (next.at - before.at) / 1000
       rates.value = Object.fromEntries(
-        next.stages.map((stage) => [stage.stage, Math.max(0, (stage.received - (before.stages.find((old) => old.stage === stage.stage)?.received ?? stage.received)) / seconds)]),
+        next.stages.map((stage) => {
+          const old = before.stages.find((one) => one.stage === stage.stage)
+          // one that did not answer has counted nothing
+          return [stage.stage, old?.up && stage.up ? Math.max(0, (stage.received - old.received) / seconds) : 0]
+        }),
       )
     }
     overview.value = next
