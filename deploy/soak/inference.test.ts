@@ -166,5 +166,6 @@ test(`${minutes} minutes at 70 % of what it can do, with swaps and stalls, leave
   expect([...failed]).toEqual([])
   expect(unasked).toBeLessThan(answered / 10)
   expect(growth).toBeLessThan(0.01)
+  expect(growthPerTenMinutes(settled.map(({ at, descriptors }) => ({ at, value: descriptors })))).toBeLessThan(0.01)
   expect(Math.max(...settled.map(({ sessions }) => sessions))).toBeLessThanOrEqual(2)
 })

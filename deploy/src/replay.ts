@@ -15,7 +15,19 @@ import { topics } from '@frameloop/schemas/topics'
 import { planReadings } from '@frameloop/stream-processors/archive/history'
 import { type Range, readBounds } from '@frameloop/stream-processors/chain/kafka-bus'
 import { openPixelThreads } from '@frameloop/stream-processors/pixels/pixel-threads'
-import { freezeRanges, type Manifest, manifestOf, type Replay, type ReplayRequest, type ReplayTools, runReplay, storeManifest } from '@frameloop/stream-processors/replay/replay'
+import {
+  belongs,
+  freezeRanges,
+  type Manifest,
+  manifestOf,
+  type Replay,
+  type ReplayRequest,
+  type ReplayTools,
+  runReplay,
+  sourcesOf,
+  storeManifest,
+} from '@frameloop/stream-processors/replay/replay'
+import { unreadRecords } from './catalog-lag.ts'
 import { progressOf } from './progress.ts'
 import { parsePreprocessing } from './tasks.ts'
 import { timeOf } from './times.ts'
@@ -52,7 +64,6 @@ function requestOf(flags: ReplayFlags): ReplayRequest {
   const to = timeOf(flags.to, '--to') ?? new Date()
   if (flags.task !== undefined && flags.topic !== topics.featuresPrepared.name)
     throw new Fault('REQUEST_INVALID', `--task says which prepared frames are copied, and ${flags.topic} holds none`)
-  if (from && from >= to) throw new Fault('REQUEST_INVALID', `The range ends before it begins: ${from.toISOString()} to ${to.toISOString()}`)
   if (!from) throw new Fault('REQUEST_INVALID', 'Say where the range begins: --from 2026-11-24T10:00:00Z')
   const speed = flags.speed === 'max' ? null : Number(flags.speed)
   if (speed !== null && !(speed > 0)) throw new Fault('REQUEST_INVALID', `--speed ${flags.speed}: max, or how many times real time, for example 10`)
@@ -65,6 +76,12 @@ function requestOf(flags: ReplayFlags): ReplayRequest {
     speed,
     preprocessing: flags.preprocessing === undefined ? null : parsePreprocessing(flags.preprocessing),
   }
+}
+
+/** Which offsets lie in the range the catalog says: while it has not read some of them, it would leave them out. Throws `HISTORY_INCOMPLETE`. */
+async function needCatalog(request: ReplayRequest, stack: Pick<ReplayStack, 'pool' | 'store' | 'brokers'>): Promise<void> {
+  const behind = await unreadRecords(sourcesOf(request), stack, (record) => belongs(record, request))
+  if (behind > 0) throw new Fault('CATALOG_BEHIND', `${behind} records of the range are not in the catalog yet`)
 }
 
 interface ReplayRow {
@@ -86,7 +103,8 @@ async function selectReplay(pool: Pool, id: string): Promise<ReplayRow> {
 }
 
 /** A new one, or the one to go on with. */
-async function openReplay(flags: ReplayFlags, { pool, brokers, requestedBy }: ReplayStack): Promise<Replay> {
+async function openReplay(flags: ReplayFlags, stack: ReplayStack): Promise<Replay> {
+  const { pool, brokers, requestedBy } = stack
   if (flags.resume !== undefined) {
     const row = await selectReplay(pool, flags.resume)
     if (row.state === 'removed' || row.state === 'done') throw new Fault('REQUEST_INVALID', `Replay ${row.replay_id} is ${row.state}; there is nothing to go on with`)
@@ -94,6 +112,7 @@ async function openReplay(flags: ReplayFlags, { pool, brokers, requestedBy }: Re
     return { id: row.replay_id, into: row.into_topic, request: row.request, ranges: row.ranges }
   }
   const request = requestOf(flags)
+  await needCatalog(request, stack)
   const ranges = await freezeRanges(pool, request)
   const id = randomBytes(4).toString('hex')
   const into = `${request.topic}.replay.${flags.into ?? id}`

@@ -12,7 +12,6 @@
  *     ago they were captured, and what the catalog has not read yet. While it is behind, no object is called an orphan: its row
  *     may be among what is to come, and `--repair` would remove it.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
@@ -26,6 +25,7 @@ import { selectOffsets } from '@frameloop/stream-processors/catalog/sql'
 import type { Position } from '@frameloop/stream-processors/chain/bus'
 import type { Range } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
+import { unreadRecords } from './catalog-lag.ts'
 
 export interface Finding {
   readonly kind: 'missing' | 'duplicate' | 'orphan' | 'unrecorded' | 'unwritten' | 'unread'
@@ -55,8 +55,6 @@ export interface VerifyTools {
 }
 
 export const settleTime: Ms = 120_000
-/** How long the catalog is given to read what was there when the question came. */
-const catalogPatience: Ms = 30_000
 
 interface NamedObject {
   readonly key: string
@@ -209,31 +207,6 @@ async function offsetsBetween(from: Date, to: Date, { pool, brokers }: VerifyToo
   }
 }
 
-/** How many records that are there now the catalog has not read, after it was given time to. */
-async function unread({ pool, store, brokers }: VerifyTools): Promise<number> {
-  const admin = openKafka(brokers, 'verify', openLog('verify', 'error')).admin()
-  await admin.connect()
-  const ends: Position[] = []
-  try {
-    for (const topic of writtenTopics) for (const { partition, high } of await admin.fetchTopicOffsets(topic)) ends.push({ topic, partition, offset: Number(high) })
-  } finally {
-    await admin.disconnect()
-  }
-  const history = { brokers, sql: pool, store }
-  const deadline = Date.now() + catalogPatience
-  for (;;) {
-    const read = await selectOffsets(pool)
-    const ranges = ends
-      .map(({ topic, partition, offset }) => ({ topic, partition, from: read.get(`${topic} ${partition}`) ?? 0, until: offset }))
-      .filter((range) => range.from < range.until)
-    // the last offsets of a partition are markers mostly, which nobody reads
-    let records = 0
-    for await (const _ of readHistory(await planReadings(ranges, history), history, 'frameloop.verify', new AbortController().signal)) records += 1
-    if (records === 0 || Date.now() >= deadline) return records
-    await sleep(500)
-  }
-}
-
 /** Those of the records that no row stands for: neither the row their topic fills nor a dead letter. */
 async function unwritten(pool: Pool, records: readonly BusRecord[]): Promise<Position[]> {
   const { rows } = await pool.query<{ topic: string; partition: number; offset: number }>(
@@ -279,7 +252,7 @@ async function checkTopics(from: Date, to: Date, tools: VerifyTools): Promise<{ 
 /** Everything captured in [from, to), and every record appended then. */
 export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<Verified> {
   if (from >= to) throw new Fault('REQUEST_INVALID', `The range ends before it begins: ${from.toISOString()} to ${to.toISOString()}`)
-  const behind = await unread(tools)
+  const behind = await unreadRecords(writtenTopics, tools)
   const raw = await checkObjects('raw', from, to, behind > 0, tools)
   const processed = await checkObjects('processed', from, to, behind > 0, tools)
   const rows = await checkRows(tools.pool, from, to)

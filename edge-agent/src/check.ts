@@ -9,6 +9,7 @@ import { openLog, redact } from '@frameloop/kit/log'
 import { showBytes, showMs } from '@frameloop/kit/units'
 import { schemaTexts } from '@frameloop/schemas/events'
 import { bucketName, checkKey } from '@frameloop/schemas/object-keys'
+import { privateKeyOf } from '@frameloop/schemas/signature'
 import { subjectOf, topics } from '@frameloop/schemas/topics'
 import { clockSkew } from './clock.ts'
 import { type AgentSettings, bytesOf } from './config.ts'
@@ -88,9 +89,10 @@ async function checkClock(config: AgentSettings): Promise<Check> {
 }
 
 async function checkStore(config: AgentSettings): Promise<Check> {
-  const store = storeOf(config)
   const bucket = bucketName(config.s3.bucketPrefix, 'raw')
+  let store: ReturnType<typeof storeOf> | undefined
   try {
+    store = storeOf(config)
     // the same content under the same key each time: a check leaves one small object behind, however often it is made
     await bounded(store.putOnce({ bucket, key: checkKey(config.site, config.agent), body: Buffer.from('frameloop-agent check\n'), contentType: 'text/plain' }))
     return good('S3', `${bucket} takes objects`)
@@ -104,14 +106,15 @@ async function checkStore(config: AgentSettings): Promise<Check> {
           : 'check s3.endpoint and the way there'
     return { ...wrong('S3', thrown, todo), found: `${name === 'Fault' ? '' : `${name}: `}${redact(rootMessage(thrown))}` }
   } finally {
-    store.close()
+    store?.close()
   }
 }
 
 async function checkKafka(config: AgentSettings): Promise<Check> {
-  const admin = openKafka(kafkaOf(config), config.agent, openLog('check', 'silent')).admin()
+  let admin: ReturnType<ReturnType<typeof openKafka>['admin']> | undefined
   const names = [topics.mediaCaptured, topics.mediaBackfill, topics.mediaLost, topics.agentsReported, topics.agentsDesired].map(({ name }) => name)
   try {
+    admin = openKafka(kafkaOf(config), config.agent, openLog('check', 'silent')).admin()
     await bounded(admin.connect())
     const { topics: there } = await bounded(admin.fetchTopicMetadata({ topics: names }))
     return good('Kafka', `${config.kafka.brokers.join(', ')}: ${there.length} topics`)
@@ -119,7 +122,7 @@ async function checkKafka(config: AgentSettings): Promise<Check> {
     const said = rootMessage(thrown)
     const todo = /authentication|SASL/i.test(said)
       ? 'check kafka.mechanism, username and password'
-      : /certificate|TLS|SSL/i.test(said)
+      : /certificate|TLS|SSL|ENOENT|EACCES/i.test(said)
         ? 'check kafka.tls: the authority that signed the certificates of the brokers'
         : /authorized/i.test(said)
           ? 'let this user write to the topics media.* and agents.reported, and read agents.desired'
@@ -128,7 +131,7 @@ async function checkKafka(config: AgentSettings): Promise<Check> {
             : 'check kafka.brokers and the way there'
     return wrong('Kafka', thrown, todo)
   } finally {
-    await admin.disconnect().catch(() => {})
+    await admin?.disconnect().catch(() => {})
   }
 }
 
@@ -160,6 +163,17 @@ async function checkCamera(config: AgentSettings, id: string): Promise<Check> {
   }
 }
 
+/** What this agent announces is signed with, where it has a key. */
+function checkSigningKey({ signingKey }: AgentSettings): Check[] {
+  if (!signingKey) return []
+  try {
+    privateKeyOf(signingKey)
+    return [good('signing key', 'an Ed25519 key')]
+  } catch (thrown) {
+    return [wrong('signing key', thrown, '`frameloop-agent make-key FILE` makes one; name it with signingKey: ${file:FILE}')]
+  }
+}
+
 export async function checkAll(config: AgentSettings): Promise<Check[]> {
   const program = await checkFfmpeg(config)
   return Promise.all([
@@ -169,6 +183,7 @@ export async function checkAll(config: AgentSettings): Promise<Check[]> {
     checkStore(config),
     checkKafka(config),
     checkRegistry(config),
+    ...checkSigningKey(config),
     ...config.cameras.map(({ id }) => checkCamera(config, id)),
   ])
 }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { bytesOf, parseAgentConfig, wantedOf, withoutSecrets, writeFirstConfig } from './config.ts'
-import { environmentLine, namesIn } from './install-service.ts'
+import { environmentLine, filesIn, namesIn } from './install-service.ts'
 
 const whole = `agent: agent-1
 spool: { folder: /tmp/spool }
@@ -48,6 +48,11 @@ test('an address that is none is told with its line', () => {
 test('a service finds what its configuration takes from the environment in a file of its own', () => {
   expect(namesIn('# ${NAME} is one\na: ${B}\nc: ["${file:/d}"] # ${D}\ne: "${A} ${B}"')).toEqual(['A', 'B'])
   expect(environmentLine('KEY', 'a"b\\c')).toBe('KEY="a\\"b\\\\c"\n')
+})
+
+test('the files that a service must be able to read are those that its configuration names', () => {
+  const text = `${whole}    password: \${file:/etc/door}\n`
+  expect(filesIn(text, { kafka: { brokers: [], tls: { ca: '/etc/ca.pem' } } })).toEqual(['/etc/ca.pem', '/etc/door'])
 })
 
 test('all problems come at once, each with its line, what was found and an example', () => {

@@ -69,6 +69,13 @@ export function namesIn(config: string): string[] {
   return [...new Set(names)].sort()
 }
 
+/** Files that a configuration reads: what `${file:…}` names, and certificates. */
+export function filesIn(config: string, { kafka }: Pick<AgentSettings, 'kafka'>): string[] {
+  const texts = (value: unknown): string[] => (typeof value === 'string' ? [value] : typeof value === 'object' && value !== null ? Object.values(value).flatMap(texts) : [])
+  const named = texts(parse(config)).flatMap((text) => [...text.matchAll(/\$\{file:([^}]+)\}/g)].map(([, path = '']) => path))
+  return [...new Set([...named, ...Object.values(kafka.tls ?? {})])].sort()
+}
+
 /** One line of an environment file (systemd.exec, `EnvironmentFile=`). */
 export const environmentLine = (name: string, value: string): string => `${name}="${value.replace(/[\\"]/g, '\\$&')}"\n`
 
@@ -94,6 +101,7 @@ export async function installService(configFile: string, config: AgentSettings, 
     throw new Fault('TOOL_MISSING', 'There is no systemd here; `frameloop-agent install-service --print` shows the unit', {}, thrown)
   }
   let missing: readonly string[]
+  const unreadable: string[] = []
   try {
     missing = keepEnvironment(configFile)
     await run('id', [flags.user]).catch(() => run('useradd', ['--system', '--home-dir', '/nonexistent', '--shell', '/usr/sbin/nologin', flags.user]))
@@ -103,12 +111,15 @@ export async function installService(configFile: string, config: AgentSettings, 
     await run('chown', [flags.user, configFile])
     writeFileSync(unitFile, unitOf(configFile, config, flags))
     await run('systemctl', ['daemon-reload'])
-    await run('systemctl', ['enable', ...(missing.length === 0 ? ['--now'] : []), 'frameloop-agent'])
+    for (const path of filesIn(readFileSync(configFile, 'utf8'), config)) await run('runuser', ['-u', flags.user, '--', 'test', '-r', path]).catch(() => void unreadable.push(path))
+    await run('systemctl', ['enable', ...(missing.length + unreadable.length === 0 ? ['--now'] : []), 'frameloop-agent'])
   } catch (thrown) {
     const why = process.getuid?.() === 0 ? '' : '; it must be done as root'
     throw new Fault('CONFIG_INVALID', `The service could not be installed: ${toError(thrown).message}${why}`, {}, thrown)
   }
   const next = `  journalctl -u frameloop-agent -f\n  sudo frameloop-agent status --config ${configFile}`
+  if (unreadable.length > 0)
+    return `installed ${unitFile}; it is not started yet: ${flags.user} may not read ${unreadable.join(', ')}\n  sudo chown ${flags.user} ${unreadable.join(' ')}\n  sudo systemctl start frameloop-agent\n${next}`
   if (missing.length === 0) return `installed ${unitFile} and started it\n${next}`
   return `installed ${unitFile}; it is not started yet: put ${missing.join(', ')} into ${environmentFile(configFile)} (NAME="value", readable by root only), then\n  sudo systemctl start frameloop-agent\n${next}`
 }

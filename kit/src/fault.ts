@@ -23,6 +23,7 @@ const hints = {
   SPOOL_LOCKED: 'Another agent uses this spool. Stop it, or give this one its own folder.',
   SPOOL_FULL: 'Free disk space, raise the budget, or repair the uplink so that the spool can drain.',
   SOURCE_UNREADABLE: 'Check that the file, folder or camera address exists and that this user may read it.',
+  CATALOG_BEHIND: 'Ask again when `npx frameloop status` shows no lag of the catalog.',
   HISTORY_INCOMPLETE: 'Choose a later beginning; `npx frameloop replay --help` tells how a range is named.',
   REPLAY_UNKNOWN: '`npx frameloop replay list` names the replays there are.',
   REPLAYED: 'Copies of a replay belong on its side topic only; live topics take what agents and the ingest API announce.',

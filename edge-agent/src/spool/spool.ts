@@ -161,6 +161,8 @@ export class Spool {
     }
     writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
     const damaged = spool.#recover(true)
+    // what a killed agent had written and not synced was read as if it were there for good
+    spool.#syncLast()
     for (const loss of damaged) spool.#unwritten.add(loss)
     await spool.#startSegment()
     await Promise.all(damaged.map((loss) => spool.#writeLoss(loss)))
@@ -412,6 +414,16 @@ export class Spool {
     const damaged = replay.finish()
     this.#contents = replay.contents
     return damaged
+  }
+
+  #syncLast(): void {
+    if (this.#segment === 0) return
+    const file = openSync(join(this.#settings.folder, segmentName(this.#segment)), 'r+')
+    try {
+      fsyncSync(file)
+    } finally {
+      closeSync(file)
+    }
   }
 
   async #startSegment(): Promise<void> {

@@ -280,6 +280,9 @@ function frameRow(event: {
   }
 }
 
+/** Between 1 and 9999, which PostgreSQL and everybody else can write. */
+const isTime = (at: EpochMs): boolean => at > -62_135_596_800_000 && at < 253_402_300_800_000
+
 /** A dead letter marks the media or frame it is about as rejected, when its value can still be read. */
 async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (subject: string) => void): Promise<void> {
   const { headers } = record
@@ -309,8 +312,17 @@ async function addDeadLetter(rows: Rows, record: BusRecord, codec: Codec, hop: (
       const event = await codec.decode('MediaCaptured', record.value)
       subject = event.mediaId
       cameraId = event.cameraId
+      // a time that is none may be what it was refused for: its seq is settled all the same
+      const capturedAt = isTime(event.capturedAt) ? event.capturedAt : Number(headers['fl-origin-timestamp'] ?? record.timestamp)
       if (isUuid(subject))
-        rows.media.push({ ...mediaRow(event), status_rank: mediaRanks.rejected, reason, format: '', parameters: {}, trace_id: traceIdOf(headers['traceparent']) })
+        rows.media.push({
+          ...mediaRow({ ...event, capturedAt }),
+          status_rank: mediaRanks.rejected,
+          reason,
+          format: '',
+          parameters: {},
+          trace_id: traceIdOf(headers['traceparent']),
+        })
     } else if (origin === topics.mediaValidated.name || origin === topics.mediaValidatedBackfill.name) {
       const event = await codec.decode('MediaValidated', record.value)
       subject = event.mediaId

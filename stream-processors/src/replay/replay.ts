@@ -72,6 +72,13 @@ export interface ReplayTools {
 const placeOf = ({ topic, partition }: TopicPartition): string => `${topic} ${partition}`
 
 /** P1. Throws `REQUEST_INVALID` and, when nothing lies in the range, `FRAME_UNKNOWN`. */
+/** The topics that a replay reads; none for what cannot be replayed. */
+export function sourcesOf({ topic, preprocessing }: ReplayRequest): string[] {
+  const source = preprocessing ? topics.framesExtracted.name : topic
+  const of = replayable[source]
+  return of ? [source, ...(of.backlog ? [of.backlog] : [])] : []
+}
+
 export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Range[]> {
   const source = request.preprocessing ? topics.framesExtracted.name : request.topic
   const of = replayable[source]
@@ -84,12 +91,12 @@ export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Ra
       throw new Fault('REQUEST_INVALID', 'No camera of these has a reference picture to compare with; `frameloop references build CAMERA` makes one')
   }
   if (!(request.from < request.to)) throw new Fault('REQUEST_INVALID', 'The range ends before it begins')
-  const { table, backlog } = of
+  const { table } = of
   const [id, at] = table === 'media' ? ['media_id', 'captured_at'] : ['frame_id', 'frame_at']
   const { rows } = await sql.query<Range>(
     `select h.topic, h.partition, min(h.record_offset) as "from", max(h.record_offset) + 1 as until from ${table} s join hops h on h.subject_id = s.${id} and h.topic = any($1)
      where s.${at} >= $2 and s.${at} < $3 and ($4::text[] is null or s.camera_id = any($4)) group by h.topic, h.partition order by h.topic, h.partition`,
-    [[source, ...(backlog ? [backlog] : [])], new Date(request.from), new Date(request.to), request.cameras],
+    [sourcesOf(request), new Date(request.from), new Date(request.to), request.cameras],
   )
   if (rows.length === 0) throw new Fault('FRAME_UNKNOWN', `Nothing of ${source} lies between ${new Date(request.from).toISOString()} and ${new Date(request.to).toISOString()}`)
   return rows
