@@ -106,9 +106,8 @@ export async function storeLabels(pool: Pool, labels: readonly NewLabel[], sourc
       const offset = label.mediaOffsetMs === undefined ? null : Math.round(label.mediaOffsetMs * 1000)
       const values = [label.cameraId, label.zone, label.task, label.frameId ?? null, offset, label.frameAt === undefined ? null : new Date(label.frameAt)]
       const moment = label.frameId ?? offset ?? values.at(-1)
-      const { rows } = await client.query<{ label_id: string; label: string; recorded_at: Date }>(selectBefore(label.frameId ?? null, offset), [
-        ...[label.cameraId, label.zone, label.task, moment],
-      ])
+      const asked = [label.cameraId, label.zone, label.task, moment]
+      const { rows } = await client.query<{ label_id: string; label: string; recorded_at: Date }>(selectBefore(label.frameId ?? null, offset), asked)
       const before = rows[0]
       if (before?.label === label.label || (before && before.recorded_at > recordedAt)) continue
       if (before) {

@@ -27,6 +27,14 @@ test("a second's worth may be asked at once, and no more than the rate for long"
   expect([taken(0), taken(500), taken(500), taken(60_000)]).toEqual([10, 5, 0, 10])
 })
 
+test('a request for more than a second allows is let through once, after which it is paid for', () => {
+  const bucket = new Bucket(10, 0)
+  // the request itself, and what it asks for besides
+  expect([bucket.take(1, 0), bucket.take(63, 0)]).toEqual([true, true])
+  expect([bucket.take(1, 5_000), bucket.take(1, 5_600)]).toEqual([false, true])
+  expect(bucket.take(63, 5_700)).toBe(false)
+})
+
 /** The two tables, as far as keys ask them. */
 function fakePool() {
   const keys: { key_id: string; digest: Buffer; scope: unknown; rate: number | null }[] = []

@@ -54,7 +54,10 @@ export function within(allowed: readonly string[], asked: readonly string[] | un
   return allowed.length === 0 ? asked : asked.filter((name) => allowed.includes(name))
 }
 
-/** A second's worth may be taken at once, and no more than `rate` a second for long: what asks for more is let through when nothing was taken before, and paid for afterwards. */
+/**
+ * A second's worth may be taken at once, and no more than `rate` a second for long. A request for more than that is let through
+ * when nothing but itself was taken before, and paid for afterwards: it could never be made otherwise.
+ */
 export class Bucket {
   readonly #rate: number
   #left: number
@@ -69,7 +72,8 @@ export class Bucket {
   take(count: number, now: EpochMs): boolean {
     this.#left = Math.min(Math.max(1, this.#rate), this.#left + ((now - this.#at) / 1000) * this.#rate)
     this.#at = now
-    if (this.#left < Math.min(count, Math.max(1, this.#rate))) return false
+    const most = Math.max(1, this.#rate)
+    if (this.#left < (count <= most ? count : most - 1)) return false
     this.#left -= count
     return true
   }

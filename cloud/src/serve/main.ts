@@ -80,16 +80,20 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   lifetime.run(
     'models',
     async (signal) => {
-      const before: ModelChanged[] = []
+      /** What the topic held when this began, until its end is reached. */
+      let before: ModelChanged[] | undefined = []
       for await (const record of tail(config.kafkaBrokers, `frameloop.serve.models.${config.instance}`, topics.modelsChanged.name, 'beginning', signal)) {
         if (record) {
           const change = await readable(() => codec.decode('ModelChanged', record.value), record, log, signal)
-          if (change && modelsLoaded) slots.apply(change, signal).catch(fail)
-          else if (change) before.push(change)
-        } else {
           // one whose files do not come holds up none of the others
-          await Promise.all(ModelSlots.latest(before.splice(0)).map((change) => slots.apply(change, signal)))
-          modelsLoaded = true
+          if (change && before) before.push(change)
+          else if (change) slots.apply(change, signal).catch(fail)
+        } else {
+          const latest = ModelSlots.latest(before ?? [])
+          before = undefined
+          Promise.all(latest.map((change) => slots.apply(change, signal))).then(() => {
+            modelsLoaded = true
+          }, fail)
         }
       }
     },
