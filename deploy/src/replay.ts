@@ -78,7 +78,7 @@ function requestOf(flags: ReplayFlags): ReplayRequest {
   }
 }
 
-/** Which offsets lie in the range the catalog says: while it has not read some of them, it would leave them out. Throws `HISTORY_INCOMPLETE`. */
+/** Which offsets lie in the range the catalog says: while it has not read some of them, it would leave them out. Throws `CATALOG_BEHIND`. */
 async function needCatalog(request: ReplayRequest, stack: Pick<ReplayStack, 'pool' | 'store' | 'brokers'>): Promise<void> {
   const behind = await unreadRecords(sourcesOf(request), stack, (record) => belongs(record, request))
   if (behind > 0) throw new Fault('CATALOG_BEHIND', `${behind} records of the range are not in the catalog yet`)
