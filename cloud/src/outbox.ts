@@ -33,8 +33,7 @@ async function publishSome(pool: Pool, producer: Producer, codec: Codec): Promis
     if (rows.length === 0) return 0
     const messages = new Map<string, { key: string; value: Buffer; headers: Record<string, string> }[]>()
     for (const row of rows) {
-      const topic = allTopics.find(({ name }) => name === row.topic)
-      if (!topic) continue
+      const topic = allTopics.find(({ name }) => name === row.topic) as (typeof allTopics)[number]
       const list = messages.get(row.topic) ?? []
       list.push(await recordOf(codec, topic, row.event, { key: row.key, id: row.event_id, time: row.event_time.getTime(), source: 'outbox', traceparent: '' }))
       messages.set(row.topic, list)

@@ -7,37 +7,47 @@ import type { Pool } from '@frameloop/kit/postgres'
 import type { Ms } from '@frameloop/kit/units'
 import { planReadings, readHistory } from '@frameloop/stream-processors/archive/history'
 import { selectOffsets } from '@frameloop/stream-processors/catalog/sql'
-import type { Position } from '@frameloop/stream-processors/chain/bus'
+import type { Range } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 
 /** How long it is given to read what was there when the question came. */
 const patience: Ms = 30_000
 
-/** How many records of these topics that are there now it has not read, after it was given time to; of those that are `wanted`. */
-export async function unreadRecords(
+/**
+ * Whether it has not read all records of these topics that are there now, after it was given time to; of those that are
+ * `wanted`. What the broker has deleted it need not read any more.
+ */
+export async function isCatalogBehind(
   topicNames: readonly string[],
   { pool, store, brokers }: { readonly pool: Pool; readonly store: ObjectStore; readonly brokers: string },
+  signal: AbortSignal,
   isWanted: (record: BusRecord) => boolean = () => true,
-): Promise<number> {
+): Promise<boolean> {
   const admin = openKafka(brokers, 'catalog-lag', openLog('catalog-lag', 'error')).admin()
   await admin.connect()
-  const ends: Position[] = []
+  const bounds: Range[] = []
   try {
-    for (const topic of topicNames) for (const { partition, high } of await admin.fetchTopicOffsets(topic)) ends.push({ topic, partition, offset: Number(high) })
+    for (const topic of topicNames)
+      for (const { partition, low, high } of await admin.fetchTopicOffsets(topic)) bounds.push({ topic, partition, from: Number(low), until: Number(high) })
   } finally {
     await admin.disconnect()
   }
   const history = { brokers, sql: pool, store }
   const deadline = Date.now() + patience
-  for (;;) {
+  /** Stops at the first: the last offsets of a partition are markers mostly, which nobody reads. */
+  const hasUnread = async (): Promise<boolean> => {
     const read = await selectOffsets(pool)
-    const ranges = ends
-      .map(({ topic, partition, offset }) => ({ topic, partition, from: read.get(`${topic} ${partition}`) ?? 0, until: offset }))
-      .filter((range) => range.from < range.until)
-    // the last offsets of a partition are markers mostly, which nobody reads
-    let records = 0
-    for await (const record of readHistory(await planReadings(ranges, history), history, 'frameloop.catalog-lag', new AbortController().signal)) if (isWanted(record)) records += 1
-    if (records === 0 || Date.now() >= deadline) return records
-    await sleep(500)
+    const ranges = bounds.map((bound) => ({ ...bound, from: Math.max(bound.from, read.get(`${bound.topic} ${bound.partition}`) ?? 0) })).filter((range) => range.from < range.until)
+    for await (const record of readHistory(await planReadings(ranges, history), history, 'frameloop.catalog-lag', signal)) {
+      if (isWanted(record)) return true
+      // so much of it that nobody knows in time
+      if (Date.now() >= deadline) return true
+    }
+    return false
   }
+  while (await hasUnread()) {
+    if (Date.now() >= deadline) return true
+    await sleep(500, undefined, { signal })
+  }
+  return false
 }

@@ -351,7 +351,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     })
   program
     .command('verify')
-    .description('object store, topics and rows against each other; exit code 1 when something is missing, doubled or orphaned')
+    .description('object store, topics and rows against each other; exit code 1 when something is missing, doubled or orphaned, or the catalog is behind')
     .option('--from <TIME>', 'captured at or after this time (the last day)')
     .option('--to <TIME>', 'captured before this time (two minutes ago: what is younger may be on its way)')
     .option('--settle <SECONDS>', 'objects that were stored since may be on their way and are no orphans', readNumber, settleTime / 1000)

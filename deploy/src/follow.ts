@@ -96,7 +96,7 @@ export function showWay(way: Way): string {
 export interface Origin {
   readonly traceId: string
   readonly answeredAt: Date
-  /** With its last promotion to champion before, where there is one. */
+  /** With how it served then: its last promotion before, where there is one. */
   readonly model: Row
 }
 
@@ -107,10 +107,11 @@ export async function followAnswer(pool: Pool, traceId: string): Promise<Origin>
   const { answeredAt, digest } = readAnswerTrace(traceId)
   // two trainings of one dataset may end in the same weights: it was the version that had been made champion last
   const { rows } = await pool.query<Row>(
-    `select v.task, v.version, v.model_name, v.run_id, v.digest, v.dataset_digest, v.preprocessing, p.alias, p.decided_by, p.reason, p.decided_at
+    `select v.task, v.version, v.model_name, v.run_id, v.digest, v.dataset_digest, v.preprocessing, last.alias, last.decided_by, last.reason, last.decided_at
      from model_versions v
-     left join promotions p on p.task = v.task and p.version = v.version and p.alias = 'champion' and p.decided_at <= $2
-     where left(v.digest, 8) = $1 order by p.id desc nulls last, v.created_at limit 1`,
+     left join lateral (select id from promotions p where p.task = v.task and p.version = v.version and p.alias = 'champion' and p.decided_at <= $2 order by id desc limit 1) champion on true
+     left join lateral (select * from promotions p where p.task = v.task and p.version = v.version and p.decided_at <= $2 order by id desc limit 1) last on true
+     where left(v.digest, 8) = $1 order by champion.id desc nulls last, v.created_at limit 1`,
     [digest, new Date(answeredAt)],
   )
   const [model] = rows

@@ -27,7 +27,7 @@ import {
   sourcesOf,
   storeManifest,
 } from '@frameloop/stream-processors/replay/replay'
-import { unreadRecords } from './catalog-lag.ts'
+import { isCatalogBehind } from './catalog-lag.ts'
 import { progressOf } from './progress.ts'
 import { parsePreprocessing } from './tasks.ts'
 import { timeOf } from './times.ts'
@@ -79,9 +79,9 @@ function requestOf(flags: ReplayFlags): ReplayRequest {
 }
 
 /** Which offsets lie in the range the catalog says: while it has not read some of them, it would leave them out. Throws `CATALOG_BEHIND`. */
-async function needCatalog(request: ReplayRequest, stack: Pick<ReplayStack, 'pool' | 'store' | 'brokers'>): Promise<void> {
-  const behind = await unreadRecords(sourcesOf(request), stack, (record) => belongs(record, request))
-  if (behind > 0) throw new Fault('CATALOG_BEHIND', `${behind} records of the range are not in the catalog yet`)
+async function needCatalog(request: ReplayRequest, stack: Pick<ReplayStack, 'pool' | 'store' | 'brokers' | 'signal'>): Promise<void> {
+  if (await isCatalogBehind(sourcesOf(request), stack, stack.signal, (record) => belongs(record, request)))
+    throw new Fault('CATALOG_BEHIND', 'Records of the range are not in the catalog yet')
 }
 
 interface ReplayRow {

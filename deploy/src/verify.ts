@@ -8,8 +8,8 @@
  *   unwritten   a record of a topic that the catalog has passed and that no row stands for
  *   unread      the catalog is behind
  *
- * Y1  What may still be on its way is no finding: objects stored and rows written in the last minutes are left out, however long
- *     ago they were captured, and what the catalog has not read yet. While it is behind, no object is called an orphan: its row
+ * Y1  What may still be on its way is no finding: objects stored in the last minutes are left out, however long ago they were
+ *     captured, and so is what the catalog has not read yet. While it is behind, no object is called an orphan: its row
  *     may be among what is to come, and `--repair` would remove it.
  */
 import { Fault } from '@frameloop/kit/fault'
@@ -25,7 +25,7 @@ import { selectOffsets } from '@frameloop/stream-processors/catalog/sql'
 import type { Position } from '@frameloop/stream-processors/chain/bus'
 import type { Range } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
-import { unreadRecords } from './catalog-lag.ts'
+import { isCatalogBehind } from './catalog-lag.ts'
 
 export interface Finding {
   readonly kind: 'missing' | 'duplicate' | 'orphan' | 'unrecorded' | 'unwritten' | 'unread'
@@ -252,9 +252,9 @@ async function checkTopics(from: Date, to: Date, tools: VerifyTools): Promise<{ 
 /** Everything captured in [from, to), and every record appended then. */
 export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<Verified> {
   if (from >= to) throw new Fault('REQUEST_INVALID', `The range ends before it begins: ${from.toISOString()} to ${to.toISOString()}`)
-  const behind = await unreadRecords(writtenTopics, tools)
-  const raw = await checkObjects('raw', from, to, behind > 0, tools)
-  const processed = await checkObjects('processed', from, to, behind > 0, tools)
+  const isBehind = await isCatalogBehind(writtenTopics, tools, new AbortController().signal)
+  const raw = await checkObjects('raw', from, to, isBehind, tools)
+  const processed = await checkObjects('processed', from, to, isBehind, tools)
   const rows = await checkRows(tools.pool, from, to)
   const topic = await checkTopics(from, to, tools)
   const counted = await tools.pool.query<{ n: number }>('select count(*)::int as n from media where captured_at >= $1 and captured_at < $2', [from, to])
@@ -263,7 +263,7 @@ export async function verify(from: Date, to: Date, tools: VerifyTools): Promise<
     objects: raw.objects + processed.objects,
     records: topic.records,
     findings: [
-      ...(behind > 0 ? [{ kind: 'unread', what: 'the catalog', detail: `${behind} records wait for it, so objects without a row are not judged` } as const] : []),
+      ...(isBehind ? [{ kind: 'unread', what: 'the catalog', detail: 'it is behind the topics, so objects without a row are not judged' } as const] : []),
       ...[...raw.findings, ...processed.findings, ...rows, ...topic.findings],
     ],
   }

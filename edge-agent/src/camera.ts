@@ -257,6 +257,8 @@ async function keep(
         ...about,
       },
       picture.bytes,
+      // what the source still has need not take the place of what it gave before
+      !source.waits,
     )
   } catch (thrown) {
     if (!(thrown instanceof Fault) || thrown.code !== 'SPOOL_FULL') throw thrown
@@ -265,7 +267,7 @@ async function keep(
     camera.isRefused = true
     report('stalled', thrown.message)
     await sleep(1_000, undefined, { signal })
-    return source.waits ? keep(camera, picture, about, { spool, metrics }, report, signal) : false
+    return source.waits && picture.bytes.length < spool.size.capacity ? keep(camera, picture, about, { spool, metrics }, report, signal) : false
   }
   camera.isRefused = false
   camera.seq += 1

@@ -297,6 +297,8 @@ export function parseAgentConfig(source: string, name: string, secrets: Secrets 
       if (ids.indexOf(id) < at) found(['cameras', at, 'id'], `is ${JSON.stringify(id)}, which another camera is called already`)
     })
     settings.cameras.forEach(({ address, clips, motion, framesPerSecond = usualRate }, at) => {
+      // a reference that nobody has looked up yet may be any of them
+      if (/^\$?\{/.test(address)) return
       if (!/^(rtsps?|onvif|https?|v4l2|file|folder|simulator):/.test(address) || (/^(rtsps?|onvif|https?):/.test(address) && !URL.canParse(address)))
         found(['cameras', at, 'address'], `is no address${explain(describedAt(['cameras', at, 'address']))}`)
       if (clips && (!/^(rtsps?|onvif):/.test(address) || /[?&]snapshot\b/.test(address)))

@@ -118,8 +118,9 @@ export async function installService(configFile: string, config: AgentSettings, 
     throw new Fault('CONFIG_INVALID', `The service could not be installed: ${toError(thrown).message}${why}`, {}, thrown)
   }
   const next = `  journalctl -u frameloop-agent -f\n  sudo frameloop-agent status --config ${configFile}`
+  const kept = `put ${missing.join(', ')} into ${environmentFile(configFile)} (NAME="value", readable by root only)`
   if (unreadable.length > 0)
-    return `installed ${unitFile}; it is not started yet: ${flags.user} may not read ${unreadable.join(', ')}\n  sudo chown ${flags.user} ${unreadable.join(' ')}\n  sudo systemctl start frameloop-agent\n${next}`
+    return `installed ${unitFile}; it is not started yet: ${flags.user} may not read ${unreadable.join(', ')}\n  sudo chown ${flags.user} ${unreadable.join(' ')}\n${missing.length > 0 ? `  ${kept}\n` : ''}  sudo systemctl start frameloop-agent\n${next}`
   if (missing.length === 0) return `installed ${unitFile} and started it\n${next}`
-  return `installed ${unitFile}; it is not started yet: put ${missing.join(', ')} into ${environmentFile(configFile)} (NAME="value", readable by root only), then\n  sudo systemctl start frameloop-agent\n${next}`
+  return `installed ${unitFile}; it is not started yet: ${kept}, then\n  sudo systemctl start frameloop-agent\n${next}`
 }

@@ -8,6 +8,7 @@ test.each([
   ['https://host/a@b', 'https://host/a@b'],
   ['http://10.0.0.7/api.cgi?cmd=Snap&user=admin&password=se%20cret&rs=1', 'http://10.0.0.7/api.cgi?cmd=Snap&user=***&password=***&rs=1'],
   ['rtsp://10.0.0.7:554/user=admin_password=tlJwpbo6_channel=1_stream=0.sdp', 'rtsp://10.0.0.7:554/user=***_password=***_channel=1_stream=0.sdp'],
+  ['rtsp://10.0.0.7/user=admin_password=my_secret_channel=1', 'rtsp://10.0.0.7/user=***_password=***_channel=1'],
   ['http://host/v1/feeds?ticket=once', 'http://host/v1/feeds?ticket=once'],
 ])('no password of an address stands in a log: %s', (text, shown) => {
   expect(redact(text)).toBe(shown)

@@ -11,7 +11,7 @@ export function redact(text: string): string {
       .replace(/([a-z][a-z0-9+.-]*:\/\/)[^\s/]+@/gi, '$1***@')
       .replace(/([?&](?:user(?:name)?|pass(?:word|wd)?|pwd|token|auth|secret|api_?key)=)[^&\s"'#]*/gi, '$1***')
       // cameras that want it in their path: `/user=admin_password=secret_channel=1_stream=0`
-      .replace(/([/_](?:user(?:name)?|pass(?:word|wd)?|pwd)=)[^&_/\s"'#]*/gi, '$1***')
+      .replace(/([/_](?:user(?:name)?|pass(?:word|wd)?|pwd)=)(?:(?!_[a-z]+=)[^&/\s"'#])*/gi, '$1***')
   )
 }
 

@@ -13,7 +13,7 @@ Made from the tables in \`stream-processors/src/chain/reasons.ts\` and \`stream-
 
 ## Refused
 
-The record becomes a dead letter with its original bytes and this reason; its object is kept in quarantine.
+The record becomes a dead letter with its original bytes and this reason; its object is kept in quarantine, unless it was far longer than announced.
 \`frameloop dead-letters list --reason CODE\` lists them, \`redrive\` sends them again.
 
 | reason | stage | what it means | what to do |

@@ -109,7 +109,7 @@ export function openMlflow(baseUrl: string): Mlflow {
       await api('runs/update', { run_id: runId, status, end_time: now() })
     },
     async notReady() {
-      const answers = await fetch(`${base}/health`, { signal: AbortSignal.timeout(2_000) }).then(
+      const answers = await fetch(`${base}/health`, { signal: AbortSignal.timeout(1_000) }).then(
         ({ ok }) => ok,
         () => false,
       )

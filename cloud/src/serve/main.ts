@@ -12,6 +12,7 @@ import { openObjectStore } from '@frameloop/kit/object-store'
 import { databaseNotReady, openPool } from '@frameloop/kit/postgres'
 import { retry } from '@frameloop/kit/retry'
 import { runProcess } from '@frameloop/kit/run-process'
+import type { Ms } from '@frameloop/kit/units'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { ModelChanged } from '@frameloop/schemas/events'
 import { openRegistry } from '@frameloop/schemas/registry'
@@ -43,6 +44,9 @@ function needNativeMasking(): void {
   const { unmask } = createRequire(import.meta.url)('bufferutil') as { unmask: () => void }
   if (!String(unmask).includes('[native code]')) throw new Fault('TOOL_MISSING', 'The package bufferutil is there without its native part')
 }
+
+/** How long live frames wait for the models of a start. */
+const modelPatience: Ms = 60_000
 
 /** An event, or undefined for what is none: a tombstone, rubbish. Waits while the registry is away. */
 async function readable<Event>(read: () => Event | Promise<Event>, { topic, partition, offset, value }: BusRecord, log: Log, signal: AbortSignal): Promise<Event | undefined> {
@@ -91,9 +95,15 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
         } else {
           const latest = ModelSlots.latest(before ?? [])
           before = undefined
-          Promise.all(latest.map((change) => slots.apply(change, signal))).then(() => {
-            modelsLoaded = true
-          }, fail)
+          const applied = latest.map((change) => ({ change, done: slots.apply(change, signal) }))
+          for (const { done } of applied) done.catch(fail)
+          // others answer beside a champion: nothing waits for them
+          Promise.all(applied.map(({ change, done }) => change.alias === 'champion' && done)).then(
+            () => {
+              modelsLoaded = true
+            },
+            () => {},
+          )
         }
       }
     },
@@ -157,8 +167,10 @@ await runProcess('serve', ServeSettings, async ({ config, log, metrics, lifetime
   lifetime.run(
     'live',
     async (signal) => {
-      // a frame that comes before its model would go by unanswered; other replicas answer meanwhile
-      while (!signal.aborted && (!modelsLoaded || lacksChampion())) await sleep(100, undefined, { signal }).catch(() => {})
+      // a frame that comes before its model goes by unanswered; other replicas answer meanwhile. One task whose files do not come
+      // holds up the others for a minute, and no longer
+      const until = Date.now() + modelPatience
+      while (!signal.aborted && Date.now() < until && (!modelsLoaded || lacksChampion())) await sleep(100, undefined, { signal }).catch(() => {})
       if (!signal.aborted) await runLive(live.run, signal, log)
     },
     fail,

@@ -116,7 +116,7 @@ const DeadlineMs = Type.Optional(
 const nowhere = { x: 0, y: 0, width: 0, height: 0 }
 
 /** Answers about the zones of a camera's picture. Throws `CAMERA_UNKNOWN`, `MODEL_UNAVAILABLE` and what the picture deserves. */
-async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Pieces, deadline: EpochMs): Promise<FrameAnswers> {
+async function judge(tools: PredictionTools, caller: Caller, camera: string, task: string | undefined, bytes: Pieces, deadlineMs: Ms | undefined): Promise<FrameAnswers> {
   const { engine, zones, store } = tools
   allow(caller, 'predict', { camera, task })
   const tasks = within(caller.scope.tasks, task === undefined ? undefined : [task])
@@ -135,7 +135,7 @@ async function judge(tools: PredictionTools, caller: Caller, camera: string, tas
   const models = new Map([...slotOf].map(([name, { change }]) => [name, change.digest]))
   using _ = engine.hold(models.values())
   const references = await referencesOf(fitting, ({ bucket, key }) => store.get(bucket, key))
-  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, zones: fitting, references, models }, bytes, deadline)
+  const { scored } = await engine.ask({ kind: 'zones', cameraId: camera, zones: fitting, references, models }, bytes, deadlineOf(deadlineMs))
   // each by its own model
   const traces = new Map([...slotOf].map(([name, slot]) => [name, traceOf(slot)]))
   const answers = scored.map(({ zone = '', task: name = '', rectangle = nowhere, scores }) => ({
@@ -146,13 +146,13 @@ async function judge(tools: PredictionTools, caller: Caller, camera: string, tas
   return { camera, traceId: first, answers }
 }
 
-async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined, deadline: EpochMs): Promise<FrameAnswers> {
+async function judgeFrame(tools: PredictionTools, caller: Caller, frameId: string, task: string | undefined, deadlineMs: Ms | undefined): Promise<FrameAnswers> {
   const { rows } = await tools.pool.query<{ camera_id: string; bucket: string; object_key: string }>('select camera_id, bucket, object_key from frames where frame_id = $1', [
     frameId,
   ])
   const [frame] = rows
   if (!frame) throw new Fault('FRAME_UNKNOWN', `The catalog knows no frame ${frameId}`, { frameId })
-  return { frameId, ...(await judge(tools, caller, frame.camera_id, task, await tools.store.get(frame.bucket, frame.object_key), deadline)) }
+  return { frameId, ...(await judge(tools, caller, frame.camera_id, task, await tools.store.get(frame.bucket, frame.object_key), deadlineMs)) }
 }
 
 async function judgePicture(
@@ -184,7 +184,6 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
     },
     (request) => {
       const { camera, task, deadlineMs } = request.query
-      const deadline = deadlineOf(deadlineMs)
       if (request.headers['content-type']?.startsWith('application/json')) {
         const [problem] = Value.Errors(Frames, request.body)
         if (problem)
@@ -194,10 +193,10 @@ function addPictures(app: FastifyInstance, tools: PredictionTools): void {
           )
         const asked = request.body as Static<typeof Frames>
         request.caller.take(asked.frameIds.length - 1)
-        return Promise.all(asked.frameIds.map((frameId) => orProblem(judgeFrame(tools, request.caller, frameId, asked.task ?? task, deadline)))).then((answers) => ({ answers }))
+        return Promise.all(asked.frameIds.map((frameId) => orProblem(judgeFrame(tools, request.caller, frameId, asked.task ?? task, deadlineMs)))).then((answers) => ({ answers }))
       }
       if (camera === undefined) throw new Fault('REQUEST_INVALID', 'Say whose zones are judged: /v1/predict?camera=NAME')
-      return eachPicture(request, (bytes) => judge(tools, request.caller, camera, task, bytes, deadline))
+      return eachPicture(request, (bytes) => judge(tools, request.caller, camera, task, bytes, deadlineMs))
     },
   )
   const Of = Type.Object({

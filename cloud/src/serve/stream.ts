@@ -45,7 +45,7 @@ export interface StreamTools {
   /** Who asks; without one everything is allowed. */
   readonly caller?: Caller
   /** What the socket writes to. */
-  readonly wire: Wire
+  readonly wire: Wire & { readonly bytesRead?: number }
   /** Bytes of a message, at most; a larger one ends the connection (1009). */
   readonly largest?: Bytes
 }
@@ -147,9 +147,12 @@ export function serveStream(socket: StreamSocket, { engine, championOf, answerOf
   }
   /** G3: since the last ping; one that is not read from cannot be heard. */
   let isHeard = true
+  let came = wire.bytesRead
   const pinging = setInterval(() => {
-    if (!isHeard && unanswered < credit && !stalled) return socket.terminate()
+    // a large picture on its way over a thin link lets no pong go by
+    if (!isHeard && came === wire.bytesRead && unanswered < credit && !stalled) return socket.terminate()
     isHeard = false
+    came = wire.bytesRead
     socket.ping()
   }, pingInterval)
   socket.on('pong', () => {

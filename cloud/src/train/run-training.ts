@@ -221,7 +221,8 @@ export async function runTraining(request: TrainingRequest, tools: TrainingTools
     })
     await mlflow.endRun(run.runId, 'FINISHED')
     const compared = championFiles ? (done.championEvaluation ?? 'not comparable') : champion && 'gone'
-    const unlearned = championFiles ? await placesLeftOut(pool, request.task, championFiles, done.files) : []
+    // one of another preprocessing answers for nothing that is prepared now
+    const unlearned = championFiles && done.championEvaluation ? await placesLeftOut(pool, request.task, championFiles, done.files) : []
     const judged = mayReplace(evaluation, compared, request.force_promote, sayDifferent(live), unlearned)
     const model: ModelVersion = {
       task: request.task,

@@ -24,7 +24,7 @@ import { evaluate, figuresOf, type Judged } from '../train/evaluate.ts'
 import { compareLive, sayDifferent } from '../train/live-sample.ts'
 import { requestTraining } from '../train/request.ts'
 import { type BothAnswered, judgeProbation } from './probation.ts'
-import { judgeQuality, liveFigures, retrainRule } from './retrain-policy.ts'
+import { judgeQuality, liveFigures } from './retrain-policy.ts'
 
 const interval = 5_000
 const sampleInterval = 60_000
@@ -142,13 +142,16 @@ async function watch(pool: Pool, champion: Champion, gauge: Gauge<'task'>): Prom
   await pool.query("delete from quality_windows where task = $1 and window_end < now() - interval '30 days'", [champion.task])
   const { rows } = await pool.query<{ running: boolean; last: Date | null; in_vain: number }>(
     `select coalesce(bool_or(state not in ('succeeded', 'failed')), false) as running, max(requested_at) as last,
-       count(*) filter (where cause = 'quality' and requested_at > coalesce((select max(window_end) from quality_windows where task = $1 and balanced_accuracy >= $2), '-infinity'))::int as in_vain
+       (select count(*)::int from decisions where task = $1 and decision = 'retrain'
+          and id > coalesce((select max(id) from decisions where task = $1 and decision = 'fine'), 0)) as in_vain
      from training_runs where task = $1`,
-    [champion.task, retrainRule.leastBalancedAccuracy],
+    [champion.task],
   )
   const state = rows[0]
   const figures = liveFigures(judged)
   const verdict = judgeQuality(figures, { running: state?.running ?? false, lastRequest: state?.last?.getTime(), inVain: state?.in_vain ?? 0 }, Date.now())
+  if (verdict.kind === 'fine' && state && state.in_vain > 0)
+    await pool.query("insert into decisions (task, decision, evidence) values ($1, 'fine', $2)", [champion.task, { ...figures, modelVersion: champion.version, why: verdict.why }])
   if (verdict.kind !== 'retrain') return
   const evidence = { ...figures, modelVersion: champion.version, why: verdict.why, perZone }
   await pool.query("insert into decisions (task, decision, evidence) values ($1, 'retrain', $2)", [champion.task, evidence])

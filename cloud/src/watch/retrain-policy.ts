@@ -35,7 +35,7 @@ export function liveFigures(judged: readonly Judged[], rule: RetrainRule = retra
 
 export function judgeQuality(
   figures: LiveFigures,
-  state: { readonly running: boolean; readonly lastRequest: EpochMs | undefined /** Runs since it was fine, which did not make it so. */; readonly inVain?: number },
+  state: { readonly running: boolean; readonly lastRequest: EpochMs | undefined /** Requests since it was fine, which did not make it so. */; readonly inVain?: number },
   now: EpochMs,
   rule: RetrainRule = retrainRule,
 ): RetrainVerdict {

@@ -30,6 +30,8 @@ class Taken {
   /** Undefined: remembered for as long as this lives. */
   readonly #file: string | undefined
   readonly #marks = new Map<string, string>()
+  /** Of the file, with those that others have followed. */
+  #lines = 0
 
   private constructor(file: string | undefined) {
     this.#file = file
@@ -44,7 +46,9 @@ class Taken {
     })
     for (const line of text.split('\n')) {
       const at = line.indexOf(' ')
-      if (at > 0) taken.#marks.set(line.slice(at + 1), line.slice(0, at))
+      if (at <= 0) continue
+      taken.#marks.set(line.slice(at + 1), line.slice(0, at))
+      taken.#lines += 1
     }
     return taken
   }
@@ -58,15 +62,22 @@ class Taken {
     if (this.#file === undefined) return
     await mkdir(dirname(this.#file), { recursive: true })
     await appendFile(this.#file, `${mark} ${name}\n`, { mode: 0o600 })
+    this.#lines += 1
+    // one name that is written over and over
+    if (this.#lines > 2 * this.#marks.size + 1_000) await this.#rewrite(this.#file)
+  }
+
+  async #rewrite(file: string): Promise<void> {
+    await writeFile(`${file}.part`, [...this.#marks].map(([name, mark]) => `${mark} ${name}\n`).join(''), { mode: 0o600 })
+    await rename(`${file}.part`, file)
+    this.#lines = this.#marks.size
   }
 
   /** What has left the folder need not be remembered. */
   async keep(there: ReadonlySet<string>): Promise<void> {
     const before = this.#marks.size
     for (const name of this.#marks.keys()) if (!there.has(name)) this.#marks.delete(name)
-    if (this.#marks.size === before || this.#file === undefined) return
-    await writeFile(`${this.#file}.part`, [...this.#marks].map(([name, mark]) => `${mark} ${name}\n`).join(''), { mode: 0o600 })
-    await rename(`${this.#file}.part`, this.#file)
+    if (this.#marks.size !== before && this.#file !== undefined) await this.#rewrite(this.#file)
   }
 }
 
@@ -81,6 +92,9 @@ export function folderSource(settings: { readonly path: string; readonly framesP
       /** What files looked like when they were last seen to change, and when that was. */
       const changed = new Map<string, { readonly mark: string; readonly at: Ms }>()
       const unreadable = new Set<string>()
+      const readable = (name: string): void => {
+        if (unreadable.delete(name) && unreadable.size === 0) context.say('')
+      }
       for (;;) {
         let names: string[]
         try {
@@ -91,7 +105,8 @@ export function folderSource(settings: { readonly path: string; readonly framesP
         const there = new Set(names)
         // one that is empty may be a disk that is unplugged
         if (names.length > 0) await taken.keep(there)
-        for (const list of [changed, unreadable]) for (const name of list.keys()) if (!there.has(name)) list.delete(name)
+        for (const name of changed.keys()) if (!there.has(name)) changed.delete(name)
+        for (const name of unreadable) if (!there.has(name)) readable(name)
         for (const name of names) {
           const kind = kinds[extname(name).toLowerCase()]
           // a line break would end the line that remembers it
@@ -115,7 +130,7 @@ export function folderSource(settings: { readonly path: string; readonly framesP
           if (!isWhole) continue
           const bytes = await readFile(path).catch(failed)
           if (!bytes) continue
-          unreadable.delete(name)
+          readable(name)
           yield {
             bytes,
             ...kind,

@@ -80,7 +80,7 @@ export interface Source {
   readonly kind: 'simulator' | 'file' | 'folder' | 'rtsp' | 'onvif' | 'http' | 'v4l2'
   /** Longest silence before the connection counts as dead; absent where silence is normal. */
   readonly patience?: { readonly first: Ms; readonly next: Ms }
-  /** What it has it still has later: while the spool is full, it waits. */
+  /** What it has it still has later: while the spool is full it waits, and nothing is given up for it. */
   readonly waits?: boolean
   /** Masks and size are taken care of already. */
   readonly finishes: boolean

@@ -106,9 +106,9 @@ export function digestIn(record: SpoolRecord | undefined): string {
   return record?.kind === 'moved' && record.head.bytes === undefined ? record.head.frame.sha256 : ''
 }
 
-/** What a stored frame takes: its bytes are needed no more, its record is. */
-const storedBytes: Bytes = 512
-const heldBytes = ({ bytes, stored }: Entry): Bytes => (stored ? Math.min(bytes, storedBytes) : bytes)
+/** What a stored frame takes: its bytes are needed no more; its record is, here in memory and in the log when it is moved. */
+const storedBytes: Bytes = 4_096
+export const heldBytes = ({ bytes, stored }: Entry): Bytes => (stored ? Math.min(bytes, storedBytes) : bytes)
 
 const keyOf = (of: { readonly cameraId: string; readonly epoch: string; readonly seq: number }): string => `${of.cameraId} ${of.epoch} ${of.seq}`
 const epochKey = (of: { readonly cameraId: string; readonly epoch: string }): string => `${of.cameraId} ${of.epoch}`

@@ -124,7 +124,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
   expect(readdirSync(folder).length).toBeGreaterThan(3)
 
   const after = join(root, 'after')
-  let cuts = 0
+  let [cuts, emptied] = [0, 0]
   for (let cut = 0; cut <= trace.length; cut += 1) {
     const done = trace.slice(0, cut)
     const promised = new Set(done.flatMap((operation) => (operation.kind === 'promised' ? [operation.what] : [])))
@@ -145,6 +145,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
         // between the two acknowledgements it may be either: announcing twice is harmless, not at all is not
         else if (!isStored || entry) expect(entry, `cut ${cut}: ${seq} was captured and is gone`).toBeDefined()
         // bytes are left out only of what S3 has
+        if (entry?.isEmpty) emptied += 1
         if (entry?.isEmpty) expect(inStore.has(seq) && entry.stored !== undefined, `cut ${cut}: ${seq} has no bytes`).toBe(true)
         else if (entry) expect((await again.read(entry)).equals(body(seq)), `cut ${cut}: ${seq} has other bytes`).toBe(true)
         if (entry && isStored) expect(entry.stored).toBeDefined()
@@ -155,6 +156,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
     }
   }
   expect(cuts).toBeGreaterThan(300)
+  expect(emptied).toBeGreaterThan(0)
 }, 120_000)
 
 test('S4: a disk that fails once is never called fine again, and nothing that failed was promised', async () => {

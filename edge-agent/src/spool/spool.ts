@@ -40,7 +40,20 @@ import type { Log } from '@frameloop/kit/log'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import type { Bytes, Ms } from '@frameloop/kit/units'
 import { chooseEvictions } from './budget.ts'
-import { type Account, Contents, digestIn, type Entry, type EpochCounter, type FrameHead, type FrameKey, kinds, Replay, recordFrom, type SpoolRecord } from './contents.ts'
+import {
+  type Account,
+  Contents,
+  digestIn,
+  type Entry,
+  type EpochCounter,
+  type FrameHead,
+  type FrameKey,
+  heldBytes,
+  kinds,
+  Replay,
+  recordFrom,
+  type SpoolRecord,
+} from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
 import { encodeRecord, scanSegment } from './log-file.ts'
 import type { Loss } from './losses.ts'
@@ -245,8 +258,11 @@ export class Spool {
     return this.#freeBytes() - bytes >= (this.#settings.keepFree ?? 0)
   }
 
-  /** S1: resolves when the frame is durable. Evicts older frames when the spool is full; throws `SPOOL_FULL` when that is not enough. */
-  async append(head: FrameHead, bytes: Uint8Array): Promise<Entry> {
+  /**
+   * S1: resolves when the frame is durable. Evicts older frames when the spool is full, where it `mayEvict`; throws `SPOOL_FULL`
+   * when that is not enough.
+   */
+  async append(head: FrameHead, bytes: Uint8Array, mayEvict = true): Promise<Entry> {
     const { capacity, keepFree = 0, segmentBytes } = this.#settings
     const length = bytes.byteLength
     const free = this.#freeBytes()
@@ -254,7 +270,7 @@ export class Spool {
     const used = (): Bytes => this.#contents.waitingBytes + this.#arriving
     this.#moveCredit = Math.min(this.#moveCredit + mostMoved * length, Math.max(capacity, segmentBytes))
     const isDiskFull = free < keepFree + length
-    if (!isDiskFull && used() + length > room) {
+    if (mayEvict && !isDiskFull && used() + length > room) {
       const chosen = chooseEvictions([...this.entries], used(), length, room)
       // nothing is given up for what does not fit all the same
       if (used() + length - chosen.reduce((sum, entry) => sum + entry.bytes, 0) <= room) for (const entry of chosen) this.#lose(entry, 'evicted')
@@ -470,7 +486,7 @@ export class Spool {
       const segment = this.#contents.oldest?.segment
       if (this.#contents.logBytes <= limit || segment === this.#segment || this.#isClosing || this.#broken) return
       const frames = [...this.entries].filter((entry) => entry.segment === segment)
-      const bytes = frames.reduce((sum, { bytes: own, stored }) => sum + (stored ? 0 : own), 0)
+      const bytes = frames.reduce((sum, entry) => sum + heldBytes(entry), 0)
       if (bytes > this.#moveCredit || bytes + movedAtOnce > free) return
       this.#moveCredit -= bytes
       await this.#move(frames)

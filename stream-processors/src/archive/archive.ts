@@ -2,7 +2,8 @@
  * Every topic → Avro files in the archive bucket, for what is older than Kafka keeps.
  * A1  Where a file ends depends on the records in it alone: at the N-th offset after its first record, behind the last one of
  *     the broker's day, or before the one that would make it larger than `mostBytes`. So a second writer, or the same one after
- *     a crash, writes the same bytes under the same key.
+ *     a crash, writes the same bytes under the same key. Only a file of no records ends where the partition did when somebody
+ *     looked: whoever finds another end in the index has been overtaken, and begins anew.
  * A2  A file is stored before the index in PostgreSQL names it; files of a partition follow each other without a gap, but where
  *     the broker deleted records before they were read.
  * A3  Each committed record is in exactly one file. Copied pixels are left out: the record names the object that holds them.
@@ -120,7 +121,7 @@ export function startArchive(
         key = `${key}-${sha256.slice(0, 8)}`
         return put()
       })
-    await pool.query(
+    const { rowCount } = await pool.query(
       `insert into archive_files (topic, partition, from_offset, until_offset, bucket, object_key, sha256, bytes, records, from_time, until_time)
        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (topic, partition, from_offset) do nothing`,
       [
@@ -137,6 +138,14 @@ export function startArchive(
         times.length > 0 ? new Date(Math.max(...times)) : null,
       ],
     )
+    if (rowCount === 0) {
+      const { rows } = await pool.query<{ until: number }>('select until_offset as until from archive_files where topic = $1 and partition = $2 and from_offset = $3', [
+        topic,
+        partition,
+        from,
+      ])
+      if (Number(rows[0]?.until) !== until) throw new Fault('INTERNAL', `Another archive has written ${topic}/${partition} from ${from} to ${rows[0]?.until}, not to ${until}`)
+    }
     metrics.emitted.inc({ stage: name, topic })
     log.info({ topic, partition, from, until, records: records.length, bytes: body.length }, 'archived')
   }

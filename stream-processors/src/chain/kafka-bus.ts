@@ -200,7 +200,10 @@ class KafkaConsumer implements Consumer {
       client.on('event.log', ({ fac, message }: { readonly fac: string; readonly message: string }) => {
         if (fac === 'FATAL') consumer.#failure ??= new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${options.instance}: ${message}`, { instance: options.instance })
       })
-      client.on('partition.eof', ({ topic, partition, offset }: Position) => consumer.#ends.set(`${topic} ${partition}`, offset))
+      client.on('partition.eof', ({ topic, partition, offset }: Position) => {
+        // handed over when a read returns, and it may be of an assignment that has ended during it
+        if (consumer.#readingSince.get(client) === consumer.#generation) consumer.#ends.set(`${topic} ${partition}`, offset)
+      })
     }
     // the group subscribes to both, or the offsets of a backlog that is seldom used would expire
     consumer.#client.subscribe([...options.topics, ...(options.backlog ?? [])])
@@ -277,13 +280,20 @@ class KafkaConsumer implements Consumer {
     return client ? (await this.#take(client, limit, patience)).map(toRecord) : []
   }
 
+  /** Under which assignment each began to read last. */
+  readonly #readingSince = new Map<rdkafka.KafkaConsumer, number>()
+
   /** Those whose last batch was full. */
   readonly #flowing = new Set<rdkafka.KafkaConsumer>()
 
   async #take(client: rdkafka.KafkaConsumer, limit: number, patience: Ms): Promise<rdkafka.Message[]> {
+    this.#readingSince.set(client, this.#generation)
     const taken = await take(client, limit, patience, this.#flowing.has(client)).catch((thrown: unknown) => {
-      // what was being read has not come back in time, and may still come: nobody knows what it took
-      if (thrown instanceof Fault) throw thrown
+      // what was being read has not come back in time, and may still come: nobody knows what it took, so nothing is read any more
+      if (thrown instanceof Fault) {
+        this.#failure ??= thrown
+        throw thrown
+      }
       if (passes(thrown)) return []
       // the one fatal error of a consumer: its name is used by another, or the broker has forgotten it (after a crash of its own)
       throw new Fault('PRODUCER_FENCED', `Kafka has ended the membership of ${this.#options.instance}`, { instance: this.#options.instance }, thrown)

@@ -2,15 +2,19 @@
 
 import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault } from '@frameloop/kit/fault'
+import { openLog } from '@frameloop/kit/log'
+import { openMetrics } from '@frameloop/kit/metrics'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import { randomOf } from '@frameloop/kit/random'
 import { until } from '@frameloop/kit/retry'
 import { openCodec } from '@frameloop/schemas/codec'
 import type { SchemaRegistry } from '@frameloop/schemas/registry'
-import { attemptsTopic } from '@frameloop/schemas/topics'
+import { attemptsTopic, deadLetterTopic, type Topic } from '@frameloop/schemas/topics'
 import { beforeEach, expect, test } from 'vitest'
 import { type Step, steps } from './bus.ts'
 import { type MemoryBus, memoryBus } from './memory-bus.ts'
+import { startStage } from './run-stage.ts'
+import type { Stage } from './stage.ts'
 import { type ContractWorld, openScene, testStageContract } from './stage-contract.ts'
 
 function memoryRegistry(): SchemaRegistry {
@@ -132,9 +136,45 @@ test('R4: what is too large to be sent on holds up nobody: its value is kept apa
   expect(others).toEqual([])
   expect(letter).toMatchObject({
     value: Buffer.alloc(0),
-    headers: { 'fl-reason': 'OUTPUT_INVALID', 'fl-value': expect.stringMatching(/^frameloop-quarantine\/dead-letters\/large\.in\/\d\/\d+$/) as unknown },
+    headers: { 'fl-reason': 'OUTPUT_INVALID', 'fl-value': expect.stringMatching(/^frameloop-quarantine\/dead-letters\/large\.in\/\d\/\d+-[0-9a-f]{8}\.json$/) as unknown },
   })
   await stage.stop()
+})
+
+test('R9: a record that fetches several objects takes one place among those in hand, and gives it back', async () => {
+  const topicOf = (name: string): Topic<'MediaLost'> => ({ name, event: 'MediaLost', retention: 3_600_000, compacted: false })
+  const [input, output] = [topicOf('large.in'), topicOf('large.out')]
+  for (const name of [input.name, output.name, deadLetterTopic(input.name)]) bus.createTopic(name, 1)
+  let [inHand, most] = [0, 0]
+  const stage: Stage<'MediaLost'> = {
+    ...{ name: 'large', version: '1', inputs: [input], outputs: [output] },
+    async work({ event }, { fetch }) {
+      const object = { bucket: 'b', key: 'k', bytes: 100_000_000 }
+      await Promise.all([fetch(object), fetch(object)])
+      inHand += 1
+      most = Math.max(most, inHand)
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      inHand -= 1
+      return { kind: 'emit', outputs: [{ topic: output, event, key: event.cameraId, id: String(event.seqFrom), time: 1 }] }
+    },
+  }
+  const store = { get: async () => Buffer.alloc(1) } as unknown as ObjectStore
+  const stop = new AbortController()
+  const tools = { ...{ bus, instance: '1', codec: world.codec, store, bucketPrefix: 'frameloop' }, log: openLog('contract', 'fatal'), metrics: openMetrics('contract') }
+  const running = startStage(stage, tools).run(stop.signal)
+  for (let seq = 1; seq <= 20; seq += 1) {
+    const event = { siteId: 's', cameraId: 'c', epoch: 'e', seqFrom: seq, seqTo: seq, agentId: 'a', reason: 'r', lostAt: 1 }
+    bus.send([{ topic: input.name, key: 'c', value: await world.codec.encode(input.name, 'MediaLost', event), headers: {} }])
+  }
+  const count = async (): Promise<number> => {
+    let records = 0
+    for await (const _ of bus.readTopic('test', output.name, AbortSignal.timeout(10_000))) records += 1
+    return records
+  }
+  expect(await until(async () => (await count()) === 20 || undefined, 20_000, 20)).toBe(true)
+  expect(most).toBe(2)
+  stop.abort()
+  await running
 })
 
 test('R6: killed five times, a stage does not slow down because of partitions that were idle all the while', async () => {

@@ -20,6 +20,7 @@
  * R9  Objects in hand are bounded in bytes, as they were announced; one that is longer than that is not read to its end.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
 import { Lifetime, ProcessFailed } from '@frameloop/kit/lifetime'
 import type { Log } from '@frameloop/kit/log'
@@ -64,8 +65,9 @@ const batchBytes: Bytes = 16_000_000
 const workLimit = 12
 /** Records of the backlog worked on at once while live ones come: each of them may be what a live one waits for. */
 const politeLimit = 2
-/** Of a value: what the client takes (`sending`), less what stands around it. */
-const mostRecord: Bytes = 8_900_000
+/** Of a record on a live topic (`provision.ts`) and on a topic of dead letters (`sending`), less what the broker puts around it. */
+const mostOutput: Bytes = 7_900_000
+const mostLetter: Bytes = 8_900_000
 /** R9: of all records together. */
 const objectBytes: Bytes = 256_000_000
 /** R9: what is said to be shorter is read so far all the same, so that a stage can tell what was wrong with it, and keep it. */
@@ -82,6 +84,8 @@ class RecordContext implements StageContext {
   readonly #store: ObjectStore
   readonly #budget: ByteBudget
   #held: Bytes = 0
+  /** Its place in the budget: one for all that the record fetches, or it would wait for others that wait for it. */
+  #place: Promise<void> | undefined
 
   constructor(store: ObjectStore, budget: ByteBudget, signal: AbortSignal) {
     this.#store = store
@@ -90,11 +94,12 @@ class RecordContext implements StageContext {
   }
 
   readonly fetch: StageContext['fetch'] = async ({ bucket, key, bytes }) => {
-    // who holds one already is let on: it would wait for others that wait for it
     if (this.#held === 0 && bytes > 0) {
-      await this.#budget.take(bytes)
       this.#held = bytes
+      this.#place = this.#budget.take(bytes)
     }
+    await this.#place
+    this.signal.throwIfAborted()
     return this.#store.get(bucket, key, this.signal, Math.max(bytes, alwaysRead))
   }
 
@@ -102,9 +107,12 @@ class RecordContext implements StageContext {
     return Date.now()
   }
 
-  /** The work is done: nothing is in hand any more. */
+  /** The work is done: nothing is in hand any more, once there was. */
   end(): void {
-    if (this.#held > 0) this.#budget.give(this.#held)
+    const held = this.#held
+    if (held === 0) return
+    if (this.#place !== undefined) void this.#place.then(() => this.#budget.give(held))
+    else this.#budget.give(held)
     this.#held = 0
   }
 }
@@ -115,8 +123,11 @@ const worldly: ReadonlySet<string> = new Set([
   ...['ENOSPC', 'EDQUOT', 'EROFS', 'EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM'],
 ])
 
-/** What grows in a record: its value. */
-const sizeOf = ({ value }: Produced): Bytes => value?.length ?? 0
+function sizeOf({ key, value, headers }: Produced): Bytes {
+  let size = (value?.length ?? 0) + Buffer.byteLength(key)
+  for (const name in headers) size += name.length + Buffer.byteLength(headers[name] as string | Buffer)
+  return size
+}
 
 type Worked = { readonly record: BusRecord; readonly incoming?: Incoming<EventName>; readonly outcome: Outcome }
 
@@ -193,8 +204,11 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
   let state = 'starting'
 
   /** What an error comes to: a reason of the record's own, a world that must be waited for, or a bug that must not stop the others. */
-  const failed = (record: BusRecord, thrown: unknown, context: StageContext): Worked => {
-    if (context.signal.aborted) throw thrown
+  const failed = (record: BusRecord, thrown: unknown, context: RecordContext): Worked => {
+    if (context.signal.aborted) {
+      context.end()
+      throw thrown
+    }
     const { code } = thrown as { code?: string }
     if (code === 'OBJECT_MISSING') {
       const id = `${record.topic} ${record.partition} ${record.offset}`
@@ -261,12 +275,15 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     log.warn({ topic: record.topic, partition: record.partition, offset: record.offset, reason, detail: message }, 'record rejected')
     const tries = attempts.get(`${record.topic} ${record.partition} ${record.offset}`) ?? 1
     const letter = deadLetterOf(record, { stage: stage.name, stageVersion: stage.version, reason, message, attempts: tries })
-    if (sizeOf(letter) <= mostRecord) return letter
-    // what came compressed may be more than goes out again: its value is kept where refused content is
-    const { topic, partition, offset, value } = record
-    const place = { bucket: bucketName(tools.bucketPrefix, 'quarantine'), key: `dead-letters/${topic}/${partition}/${offset}` }
-    await tools.store.putOnce({ ...place, body: value, contentType: 'application/octet-stream' })
-    return { ...letter, value: Buffer.alloc(0), headers: { ...letter.headers, 'fl-value': `${place.bucket}/${place.key}` } }
+    if (sizeOf(letter) <= mostLetter) return letter
+    // what came compressed may be more than goes out again: all of it is kept where refused content is
+    const { topic, partition, offset } = record
+    const body = Buffer.from(JSON.stringify({ key: record.key, headers: record.headers, value: record.value.toString('base64') }))
+    const sha256 = sha256Hex(body)
+    const place = { bucket: bucketName(tools.bucketPrefix, 'quarantine'), key: `dead-letters/${topic}/${partition}/${offset}-${sha256.slice(0, 8)}.json` }
+    await tools.store.putOnce({ ...place, body, sha256, contentType: 'application/json' })
+    const ours = Object.fromEntries(Object.entries(letter.headers).filter(([name]) => name.startsWith('fl-')))
+    return { ...letter, key: record.key.slice(0, 200), value: Buffer.alloc(0), headers: { ...ours, 'fl-value': `${place.bucket}/${place.key}` } }
   }
 
   const outputsOf = async (worked: readonly Worked[]): Promise<Produced[]> => {
@@ -282,7 +299,7 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
             const encoded = recordOf(tools.codec, topic, event, { key, id, time, source: stage.name, traceparent })
             const { value, headers } = encoded instanceof Promise ? await encoded : encoded
             const output = { topic: topic.name, key, value, headers }
-            if (sizeOf(output) > mostRecord) throw new Fault('OUTPUT_INVALID', `What comes out is ${sizeOf(output)} bytes, a record holds ${mostRecord} at most`)
+            if (sizeOf(output) > mostOutput) throw new Fault('OUTPUT_INVALID', `What comes out is ${sizeOf(output)} bytes, a record holds ${mostOutput} at most`)
             outputs.push(output)
           }
           produced.push(...outputs)

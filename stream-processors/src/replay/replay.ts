@@ -71,7 +71,6 @@ export interface ReplayTools {
 
 const placeOf = ({ topic, partition }: TopicPartition): string => `${topic} ${partition}`
 
-/** P1. Throws `REQUEST_INVALID` and, when nothing lies in the range, `FRAME_UNKNOWN`. */
 /** The topics that a replay reads; none for what cannot be replayed. */
 export function sourcesOf({ topic, preprocessing }: ReplayRequest): string[] {
   const source = preprocessing ? topics.framesExtracted.name : topic
@@ -79,6 +78,7 @@ export function sourcesOf({ topic, preprocessing }: ReplayRequest): string[] {
   return of ? [source, ...(of.backlog ? [of.backlog] : [])] : []
 }
 
+/** P1. Throws `REQUEST_INVALID` and, when nothing lies in the range, `FRAME_UNKNOWN`. */
 export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Range[]> {
   const source = request.preprocessing ? topics.framesExtracted.name : request.topic
   const of = replayable[source]

@@ -57,9 +57,10 @@ test('hashes differ in as many bits as they differ in', () => {
 })
 
 test('what is no name and no id is said, before anything is put under it', () => {
-  const own = { siteId: 'site-1', cameraId: 'door', agentId: 'agent-1', mediaId: '0192f0c1-0000-7000-8000-000000000001' }
+  const own = { siteId: 'site-1', cameraId: 'door', agentId: 'agent-1', mediaId: '0192f0c1-0000-7000-8000-000000000001', epoch: 'e' }
   expect(wrongIdentity(own)).toBeUndefined()
   expect(wrongIdentity({ ...own, cameraId: '門' })).toBe('"門" is no name of a camera')
   expect(wrongIdentity({ ...own, siteId: 'a\nb' })).toBe('"a\\nb" is no name of a site')
   expect(wrongIdentity({ ...own, mediaId: '../x' })).toBe('"../x" is no id of a medium')
+  expect(wrongIdentity({ ...own, epoch: 'e'.repeat(300) })).toBe('An epoch of 300 characters is none')
 })

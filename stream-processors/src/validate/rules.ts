@@ -171,8 +171,10 @@ export function differingBits(one: string, other: string): number {
 }
 
 /** What of its identity is none, or undefined: names and ids become keys of objects and headers of requests. */
-export function wrongIdentity({ siteId, cameraId, agentId, mediaId }: Pick<MediaCaptured, 'siteId' | 'cameraId' | 'agentId' | 'mediaId'>): string | undefined {
+export function wrongIdentity({ siteId, cameraId, agentId, mediaId, epoch }: Pick<MediaCaptured, 'siteId' | 'cameraId' | 'agentId' | 'mediaId' | 'epoch'>): string | undefined {
   for (const [what, name] of Object.entries({ site: siteId, camera: cameraId, agent: agentId }))
     if (!isName(name)) return `${JSON.stringify(name.slice(0, 80))} is no name of a ${what}`
+  // it names what validate remembers
+  if (epoch.length > 200) return `An epoch of ${epoch.length} characters is none`
   return isUuid(mediaId) ? undefined : `${JSON.stringify(mediaId.slice(0, 80))} is no id of a medium`
 }
