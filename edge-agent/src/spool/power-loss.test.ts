@@ -9,7 +9,7 @@ import { sha256Hex } from '@frameloop/kit/digest'
 import { openLog } from '@frameloop/kit/log'
 import { randomOf } from '@frameloop/kit/random'
 import { afterEach, expect, test } from 'vitest'
-import type { FrameHead } from './contents.ts'
+import type { Entry, FrameHead } from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
 import { Spool } from './spool.ts'
 
@@ -99,18 +99,24 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
   const spool = await Spool.open({ folder, ...sizes, disk }, log)
   const random = randomOf(11)
   const inStore = new Set<number>()
+  const unannounced: Entry[] = []
   for (let seq = 1; seq <= 48; seq += 1) {
     await spool.append(aHead(seq), body(seq))
     trace.push({ kind: 'promised', what: `captured ${seq}` })
     if (random() < 0.5) {
       const entry = [...spool.entries][random() < 0.5 ? 0 : 3]
-      if (entry) {
+      if (entry && !entry.stored) {
         inStore.add(entry.seq)
         await spool.markStored(entry, 'v')
         trace.push({ kind: 'promised', what: `stored ${entry.seq}` })
-        await spool.markAnnounced([entry])
-        trace.push({ kind: 'promised', what: `announced ${entry.seq}` })
+        unannounced.push(entry)
       }
+    }
+    // Kafka is away now and then: what S3 has is moved meanwhile
+    while (unannounced.length > 0 && seq % 12 < 6) {
+      const [entry] = unannounced.splice(0, 1) as [Entry]
+      await spool.markAnnounced([entry])
+      trace.push({ kind: 'promised', what: `announced ${entry.seq}` })
     }
     if (random() < 0.1) {
       const told = spool.losses()
@@ -157,7 +163,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
   }
   expect(cuts).toBeGreaterThan(300)
   expect(emptied).toBeGreaterThan(0)
-}, 120_000)
+}, 240_000)
 
 test('S4: a disk that fails once is never called fine again, and nothing that failed was promised', async () => {
   for (const failing of ['write', 'sync'] as const) {
