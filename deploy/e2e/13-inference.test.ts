@@ -294,6 +294,7 @@ test('a challenger answers its share of the live frames in the place of the cham
     [`?version=${champion}`, champion],
   ] as const)
     expect(await post(`/v1/models/${task}/predict${path}`, jpeg, { 'content-type': 'image/jpeg' }), path).toMatchObject([200, { modelVersion: version }])
+  expect(await client.classify(jpeg, { task, version: other })).toMatchObject({ modelVersion: other })
   expect((await fetch(`${serve}/v2/models/${task}/versions/${other}/ready`)).status).toBe(200)
 
   await frameloop('models', 'retire', task, 'challenger')

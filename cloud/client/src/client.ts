@@ -21,8 +21,11 @@ export interface Client {
   stream(task: string, options?: StreamOptions): PredictionStream
   /** About the zones of a camera's picture (JPEG, PNG, WebP). */
   predict(picture: Blob | Uint8Array<ArrayBuffer>, of: { readonly camera: string; readonly task?: string }): Promise<FrameAnswers>
-  /** About a picture that shows nothing but what is asked about. */
-  classify(picture: Blob | Uint8Array<ArrayBuffer>, of: { readonly task: string; readonly camera?: string; readonly zone?: string }): Promise<PictureAnswer>
+  /** About a picture that shows nothing but what is asked about. `version`: one that is loaded, or its alias; the champion when absent. */
+  classify(
+    picture: Blob | Uint8Array<ArrayBuffer>,
+    of: { readonly task: string; readonly camera?: string; readonly zone?: string; readonly version?: string },
+  ): Promise<PictureAnswer>
   /** About frames of the catalog, at most 64; each has its answers or its problem. */
   predictFrames(frameIds: readonly string[], task?: string): Promise<readonly (FrameAnswers | Problem)[]>
   models(): Promise<readonly ServedModel[]>
@@ -51,7 +54,8 @@ export function connectTo({ url = (globalThis as { location?: { origin: string }
     feed: (wish = {}) => openFeed(access, wish),
     stream: (task, options = {}) => openStream(access, task, options),
     predict: (picture, { camera, task }) => post(`/v1/predict${queryOf({ camera, task })}`, picture, contentTypeOf(picture)),
-    classify: (picture, { task, camera, zone }) => post(`/v1/models/${encodeURIComponent(task)}/predict${queryOf({ camera, zone })}`, picture, contentTypeOf(picture)),
+    classify: (picture, { task, camera, zone, version }) =>
+      post(`/v1/models/${encodeURIComponent(task)}/predict${queryOf({ camera, zone, version })}`, picture, contentTypeOf(picture)),
     predictFrames: async (frameIds, task) => {
       const { answers } = await post<{ answers: (FrameAnswers | Problem)[] }>('/v1/predict', JSON.stringify({ frameIds, ...(task ? { task } : {}) }), 'application/json')
       return answers
