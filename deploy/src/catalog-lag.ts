@@ -1,13 +1,11 @@
 /** Whether the catalog has read what is there: whoever asks it about topics must know. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openKafka } from '@frameloop/kit/kafka'
-import { openLog } from '@frameloop/kit/log'
 import type { ObjectStore } from '@frameloop/kit/object-store'
 import type { Pool } from '@frameloop/kit/postgres'
 import type { Ms } from '@frameloop/kit/units'
 import { planReadings, readHistory } from '@frameloop/stream-processors/archive/history'
 import { selectOffsets } from '@frameloop/stream-processors/catalog/sql'
-import type { Range } from '@frameloop/stream-processors/chain/kafka-bus'
+import { readBounds } from '@frameloop/stream-processors/chain/kafka-bus'
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 
 /** How long it is given to read what was there when the question came. */
@@ -23,15 +21,7 @@ export async function isCatalogBehind(
   signal: AbortSignal,
   isWanted: (record: BusRecord) => boolean = () => true,
 ): Promise<boolean> {
-  const admin = openKafka(brokers, 'catalog-lag', openLog('catalog-lag', 'error')).admin()
-  await admin.connect()
-  const bounds: Range[] = []
-  try {
-    for (const topic of topicNames)
-      for (const { partition, low, high } of await admin.fetchTopicOffsets(topic)) bounds.push({ topic, partition, from: Number(low), until: Number(high) })
-  } finally {
-    await admin.disconnect()
-  }
+  const bounds = await readBounds(brokers, 'frameloop.catalog-lag', topicNames)
   const history = { brokers, sql: pool, store }
   const deadline = Date.now() + patience
   /** Stops at the first: the last offsets of a partition are markers mostly, which nobody reads. */

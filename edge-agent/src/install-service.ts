@@ -62,18 +62,20 @@ WantedBy=multi-user.target
 `
 }
 
-/** Environment variables that a configuration names, its comments aside. */
-export function namesIn(config: string): string[] {
+/** What the references of a configuration lead to, by the pattern of the one kind or the other; its comments aside. */
+function referencesIn(config: string, pattern: RegExp): string[] {
   const texts = (value: unknown): string[] => (typeof value === 'string' ? [value] : typeof value === 'object' && value !== null ? Object.values(value).flatMap(texts) : [])
-  const names = texts(parse(config)).flatMap((text) => [...text.matchAll(/\$\{(?!file:)([^}]+)\}/g)].map(([, name = '']) => name))
-  return [...new Set(names)].sort()
+  return texts(parse(config)).flatMap((text) => [...text.matchAll(pattern)].map(([, name = '']) => name))
+}
+
+/** Environment variables that a configuration names. */
+export function namesIn(config: string): string[] {
+  return [...new Set(referencesIn(config, /\$\{(?!file:)([^}]+)\}/g))].sort()
 }
 
 /** Files that a configuration reads: what `${file:…}` names, and certificates. */
 export function filesIn(config: string, { kafka }: Pick<AgentSettings, 'kafka'>): string[] {
-  const texts = (value: unknown): string[] => (typeof value === 'string' ? [value] : typeof value === 'object' && value !== null ? Object.values(value).flatMap(texts) : [])
-  const named = texts(parse(config)).flatMap((text) => [...text.matchAll(/\$\{file:([^}]+)\}/g)].map(([, path = '']) => path))
-  return [...new Set([...named, ...Object.values(kafka.tls ?? {})])].sort()
+  return [...new Set([...referencesIn(config, /\$\{file:([^}]+)\}/g), ...Object.values(kafka.tls ?? {})])].sort()
 }
 
 /** One line of an environment file (systemd.exec, `EnvironmentFile=`). */

@@ -69,6 +69,13 @@ function picturesIn(bytes: Buffer, count: number, size: number, what: string): U
   return Array.from({ length: count }, (_, at) => new Uint8Array(bytes.subarray(at * size, (at + 1) * size)))
 }
 
+/** Throws `MODEL_INVALID` when there is none among the files. */
+export function metaOf(files: ReadonlyMap<string, Uint8Array>): ModelMeta {
+  const bytes = files.get('meta.json')
+  if (!bytes) throw new Fault('MODEL_INVALID', 'The model has no file meta.json')
+  return JSON.parse(Buffer.from(bytes).toString('utf8')) as ModelMeta
+}
+
 /** Throws `MODEL_INVALID` when the files are not those of `digest` or do not fit together. */
 export function openModelFiles(files: ModelFiles, digest: string): ModelContent {
   const found = digestOf(files)
@@ -78,7 +85,7 @@ export function openModelFiles(files: ModelFiles, digest: string): ModelContent 
     if (!bytes) throw new Fault('MODEL_INVALID', `The model has no file ${name}`)
     return bytes
   }
-  const meta = JSON.parse(file('meta.json').toString('utf8')) as ModelMeta
+  const meta = metaOf(files)
   const size = meta.width * meta.height * meta.channels
   const references = picturesIn(file('references.bin'), meta.references.length, size, 'reference pictures')
   const probes = picturesIn(file('probes.bin'), meta.probes.length, size, 'probes')

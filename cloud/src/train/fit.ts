@@ -6,7 +6,7 @@ import { randomOf } from '@frameloop/kit/random'
 import { channelsOf, type Preprocessing, preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { medianPicture } from '@frameloop/stream-processors/picture/median'
 import type * as TF from '@tensorflow/tfjs-node'
-import { bestOf, digestOf, type ModelFiles, type ModelMeta } from '../models/model-files.ts'
+import { bestOf, digestOf, type ModelFiles, metaOf } from '../models/model-files.ts'
 import { referenceKey, writeInput } from '../models/model-input.ts'
 import { buildNetwork } from '../models/network.ts'
 import { engineNames, notANumber, openPredictor } from '../models/predictor.ts'
@@ -122,7 +122,8 @@ async function fit(job: FitJob, tell: (message: FitMessage) => void): Promise<vo
   // judged as it will be served: read back from its files
   const evaluation = await judge(files, digest, job)
   // one of another preprocessing cannot be judged on these pixels; whatever else is wrong with it is for somebody to see, and no reason to replace it
-  const championEvaluation = job.champion && isComparable(job.champion.files, job) ? await judge(job.champion.files, job.champion.digest, job) : undefined
+  const isComparable = job.champion && metaOf(job.champion.files).preprocessing === preprocessingDigest(job.preprocessing)
+  const championEvaluation = job.champion && isComparable ? await judge(job.champion.files, job.champion.digest, job) : undefined
   tell({ kind: 'done', files, digest, device, evaluation, ...(championEvaluation ? { championEvaluation } : {}) })
 }
 
@@ -134,10 +135,6 @@ function probesOf({ examples, train, heldOut }: FitJob): { readonly referenceKey
     const { cameraId, zone, pixels } = examples[from[Math.floor((at * from.length) / count)] as number] as Example
     return { referenceKey: referenceKey(cameraId, zone), pixels }
   })
-}
-
-function isComparable(files: ModelFiles, { preprocessing }: FitJob): boolean {
-  return (JSON.parse(Buffer.from(files.get('meta.json') ?? '{}').toString('utf8')) as Partial<ModelMeta>).preprocessing === preprocessingDigest(preprocessing)
 }
 
 async function judge(files: ModelFiles, digest: string, job: FitJob): Promise<Evaluation> {

@@ -11,7 +11,7 @@ import { topics } from '@frameloop/schemas/topics'
 import { channelsOf } from '@frameloop/stream-processors/features/prepare'
 import { pixelWork } from '@frameloop/stream-processors/pixels/pixel-work'
 import { isMlflowAway, type Mlflow, mlmodelFile } from '../models/mlflow.ts'
-import { type ModelFiles, type ModelMeta, modelFileNames } from '../models/model-files.ts'
+import { type ModelFiles, metaOf, modelFileNames } from '../models/model-files.ts'
 import { mayReplace, unlessDecided } from '../models/promote.ts'
 import { decideRoles, type ModelVersion, probationTime, recordPromotion, selectChampions } from '../models/roles.ts'
 import { enqueue } from '../outbox.ts'
@@ -86,11 +86,9 @@ async function championFilesOf(mlflow: Mlflow, artifactPath: string, signal: Abo
 
 /** Zones of the task that one model has learned about and the other has not. */
 async function placesLeftOut(pool: Pool, task: string, before: ModelFiles, now: ReadonlyMap<string, Uint8Array>): Promise<string[]> {
-  const placesIn = (files: ReadonlyMap<string, Uint8Array>): readonly string[] =>
-    (JSON.parse(Buffer.from(files.get('meta.json') ?? Buffer.from('{}')).toString('utf8')) as Partial<ModelMeta>).references ?? []
   const { rows } = await pool.query<{ place: string }>("select camera_id || ' ' || zone as place from zones where task = $1", [task])
-  const [there, learned] = [new Set(rows.map(({ place }) => place)), new Set(placesIn(now))]
-  return placesIn(before).filter((place) => there.has(place) && !learned.has(place))
+  const [there, learned] = [new Set(rows.map(({ place }) => place)), new Set(metaOf(now).references)]
+  return metaOf(before).references.filter((place) => there.has(place) && !learned.has(place))
 }
 
 export async function runTraining(request: TrainingRequest, tools: TrainingTools, signal: AbortSignal): Promise<void> {

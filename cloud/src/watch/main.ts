@@ -133,13 +133,14 @@ async function watch(pool: Pool, champion: Champion, gauge: Gauge<'task'>): Prom
   const { perZone } = evaluate(judged)
   gauge.set({ task: champion.task }, overall.balancedAccuracy)
   const figuresNow = JSON.stringify([champion.version, overall, perZone])
-  if (written.get(champion.task) !== figuresNow)
+  if (written.get(champion.task) !== figuresNow) {
     await pool.query(
       'insert into quality_windows (task, window_end, model_version, answers, accuracy, balanced_accuracy, majority_accuracy, per_zone) values ($1, now(), $2, $3, $4, $5, $6, $7)',
       [champion.task, champion.version, overall.n, overall.accuracy, overall.balancedAccuracy, overall.majorityAccuracy, perZone],
     )
-  written.set(champion.task, figuresNow)
-  await pool.query("delete from quality_windows where task = $1 and window_end < now() - interval '30 days'", [champion.task])
+    await pool.query("delete from quality_windows where task = $1 and window_end < now() - interval '30 days'", [champion.task])
+    written.set(champion.task, figuresNow)
+  }
   const { rows } = await pool.query<{ running: boolean; last: Date | null; in_vain: number }>(
     `select coalesce(bool_or(state not in ('succeeded', 'failed')), false) as running, max(requested_at) as last,
        (select count(*)::int from decisions where task = $1 and decision = 'retrain'

@@ -8,6 +8,7 @@
 import { availableParallelism } from 'node:os'
 import { Fault, type FaultCode } from '@frameloop/kit/fault'
 import { Rooms } from '@frameloop/kit/rooms'
+import { Turns } from '@frameloop/kit/turns'
 import type { Ms } from '@frameloop/kit/units'
 import { Piscina } from 'piscina'
 import type { PictureLook, PixelWork, PreparedPicture } from './pixel-work.ts'
@@ -56,18 +57,18 @@ export function openPixelThreads(count = availableParallelism(), program = new U
       clearTimeout(timer)
     }
   }
-  /** T3: of those that are tried once more. */
-  let last: Promise<unknown> = Promise.resolve()
+  /** T3: the clock of each runs once it has its thread. */
+  const turns = new Turns<'alone'>()
   const ask = async <Result extends object>(name: string, bytes: Uint8Array, more: readonly unknown[]): Promise<Result> => {
     try {
       return await askIn<Result>(pool, name, bytes, more)
     } catch (thrown) {
       if (thrown instanceof Fault || isClosed) throw thrown
-      const again = last.then(() => askIn<Result>(alone, name, bytes, more))
-      last = again.catch(() => {})
-      return again.catch((second: unknown) => {
-        throw (second as Error).name === 'AbortError' ? new Fault('PICTURE_UNREADABLE', `It was not decoded within ${endless / 1000} s`, {}, second) : second
-      })
+      return turns
+        .take('alone', () => askIn<Result>(alone, name, bytes, more))
+        .catch((second: unknown) => {
+          throw (second as Error).name === 'AbortError' ? new Fault('PICTURE_UNREADABLE', `It was not decoded within ${endless / 1000} s`, {}, second) : second
+        })
     }
   }
   let isClosed = false

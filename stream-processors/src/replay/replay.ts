@@ -80,7 +80,8 @@ export function sourcesOf({ topic, preprocessing }: ReplayRequest): string[] {
 
 /** P1. Throws `REQUEST_INVALID` and, when nothing lies in the range, `FRAME_UNKNOWN`. */
 export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Range[]> {
-  const source = request.preprocessing ? topics.framesExtracted.name : request.topic
+  const sources = sourcesOf(request)
+  const [source = ''] = sources
   const of = replayable[source]
   if (!of || !replayable[request.topic]) throw new Fault('REQUEST_INVALID', `${request.topic} cannot be replayed; topics that can: ${Object.keys(replayable).join(', ')}`)
   if (request.preprocessing && request.topic !== topics.featuresPrepared.name)
@@ -96,7 +97,7 @@ export async function freezeRanges(sql: Sql, request: ReplayRequest): Promise<Ra
   const { rows } = await sql.query<Range>(
     `select h.topic, h.partition, min(h.record_offset) as "from", max(h.record_offset) + 1 as until from ${table} s join hops h on h.subject_id = s.${id} and h.topic = any($1)
      where s.${at} >= $2 and s.${at} < $3 and ($4::text[] is null or s.camera_id = any($4)) group by h.topic, h.partition order by h.topic, h.partition`,
-    [sourcesOf(request), new Date(request.from), new Date(request.to), request.cameras],
+    [sources, new Date(request.from), new Date(request.to), request.cameras],
   )
   if (rows.length === 0) throw new Fault('FRAME_UNKNOWN', `Nothing of ${source} lies between ${new Date(request.from).toISOString()} and ${new Date(request.to).toISOString()}`)
   return rows
