@@ -3,9 +3,13 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createTopics, openKafka } from '@frameloop/kit/kafka'
+import { openLog } from '@frameloop/kit/log'
 import { openPool } from '@frameloop/kit/postgres'
 import { isSameProcess } from '@frameloop/kit/process-identity'
+import rdkafka from 'node-rdkafka'
 import { afterAll, expect, test } from 'vitest'
+import { endHangingTransactions, readTransactionLog } from '../src/hanging-transactions.ts'
 import { choosePorts, openHome, readState, root } from '../src/home.ts'
 import { prepareKafka } from '../src/parts.ts'
 import { ensureDatabases } from '../src/postgres.ts'
@@ -62,6 +66,43 @@ test('Ctrl-C leaves nothing behind', async () => {
   expect(stack.alive()).toEqual([])
   expect(stack.printed()).toContain('[up] stopped')
 })
+
+test('a transaction whose producer went silent while Kafka was down holds nobody up for good', async () => {
+  const folder = openHome(join(scratch, 'forgetful'))
+  const { kafka = 0, controller = 0 } = await choosePorts(folder, ['kafka', 'controller'])
+  const brokers = `127.0.0.1:${kafka}`
+  // it gives up what is open sooner than it may take its own place again
+  const settings = { 'transaction.abort.timed.out.transaction.cleanup.interval.ms': '500', 'broker.session.timeout.ms': '4000' }
+  const program = await prepareKafka(folder, kafka, controller, kafka, { settings })
+  const admin = openKafka(brokers, 'test', openLog('test', 'fatal')).admin()
+  const producer = new rdkafka.Producer({ 'metadata.broker.list': brokers, 'transactional.id': 'silent', 'transaction.timeout.ms': 1_000 })
+  const done = (act: (callback: (error: unknown) => void) => void): Promise<void> => new Promise((resolve, reject) => act((error) => (error ? reject(error) : resolve())))
+  let supervisor = new Supervisor(folder, () => {})
+  try {
+    await supervisor.start(program)
+    await createTopics(admin, [{ topic: 'open', numPartitions: 1 }])
+    await done((callback) => producer.connect({}, callback))
+    await done((callback) => producer.initTransactions(20_000, callback))
+    await done((callback) => producer.beginTransaction(callback))
+    producer.produce('open', 0, Buffer.from('a record'))
+    await done((callback) => producer.flush(10_000, callback))
+    const [{ pid = 0 } = {}] = readState<{ pid: number }[]>(folder, 'pids.json') ?? []
+    process.kill(-pid, 'SIGKILL')
+    await supervisor.stop()
+
+    supervisor = new Supervisor(folder, () => {})
+    await supervisor.start(program)
+    await soon(async () => ((await readTransactionLog(brokers)).at(-1)?.state === 'CompleteAbort' ? true : undefined))
+    const readable = async (): Promise<string | undefined> => (await admin.fetchTopicOffsets('open'))[0]?.high
+    // the broker has called it done, and lets nobody past it
+    expect(await readable()).toBe('0')
+    expect(await endHangingTransactions(brokers, openLog('test', 'fatal'))).toEqual(['open partition 0 (aborted)'])
+    expect(await readable()).toBe('2')
+  } finally {
+    await Promise.all([admin.disconnect(), done((callback) => producer.disconnect(1_000, callback)).catch(() => {})])
+    await supervisor.stop()
+  }
+}, 120_000)
 
 const fails = (args: readonly string[]): Promise<string> =>
   startOwnStack(home, args).then(

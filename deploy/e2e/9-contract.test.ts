@@ -10,7 +10,7 @@ import { kafkaBus, readTopic } from '@frameloop/stream-processors/chain/kafka-bu
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { testStageContract } from '@frameloop/stream-processors/chain/stage-contract'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { BrokerConnection, transactionStates, Writer } from '../src/hanging-transactions.ts'
+import { BrokerConnection, readTransactionLog, Writer } from '../src/hanging-transactions.ts'
 import { env, state } from './session.ts'
 
 const kafka = openKafka(env('KAFKA_BROKERS'), 'contract', openLog('contract', 'error'))
@@ -62,7 +62,7 @@ test('a producer that is thrown away in the middle of a transaction lets go of i
 async function endLate(transactionalId: string): Promise<void> {
   const broker = await BrokerConnection.open(env('KAFKA_BROKERS').split(',')[0] ?? '')
   try {
-    const known = (await transactionStates(broker)).find(({ id }) => id === transactionalId)
+    const known = (await readTransactionLog(env('KAFKA_BROKERS'))).findLast(({ id }) => id === transactionalId)
     if (!known) throw new Error(`the coordinator knows no ${transactionalId}`)
     await broker.call([26, 3], new Writer().string(transactionalId).int64(known.producerId).int16(known.epoch).int8(1).tags())
   } finally {

@@ -1,7 +1,7 @@
 /** A stack of its own for a test or a benchmark, started as a person starts it, in a folder that is thrown away afterwards. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Pool } from '@frameloop/kit/postgres'
@@ -105,7 +105,12 @@ export async function startOwnStack(home: OwnHome, args: readonly string[], env:
     }
     child.stdout?.on('data', read)
     child.stderr?.on('data', read)
-    child.once('exit', (code) => reject(new Error(`frameloop up ended with ${code}:\n${printed}`)))
+    child.once('exit', (code) => {
+      const [, part = ''] = /: (\w+) (?:was not ready|ended \d+ times)/.exec(printed) ?? []
+      const log = join(home.folder, 'logs', `${part}.log`)
+      const said = existsSync(log) ? `its log ends with\n${readFileSync(log, 'utf8').split('\n').slice(-40).join('\n')}` : ''
+      reject(new Error(`frameloop up ended with ${code}:\n${printed}${said}`))
+    })
   })
   const readyMs = performance.now() - since
   const parts: Record<string, Ms> = {}

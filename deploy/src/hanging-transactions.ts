@@ -3,13 +3,15 @@
  * it has written the markers decides after its restart that there are no markers to write, because its partitions have no
  * leader yet: the transaction is "complete" and stays open in its partitions for good, and nobody reads beyond it.
  * `docs/decisions/0006` shows it in the logs.
- * H1  Only what the coordinator calls complete is ended, with the outcome that the coordinator recorded.
+ * H1  Only what the coordinator's own log calls done is ended, with the outcome that stands there.
  * H2  An open transaction counts as forgotten only when it is still open after its coordinator was seen to be done with it.
  */
 import { connect, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
+import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 
 /** Writes Kafka's flexible encoding (KIP-482): compact strings and arrays, empty tagged fields. */
 export class Writer {
@@ -105,7 +107,7 @@ class Reader {
   }
 }
 
-const api = { writeTxnMarkers: [27, 1], describeProducers: [61, 0], describeTransactions: [65, 0], listTransactions: [66, 0] } as const
+const api = { writeTxnMarkers: [27, 1], describeProducers: [61, 0] } as const
 const limit = 10_000
 
 /** One connection to one broker without TLS or login: the embedded one. */
@@ -204,51 +206,42 @@ async function openTransactions(broker: BrokerConnection, topics: readonly Topic
   return found
 }
 
-/** What a coordinator recorded of the newest transaction of an id. */
-export interface TransactionState {
+/** What a coordinator wrote down about the transaction of an id. */
+export interface Entry {
   readonly id: string
   readonly producerId: bigint
   readonly epoch: number
   readonly state: string
 }
 
-export async function transactionStates(broker: BrokerConnection): Promise<TransactionState[]> {
-  const all = new Writer()
-  all
-    .array([], () => {})
-    .array([], () => {})
-    .tags()
-  const listed = await broker.call(api.listTransactions, all)
-  listed.int32()
-  listed.int16()
-  listed.array(() => listed.string())
-  const ids = listed.array(() => {
-    const id = listed.string()
-    listed.int64()
-    listed.string()
-    listed.tags()
-    return id
-  })
-  const request = new Writer()
-  request.array(ids, (id) => request.string(id)).tags()
-  const answer = await broker.call(api.describeTransactions, request)
-  answer.int32()
-  return answer.array(() => {
-    answer.int16()
-    const id = answer.string()
-    const state = answer.string()
-    answer.int32()
-    answer.int64()
-    const producerId = answer.int64()
-    const epoch = answer.int16()
-    answer.array(() => {
-      answer.string()
-      answer.array(answer.int32)
-      answer.tags()
-    })
-    answer.tags()
-    return { id, producerId, epoch, state }
-  })
+/** Codes of states in the coordinators' log (Kafka's `TransactionState`). */
+const stateNames = ['Empty', 'Ongoing', 'PrepareCommit', 'PrepareAbort', 'CompleteCommit', 'CompleteAbort', 'Dead']
+
+/** All that the coordinators still hold in their log, the newest of an id last. */
+export async function readTransactionLog(broker: string): Promise<Entry[]> {
+  const entries: Entry[] = []
+  for await (const { key, keyBytes, value } of readTopic(broker, 'frameloop.transactions', '__transaction_state', AbortSignal.timeout(30_000))) {
+    // version, length of the id, id; version, producer, epoch, patience, state (`TransactionLogKey`, `TransactionLogValue`)
+    if (value.length < 17) continue
+    const id = Buffer.from(keyBytes ?? key).toString('utf8', 4)
+    entries.push({ id, producerId: value.readBigInt64BE(2), epoch: value.readInt16BE(10), state: stateNames[value.readInt8(16)] ?? '' })
+  }
+  return entries
+}
+
+/** How a transaction ended that its coordinator is done with. One that is given up for its producer's silence ends under a later epoch. */
+export function outcomeOf(open: Pick<OpenTransaction, 'producerId' | 'producerEpoch'>, log: readonly Entry[]): 'commit' | 'abort' | undefined {
+  let outcome: 'commit' | 'abort' | undefined
+  let isDone = false
+  for (const { producerId, epoch, state } of log) {
+    if (producerId !== open.producerId || epoch < open.producerEpoch) continue
+    const isOwn = epoch === open.producerEpoch
+    if (isOwn && state === 'Ongoing') outcome = undefined
+    else if (state.startsWith('Prepare') || (isOwn && state.startsWith('Complete'))) outcome ??= state.endsWith('Commit') ? 'commit' : 'abort'
+    // once it is, later transactions of its producer change nothing about it
+    isDone = outcome !== undefined && (isDone || !state.startsWith('Prepare'))
+  }
+  return isDone ? outcome : undefined
 }
 
 async function writeMarker(broker: BrokerConnection, open: OpenTransaction, isCommit: boolean): Promise<void> {
@@ -295,16 +288,19 @@ export async function endHangingTransactions(broker: string, log: Log): Promise<
   const all = topics.topics.map(({ name, partitions }) => ({ name, partitions: partitions.map(({ partitionId }) => partitionId) }))
   const connection = await BrokerConnection.open(broker)
   try {
-    const before = await openTransactions(connection, all)
-    if (before.length === 0) return []
-    const states = new Map((await transactionStates(connection)).map((one) => [one.producerId, one]))
-    const after = await openTransactions(connection, all)
+    const seen = await openTransactions(connection, all)
+    if (seen.length === 0) return []
+    // most of them end by themselves within milliseconds
+    await sleep(250)
+    const lasting = (await openTransactions(connection, all)).filter((now) => seen.some((then) => same(now, then)))
+    if (lasting.length === 0) return []
+    const log = await readTransactionLog(broker)
     const ended: string[] = []
-    for (const open of after.filter((now) => before.some((then) => same(now, then)))) {
-      const known = states.get(open.producerId)
-      if (known?.epoch !== open.producerEpoch || (known.state !== 'CompleteCommit' && known.state !== 'CompleteAbort')) continue
-      await writeMarker(connection, open, known.state === 'CompleteCommit')
-      ended.push(`${open.topic} partition ${open.partition} (${known.state === 'CompleteCommit' ? 'committed' : 'aborted'})`)
+    for (const open of (await openTransactions(connection, all)).filter((now) => lasting.some((then) => same(now, then)))) {
+      const outcome = outcomeOf(open, log)
+      if (!outcome) continue
+      await writeMarker(connection, open, outcome === 'commit')
+      ended.push(`${open.topic} partition ${open.partition} (${outcome === 'commit' ? 'committed' : 'aborted'})`)
     }
     return ended
   } finally {

@@ -8,7 +8,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault, toError } from '@frameloop/kit/fault'
+import { Fault, rootMessage, toError } from '@frameloop/kit/fault'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
 import { backoffPause } from '@frameloop/kit/retry'
 import type { EpochMs, Ms } from '@frameloop/kit/units'
@@ -24,7 +24,7 @@ export interface Program {
   readonly gid?: number
   /** SIGTERM unless stated. */
   readonly stopSignal?: NodeJS.Signals
-  /** A real operation that only works when the program does. */
+  /** A real operation that only works when the program does; throws where it can tell why it does not. */
   readonly ready: () => Promise<boolean>
   readonly readyWithin?: Ms
   /** Done each time it has become ready, until the signal: the program ended, or everything does. Failures are its own business. */
@@ -76,9 +76,15 @@ export class Supervisor {
     this.#watch(running)
     this.#remember()
     const limit = program.readyWithin ?? 90_000
-    while (!(await program.ready().catch(() => false))) {
+    let why = 'no answer'
+    const isReady = (): Promise<boolean> =>
+      program.ready().catch((thrown: unknown) => {
+        why = rootMessage(thrown)
+        return false
+      })
+    while (!(await isReady())) {
       if (this.#ending) throw new Fault('PART_NOT_READY', `${program.name} was stopped before it was ready`)
-      if (Date.now() - since > limit) throw new Fault('PART_NOT_READY', `${program.name} was not ready after ${limit / 1000} s`, { name: program.name })
+      if (Date.now() - since > limit) throw new Fault('PART_NOT_READY', `${program.name} was not ready after ${limit / 1000} s (${why})`, { name: program.name })
       if (running.restarts > 4) throw new Fault('PART_NOT_READY', `${program.name} ended ${running.restarts} times before it was ready`, { name: program.name })
       await sleep(60)
     }

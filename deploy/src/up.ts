@@ -14,6 +14,7 @@ import { IngestSettings, ServeSettings } from '@frameloop/cloud/config'
 import type { AgentSettings } from '@frameloop/edge-agent/config'
 import { readConfig, variableName } from '@frameloop/kit/config'
 import { Fault } from '@frameloop/kit/fault'
+import type { NotReady } from '@frameloop/kit/health'
 import { type Log, openLog } from '@frameloop/kit/log'
 import { openObjectStore } from '@frameloop/kit/object-store'
 import { openPool } from '@frameloop/kit/postgres'
@@ -249,7 +250,11 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
     args: ['--enable-source-maps', ...(program === 'processor' ? stageFlags : []), join(build, `${program}.mjs`), ...args],
     cwd: root,
     env: { ...environment, PORT: String(portOf(name)), TF_CPP_MIN_LOG_LEVEL: '2', NODE_NO_WARNINGS: '1' },
-    ready: async () => (await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })).ok,
+    ready: async () => {
+      const response = await fetch(`${health[name]}/readyz`, { signal: AbortSignal.timeout(2_000) })
+      if (!response.ok) throw new Error(Object.values(((await response.json()) as { waiting: NotReady }).waiting).join(', '))
+      return true
+    },
   })
   say('processes:')
   // settings of their own, such as CLIP_FRAMES or API_KEYS, are handed on; where they listen and what they are called is ours to say
