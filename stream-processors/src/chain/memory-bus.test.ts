@@ -124,7 +124,7 @@ test('R1: partitions that are taken back and given out again while a batch is wo
   await stage.stop()
 })
 
-test('R4: what is too large to be sent on holds up nobody: its value is kept apart, and its dead letter says where', async () => {
+test('R4: what is too large to be sent on holds up nobody: its value is kept apart, its dead letter says where, and it is remembered as refused', async () => {
   const scene = await openScene(world, 'large')
   await scene.send(4)
   await scene.send(1, () => 'x'.repeat(9_000_000))
@@ -132,6 +132,7 @@ test('R4: what is too large to be sent on holds up nobody: its value is kept apa
   const stage = scene.run()
   const all = await until(async () => [...(await scene.cameOut()).values()].flat().length === 12 || undefined, 30_000, 20)
   expect(all).toBe(true)
+  for (const out of (await scene.cameOut()).values()) expect(out.map(([number]) => number)).toEqual(out.map((_, at) => at + 1))
   const [letter, ...others] = await scene.deadLetters()
   expect(others).toEqual([])
   expect(letter).toMatchObject({

@@ -286,10 +286,30 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     return { ...letter, key: record.key.slice(0, 200), value: Buffer.alloc(0), headers: { ...ours, 'fl-value': `${place.bucket}/${place.key}` } }
   }
 
-  const outputsOf = async (worked: readonly Worked[]): Promise<Produced[]> => {
+  /** A record's final outcome, with what is remembered of its key; asked once more, it is judged again from where it stood. */
+  const judgeOf = ({ record, incoming }: Worked, memory: Memory | undefined): ((outcome: Outcome) => Outcome) => {
+    if (!stage.memory || !memory || !incoming) return (outcome) => outcome
+    const { keyOf, judge } = stage.memory
+    const own = incoming as unknown as Incoming<Name>
+    const key = keyOf(own.event)
+    const before = memory.get(record.partition, key)
+    return (worked) => {
+      const { outcome, remember } = judge(own, worked, before)
+      memory.set(record.partition, key, remember)
+      return outcome
+    }
+  }
+
+  /** Judges in order, and encodes what comes out; undefined when memory has become another one's meanwhile. */
+  const outputsOf = async (worked: readonly Worked[], memory: Memory | undefined, isCurrent: () => boolean): Promise<Produced[] | undefined> => {
     const produced: Produced[] = []
     const emitted = new Map<string, number>()
-    for (const { record, outcome } of worked) {
+    for (const item of worked) {
+      // memory was read anew with an assignment that came meanwhile, and knows nothing of what is thrown away here
+      if (!isCurrent()) return undefined
+      const { record } = item
+      const judge = judgeOf(item, memory)
+      const outcome = judge(item.outcome)
       if (outcome.kind === 'reject') produced.push(await deadLetter(record, outcome.reason, outcome.message))
       else if (outcome.kind === 'emit') {
         const traceparent = childTraceparent(record.headers['traceparent'])
@@ -308,8 +328,12 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         } catch (thrown) {
           // a registry that is away, or holds another schema than ours: that is for somebody to mend, and no word about this record
           if (thrown instanceof Fault && ['REGISTRY_UNAVAILABLE', 'SCHEMA_INCOMPATIBLE'].includes(thrown.code)) throw thrown
-          // what a stranger sent can pass a stage and still not be written: a time that is none, a text where a number belongs
-          produced.push(await deadLetter(record, 'OUTPUT_INVALID', rootMessage(thrown)))
+          if (!isCurrent()) return undefined
+          // what a stranger sent can pass a stage and still not be written: a time that is none, a text where a number belongs.
+          // It is remembered as refused: what was seen and let through is not let through again when somebody sends it again
+          const refused = { kind: 'reject', reason: 'OUTPUT_INVALID', message: rootMessage(thrown) } as const
+          judge(refused)
+          produced.push(await deadLetter(record, refused.reason, refused.message))
         }
       }
     }
@@ -500,26 +524,19 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         const givenUp = isAlone && records[0] ? await tryAlone(records[0]) : undefined
         const worked = givenUp ? [givenUp] : await (taken.worked ?? begin(records))
         await onStep('worked')
-        // memory was read anew with an assignment that came meanwhile, and knows nothing of what is thrown away here
-        if (consumer.generation !== generation) continue
+        const isCurrent = (): boolean => consumer.generation === generation
+        if (!isCurrent()) continue
         const { settled, waiting: blocked } = cutAtWaiting(worked)
-        const judged = settled.map((item): Worked => {
-          if (!stage.memory || !memory || !item.incoming) return item
-          const incoming = item.incoming as unknown as Incoming<Name>
-          const key = stage.memory.keyOf(incoming.event)
-          const { outcome, remember } = stage.memory.judge(incoming, item.outcome, memory.get(item.record.partition, key))
-          memory.set(item.record.partition, key, remember)
-          return { ...item, outcome }
-        })
         if (settled.length > 0) {
           // what comes after a record that waits must not be taken before it
           taking = blocked.length === 0 && !isAlone ? takeAhead() : undefined
           taking?.catch(() => {})
-          const produced = [...(await outputsOf(judged)), ...(memory?.changes() ?? [])]
-          if (consumer.generation !== generation) {
+          const outputs = await outputsOf(settled, memory, isCurrent)
+          if (!outputs || !isCurrent()) {
             ahead = await taking
             continue
           }
+          const produced = [...outputs, ...(memory?.changes() ?? [])]
           // work that was cut short by our own end is no verdict on a record
           if (signal.aborted) return
           const offsets = nextOffsets(settled.map(({ record }) => record))
