@@ -172,7 +172,7 @@ test('the ledger is clean, and fails on a record that was announced and is nowhe
     health: [],
     uploadError: '',
   }
-  const about = { agentId: 'gap-agent', siteId: 'test', version: 'test', desiredVersion: '', desiredError: '', clockSkewMs: 0, announceError: '' }
+  const about = { agentId: 'gap-agent', siteId: 'test', version: 'test', desiredVersion: '', desiredError: '', clockSkewMs: 0, announceError: '', oldestWaitingAt: 0 }
   const report = { ...about, reportedAt: Date.now(), spoolBytes: 0, spoolFrames: 0, spoolCapacityBytes: 1, cameras: [camera] }
   await producer.send({ topic: 'agents.reported', messages: [{ key: 'gap-agent', value: await codec.encode('agents.reported', 'AgentReported', report) }] })
   const picture = Buffer.from('any bytes')

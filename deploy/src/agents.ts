@@ -1,6 +1,6 @@
 /** `frameloop agents list | set`: what agents report, and what they should do. */
 import { wantedOf } from '@frameloop/edge-agent/config'
-import { isCurrent } from '@frameloop/edge-agent/report'
+import { isCurrent, waitingText } from '@frameloop/edge-agent/report'
 import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
@@ -24,7 +24,8 @@ export async function listAgents(brokers: string, codec: Codec): Promise<AgentRe
 export function showAgents(agents: readonly AgentReported[], now: number): string {
   if (agents.length === 0) return 'No agent has reported yet.'
   return agents
-    .map(({ agentId, siteId, version, reportedAt, spoolFrames, cameras, desiredVersion, desiredError, announceError }) => {
+    .map((report) => {
+      const { agentId, siteId, version, reportedAt, cameras, desiredVersion, desiredError, announceError } = report
       const current = cameras.filter(isCurrent)
       const lines = current.map(
         ({ cameraId, state, message, framesPerSecond, health, uploadError }) =>
@@ -32,7 +33,7 @@ export function showAgents(agents: readonly AgentReported[], now: number): strin
       )
       const runs = desiredVersion ? `wanted settings ${desiredVersion}` : 'its own file'
       return [
-        `${agentId} of ${siteId}, version ${version}, reported ${Math.round((now - reportedAt) / 1000)} s ago, ${spoolFrames} frames wait, runs ${runs}`,
+        `${agentId} of ${siteId}, version ${version}, reported ${Math.round((now - reportedAt) / 1000)} s ago, ${waitingText(report, reportedAt)}, runs ${runs}`,
         ...(announceError ? [`  its frames wait for Kafka: ${announceError}`] : []),
         ...(desiredError ? [`  does not run ${desiredError}`] : []),
         ...lines,

@@ -13,7 +13,7 @@ import { type FoundCamera, findCameras } from './capture/onvif.ts'
 import { checkAll, showChecks } from './check.ts'
 import { readAgentConfig, usualConfig, withoutSecrets, writeFirstConfig } from './config.ts'
 import { installService, type ServiceFlags, unitOf } from './install-service.ts'
-import { isCurrent } from './report.ts'
+import { isCurrent, waitingText } from './report.ts'
 import { runAgent } from './run.ts'
 import { takeSnapshot } from './snapshot.ts'
 import { Spool } from './spool/spool.ts'
@@ -136,7 +136,7 @@ async function status(flags: { readonly config?: string; readonly json?: boolean
   }
   const current = report.cameras.filter(isCurrent)
   print(`agent ${report.agentId} of ${report.siteId}, process ${report.pid}`)
-  print(`spool ${report.spoolFrames} frames, ${showBytes(report.spoolBytes)} of ${showBytes(report.spoolCapacityBytes)}`)
+  print(`spool ${waitingText(report, Date.now())}, ${showBytes(report.spoolBytes)} of ${showBytes(report.spoolCapacityBytes)}`)
   if (Math.abs(report.clockSkewMs) > 5_000) print(`its clock is ${showMs(Math.abs(report.clockSkewMs))} ${report.clockSkewMs > 0 ? 'ahead' : 'behind'}`)
   if (report.desiredVersion) print(`runs the wanted settings ${report.desiredVersion}`)
   if (report.announceError) print(`frames wait for Kafka: ${report.announceError}`)

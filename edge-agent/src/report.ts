@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Producer } from '@frameloop/kit/kafka'
 import type { Log } from '@frameloop/kit/log'
-import type { EpochMs, Ms } from '@frameloop/kit/units'
+import { type EpochMs, type Ms, showMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { topics } from '@frameloop/schemas/topics'
@@ -18,6 +18,11 @@ const earlierEpoch = 'an earlier epoch'
 /** Whether a reported camera runs, and is not only remembered until all of its frames are delivered. */
 export function isCurrent({ message }: { readonly message: string }): boolean {
   return message !== earlierEpoch
+}
+
+/** How many frames wait, and since when the oldest of them does. */
+export function waitingText({ spoolFrames, oldestWaitingAt }: Pick<AgentReported, 'spoolFrames' | 'oldestWaitingAt'>, now: EpochMs): string {
+  return `${spoolFrames} frames wait${oldestWaitingAt > 0 ? `, the oldest for ${showMs(Math.max(0, now - oldestWaitingAt))}` : ''}`
 }
 
 export interface AboutAgent {
@@ -43,6 +48,7 @@ export function reportOf(cameras: readonly Camera[], spool: Spool, { desired, cl
     desiredError: desired.error,
     clockSkewMs: Math.round(clock.skew),
     announceError: troubles.announcements,
+    oldestWaitingAt: spool.oldestAt,
     cameras: [
       ...cameras.map((camera) => {
         const counter = counters.find(({ cameraId, epoch }) => cameraId === camera.settings.id && epoch === camera.epoch)

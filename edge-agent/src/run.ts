@@ -124,6 +124,14 @@ export async function runAgent(file: string): Promise<void> {
           this.set(spool.size.bytes)
         },
       })
+      new Gauge({
+        name: 'frameloop_agent_lag_seconds',
+        help: 'Age of the oldest frame that waits in the spool',
+        registers: [metrics],
+        collect() {
+          this.set(spool.oldestAt > 0 ? Math.max(0, Date.now() - spool.oldestAt) / 1000 : 0)
+        },
+      })
 
       const troubles: Troubles = { uploads: new Map(), announcements: '' }
       // the cloud may be away for days: capturing does not wait for it

@@ -27,10 +27,13 @@ export function showBytes(bytes: Bytes): string {
   return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[at]}`
 }
 
-/** `92400` → `1 min 32 s`: for people. */
+/** `92400` → `1 min 32 s`, `93600000` → `1 d 2 h`: for people. */
 export function showMs(ms: Ms): string {
   if (ms < 999.5) return `${Math.round(ms)} ms`
   if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`
   const seconds = Math.round(ms / 1000)
-  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`
+  if (seconds < 60) return `${seconds} s`
+  if (seconds < 3_600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`
+  const minutes = Math.round(seconds / 60)
+  return minutes < 1_440 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.floor(minutes / 1_440)} d ${Math.floor((minutes % 1_440) / 60)} h`
 }

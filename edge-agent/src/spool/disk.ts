@@ -1,6 +1,7 @@
 /** What the spool does to a disk, in one place: so that tests can record it, and make it fail. */
-import { closeSync, fdatasync, fsyncSync, openSync, rmSync, writev } from 'node:fs'
+import { closeSync, fdatasync, fsyncSync, ftruncateSync, openSync, rmSync, writev } from 'node:fs'
 import { promisify } from 'node:util'
+import type { Bytes } from '@frameloop/kit/units'
 
 const write = promisify(writev)
 const sync = promisify(fdatasync)
@@ -11,6 +12,8 @@ export interface Disk {
   /** All of it or an error: a disk that fills up takes a part first, and says so only when asked again. */
   write(file: number, parts: readonly Buffer[]): Promise<void>
   sync(file: number): Promise<void>
+  /** Takes off what lies behind `length`. */
+  cut(file: number, length: Bytes): void
   /** So that the names in it are durable. */
   syncFolder(path: string): void
   remove(path: string): void
@@ -30,6 +33,7 @@ export const realDisk: Disk = {
     }
   },
   sync: (file) => sync(file),
+  cut: (file, length) => ftruncateSync(file, length),
   syncFolder(path) {
     const folder = openSync(path, 'r')
     try {

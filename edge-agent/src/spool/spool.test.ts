@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { sha256Hex } from '@frameloop/kit/digest'
@@ -7,7 +7,7 @@ import { randomOf } from '@frameloop/kit/random'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { exportFrames } from '../spool-commands.ts'
 import { chooseEvictions } from './budget.ts'
-import type { FrameHead } from './contents.ts'
+import type { Entry, FrameHead } from './contents.ts'
 import { type Disk, realDisk } from './disk.ts'
 import { encodeRecord } from './log-file.ts'
 import { Spool } from './spool.ts'
@@ -15,7 +15,8 @@ import { Spool } from './spool.ts'
 const log = openLog('test', 'silent')
 let folder = ''
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'frameloop-spool-'))
+  // in memory where there is such a place: what is lost here is lost by those who write, not by the disk of this machine
+  folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'frameloop-spool-'))
 })
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
@@ -358,6 +359,57 @@ test('a disk that is nearly full takes no more, gives nothing up, and keeps what
   expect(seqs(full)).toEqual([1])
   expect(full.losses()).toEqual([])
   await full.close()
+})
+
+test.each([2, 4])('a disk that others have filled, after %i frames, refuses frames, and what was delivered is noted once there is room', async (before) => {
+  let isFull = false
+  const disk: Disk = {
+    ...realDisk,
+    async write(file, parts) {
+      // a part of it goes in
+      if (isFull) await realDisk.write(file, [(parts[0] as Buffer).subarray(0, 7)])
+      if (isFull) throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+      await realDisk.write(file, parts)
+    },
+  }
+  const spool = await open(1_000_000, folder, disk)
+  const [first] = await Promise.all(Array.from({ length: before }, (_, at) => spool.append(aHead(at + 1), bytes(at + 1))))
+  isFull = true
+  await expect(spool.append(aHead(9), bytes(9))).rejects.toMatchObject({ code: 'SPOOL_FULL' })
+  let isNoted = false
+  const noted = Promise.all([spool.markStored(first as Entry, 'v'), spool.markAnnounced([first as Entry])]).then(() => {
+    isNoted = true
+  })
+  await expect(spool.append(aHead(9), bytes(9))).rejects.toMatchObject({ code: 'SPOOL_FULL' })
+  expect(isNoted).toBe(false)
+  isFull = false
+  await noted
+  await spool.append(aHead(before + 1), bytes(before + 1))
+  const left = Array.from({ length: before }, (_, at) => at + 2)
+  expect(seqs(spool)).toEqual(left)
+  rmSync(join(folder, 'lock'))
+  const again = await open()
+  expect(seqs(again)).toEqual(left)
+  for (const entry of again.entries) expect((await again.read(entry)).equals(bytes(entry.seq))).toBe(true)
+  expect(again.losses()).toEqual([])
+  expect(again.oldestAt).toBe(1_002)
+  await again.close()
+})
+
+test('what comes all at once is written in pieces of some megabytes', async () => {
+  const commits: number[] = []
+  const disk: Disk = {
+    ...realDisk,
+    async write(file, parts) {
+      commits.push(parts.reduce((sum, part) => sum + part.length, 0))
+      await realDisk.write(file, parts)
+    },
+  }
+  const spool = await Spool.open({ folder, capacity: 1_000_000_000, segmentBytes: 64_000_000, disk }, log)
+  await Promise.all(Array.from({ length: 30 }, (_, at) => spool.append(aHead(at + 1), Buffer.alloc(1_000_000, at))))
+  expect(Math.max(...commits)).toBeLessThanOrEqual(8_000_000)
+  expect(commits.length).toBeLessThan(10)
+  await spool.close()
 })
 
 test('nothing is evicted while there is room', () => {

@@ -7,7 +7,8 @@
  * S1  `append` resolves only when the frame is on disk (fdatasync returned).
  * S2  After any crash, what was resolved is found again; a torn tail is cut off; a broken record in the middle is told as lost.
  * S3  A frame is forgotten only when both acknowledgements stand in the log.
- * S4  A write or sync that failed is never called done: the spool refuses everything from then on.
+ * S4  A write or sync that failed is never called done: the spool refuses everything from then on. A write that found the disk
+ *     full is taken back: frames are refused, and what is said about others waits until there is room.
  * S5  Segments are deleted oldest first and only when all their frames are forgotten or moved, so that no acknowledgement
  *     goes before the frame it belongs to.
  * S6  Every segment begins with the counters of all epochs still of interest and the losses to be told: both survive the
@@ -32,13 +33,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { setImmediate as immediate } from 'node:timers/promises'
+import { setImmediate as immediate, setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { sha256Hex } from '@frameloop/kit/digest'
 import { Fault, toError } from '@frameloop/kit/fault'
 import type { Log } from '@frameloop/kit/log'
 import { isSameProcess, startTicks } from '@frameloop/kit/process-identity'
-import type { Bytes, Ms } from '@frameloop/kit/units'
+import type { Bytes, EpochMs, Ms } from '@frameloop/kit/units'
 import { chooseEvictions } from './budget.ts'
 import {
   type Account,
@@ -69,6 +70,10 @@ const mostMoved = 5
 const movedAtOnce: Bytes = 1_000_000
 /** How long records that nobody waits for are gathered. */
 const unhurried: Ms = 50
+/** What goes out in one write, beyond a single record. */
+const commitBytes: Bytes = 8_000_000
+/** Between two looks at a disk that is full. */
+const fullPause: Ms = 500
 
 export interface SpoolSettings {
   readonly folder: string
@@ -82,10 +87,14 @@ export interface SpoolSettings {
 }
 
 interface Waiting {
+  readonly kind: SpoolRecord['kind']
   readonly parts: readonly Buffer[]
   readonly done: (segment: number, bodyAt: Bytes) => void
   readonly failed: (error: Error) => void
 }
+
+const sizeOf = (parts: readonly Buffer[]): Bytes => parts.reduce((sum, part) => sum + part.length, 0)
+const isDiskFull = (thrown: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes((thrown as NodeJS.ErrnoException).code ?? '')
 
 const sector: Bytes = 4_096
 
@@ -153,6 +162,8 @@ export class Spool {
   /** Of the disk, when it was last asked. */
   #free = { at: Number.NEGATIVE_INFINITY, bytes: 0, logBytes: 0 }
   #broken: Error | undefined
+  /** The disk has refused what was written last. */
+  #isFull = false
   readonly #wake = new Set<() => void>()
 
   private constructor(settings: SpoolSettings, log: Log) {
@@ -222,6 +233,12 @@ export class Spool {
     return { frames, bytes: waitingBytes, capacity: this.#settings.capacity, logBytes }
   }
 
+  /** When the oldest frame that waits was captured; 0 where none does. */
+  get oldestAt(): EpochMs {
+    const first = this.entries.next()
+    return first.done ? 0 : first.value.head.capturedAt
+  }
+
   get counters(): readonly EpochCounter[] {
     return this.#contents.counters
   }
@@ -269,16 +286,16 @@ export class Spool {
     const room = this.#room(free)
     const used = (): Bytes => this.#contents.waitingBytes + this.#arriving
     this.#moveCredit = Math.min(this.#moveCredit + mostMoved * length, Math.max(capacity, segmentBytes))
-    const isDiskFull = free < keepFree + length
-    if (mayEvict && !isDiskFull && used() + length > room) {
+    const hasNoRoom = free < keepFree + length
+    if (mayEvict && !hasNoRoom && used() + length > room) {
       const chosen = chooseEvictions([...this.entries], used(), length, room)
       // nothing is given up for what does not fit all the same
       if (used() + length - chosen.reduce((sum, entry) => sum + entry.bytes, 0) <= room) for (const entry of chosen) this.#lose(entry, 'evicted')
     }
     // on a full disk for as long as there is a segment's worth of what is no longer needed
-    const limit = isDiskFull ? this.#contents.waitingBytes + segmentBytes : room * slack + segmentBytes
+    const limit = hasNoRoom ? this.#contents.waitingBytes + segmentBytes : room * slack + segmentBytes
     this.#shrink(limit, free)
-    if (isDiskFull) throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })
+    if (hasNoRoom) throw new Fault('SPOOL_FULL', `The disk of the spool has ${free} bytes left, and ${keepFree} are to stay free`, { cameraId: head.cameraId })
     if (used() + length > room)
       throw new Fault('SPOOL_FULL', `The spool holds ${used()} of ${Math.floor(room)} bytes and nothing in it may be given up`, { cameraId: head.cameraId })
     this.#arriving += length
@@ -443,17 +460,25 @@ export class Spool {
   }
 
   async #startSegment(): Promise<void> {
-    if (this.#file >= 0) closeSync(this.#file)
-    this.#segment += 1
     const { folder } = this.#settings
-    this.#file = this.#disk.create(join(folder, segmentName(this.#segment)))
-    this.#contents.grow(this.#segment, 0)
+    const segment = this.#segment + 1
+    const path = join(folder, segmentName(segment))
     const header = encodeRecord(kinds.opened, this.#contents.opening(this.#unwritten), new Uint8Array())
-    await this.#disk.write(this.#file, header)
-    await this.#disk.sync(this.#file)
-    this.#disk.syncFolder(folder)
-    this.#size = header.reduce((sum, part) => sum + part.length, 0)
-    this.#contents.grow(this.#segment, this.#size)
+    const file = this.#disk.create(path)
+    try {
+      await this.#disk.write(file, header)
+      await this.#disk.sync(file)
+      this.#disk.syncFolder(folder)
+    } catch (thrown) {
+      closeSync(file)
+      this.#disk.remove(path)
+      throw thrown
+    }
+    if (this.#file >= 0) closeSync(this.#file)
+    this.#segment = segment
+    this.#file = file
+    this.#size = sizeOf(header)
+    this.#contents.grow(segment, this.#size)
     this.#dropOldSegments()
   }
 
@@ -534,6 +559,7 @@ export class Spool {
         return
       }
       this.#queue.push({
+        kind: record.kind,
         parts: encodeRecord(kinds[record.kind], record.head, body, digestIn(record) !== ''),
         done: (segment, bodyAt) => resolve({ segment, bodyAt }),
         failed: reject,
@@ -552,11 +578,32 @@ export class Spool {
     })
   }
 
-  /** Group commit: all that waits goes out in one writev and one fdatasync. */
+  /** As much of what waits as goes out at once. */
+  #nextBatch(): readonly Waiting[] {
+    let bytes: Bytes = 0
+    const end = this.#queue.findIndex(({ parts }, at) => {
+      bytes += sizeOf(parts)
+      return at > 0 && bytes > commitBytes
+    })
+    return this.#queue.splice(0, end < 0 ? this.#queue.length : end)
+  }
+
+  /** S4: nothing of the batch was promised; what was written of it is taken back, or it throws. */
+  async #waitForRoom(batch: readonly Waiting[], thrown: unknown): Promise<void> {
+    this.#disk.cut(this.#file, this.#size)
+    if (!this.#isFull) this.#log.error({ err: thrown }, 'the disk of the spool is full; what is delivered stays in it until there is room to note that')
+    this.#isFull = true
+    const full = new Fault('SPOOL_FULL', 'The disk of the spool is full', {}, thrown)
+    for (const { kind, failed } of batch) if (kind === 'frame') failed(full)
+    this.#queue.unshift(...batch.filter(({ kind }) => kind !== 'frame'))
+    await sleep(fullPause)
+  }
+
+  /** Group commit: what waits goes out in one writev and one fdatasync. */
   async #flush(): Promise<void> {
     while (this.#queue.length > 0) {
-      const batch = this.#queue
-      this.#queue = []
+      const batch = this.#nextBatch()
+      let isWritten = false
       try {
         if (this.#size > this.#settings.segmentBytes) {
           // those whose records are on disk must have counted them before the counters are written
@@ -567,16 +614,21 @@ export class Spool {
           this.#file,
           batch.flatMap(({ parts }) => parts as Buffer[]),
         )
+        isWritten = true
         await this.#disk.sync(this.#file)
+        this.#isFull = false
       } catch (thrown) {
-        this.#broken = toError(thrown)
-        this.#log.error({ err: thrown }, 'spool write failed')
-        for (const waiting of [...batch, ...this.#queue]) waiting.failed(new Fault('SPOOL_BROKEN', `The spool could not be written: ${this.#broken.message}`, {}, thrown))
+        const mayWait = !isWritten && isDiskFull(thrown) && !this.#isClosing
+        const failure = mayWait ? await this.#waitForRoom(batch, thrown).catch(toError) : thrown
+        if (failure === undefined) continue
+        this.#broken = toError(failure)
+        this.#log.error({ err: failure }, 'spool write failed')
+        for (const waiting of [...batch, ...this.#queue]) waiting.failed(new Fault('SPOOL_BROKEN', `The spool could not be written: ${this.#broken.message}`, {}, failure))
         this.#queue = []
         return
       }
       for (const { parts, done } of batch) {
-        const length = parts.reduce((sum, part) => sum + part.length, 0)
+        const length = sizeOf(parts)
         done(this.#segment, this.#size + length - (parts[1]?.length ?? 0))
         this.#size += length
         this.#contents.grow(this.#segment, length)
