@@ -17,7 +17,7 @@ export default defineConfig({
   test: {
     sequence: { sequencer: ByNumber },
     projects: [
-      { test: { name: 'unit', include: ['*/src/**/*.test.ts', 'cloud/client/src/**/*.test.ts'], isolate: false, testTimeout: 60_000 } },
+      { test: { name: 'unit', include: ['*/src/**/*.test.ts', 'cloud/client/src/**/*.test.ts'], isolate: false, maxWorkers: 2, testTimeout: 60_000 } },
       { test: { name: 'faults', include: ['deploy/faults/**/*.test.ts'], ...slow } },
       { test: { name: 'soak', include: ['deploy/soak/**/*.test.ts'], ...slow, testTimeout: 7_200_000 } },
       { test: { name: 'e2e', include: ['deploy/e2e/**/*.test.ts'], globalSetup: ['deploy/e2e/stack.ts'], ...slow } },
