@@ -1,10 +1,17 @@
 /** What other programs ask of inference: pictures, tensors by a client that was written for Triton, and rubbish. */
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { connectTo, type FeedMessage, type FeedWish, type LivePrediction } from '@frameloop/client'
 import { openMlflow } from '@frameloop/cloud/models/mlflow'
+import { type Example, modelFileNames } from '@frameloop/cloud/models/model-files'
 import { placeOf } from '@frameloop/cloud/models/model-slots'
+import { differenceOf, engineNames, openPredictor } from '@frameloop/cloud/models/predictor'
+import { objectStoreOf } from '@frameloop/kit/object-store'
+import type { FeaturesPrepared } from '@frameloop/schemas/events'
 import { chromium } from 'playwright-core'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
@@ -267,6 +274,41 @@ test('files that MLflow does not have are missing, and MLflow is not away', asyn
   await expect(openMlflow(env('MLFLOW_TRACKING_URI')).getFiles(artifacts, 'model', ['model.onnx'])).rejects.toMatchObject({ code: 'NOT_FOUND' })
 })
 
+test('every engine answers the zones of real frames alike', async () => {
+  const task = 'pedestrians'
+  const champion = await soon(() =>
+    one<{ digest: string; artifact_path: string; preprocessing: string }>(
+      "select m.digest, m.artifact_path, m.preprocessing from roles_now r join model_versions m on m.task = r.task and m.version = r.version where r.task = $1 and r.alias = 'champion'",
+      [task],
+    ),
+  )
+  const files = await openMlflow(env('MLFLOW_TRACKING_URI')).getFiles(champion.artifact_path, 'model', modelFileNames)
+  const { rows } = await pool.query<{ camera_id: string; bucket: string; object_key: string; zones: FeaturesPrepared['zones'] }>(
+    'select camera_id, bucket, object_key, zones from features where preprocessing = $1 order by frame_id limit 60',
+    [champion.preprocessing],
+  )
+  const store = objectStoreOf(state.environment)
+  const examples: Example[] = []
+  for (const { camera_id: camera, bucket, object_key: key, zones } of rows) {
+    const packed = await store.get(bucket, key)
+    for (const { zone, tasks, offset, shape } of zones)
+      if (tasks.includes(task)) examples.push({ referenceKey: `${camera} ${zone}`, pixels: packed.subarray(offset, offset + shape.reduce((product, side) => product * side, 1)) })
+  }
+  store.close()
+  expect(examples.length).toBeGreaterThan(100)
+  const [first = [], ...others] = await Promise.all(
+    engineNames.map(async (engine) => {
+      const predictor = await openPredictor(files, champion.digest, [engine])
+      const scores = await predictor.predict(examples)
+      await predictor.dispose()
+      return scores
+    }),
+  )
+  // they were given something to tell apart
+  expect(new Set(first.map((scores = []) => scores.indexOf(Math.max(...scores)))).size).toBeGreaterThan(1)
+  for (const scores of others) for (const [at, one = []] of first.entries()) expect(differenceOf(one, scores[at] ?? [])).toBeLessThan(1e-4)
+})
+
 test('a challenger answers its share of the live frames in the place of the champion, a shadow on record only', async () => {
   const { task } = await served()
   await frameloop('train', task, '--seed', '2', '--wait')
@@ -370,6 +412,23 @@ test.each([
   await new Promise((resolve) => socket.once('close', resolve))
   clearInterval(drip)
   expect(Date.now() - began).toBeLessThan(10_500)
+})
+
+test('who sends more than there is room for is told when to come again, and is answered then', async () => {
+  const { task } = await served()
+  const { jpeg } = await aJpeg(task)
+  const address = `${serve}/v1/models/${task}/predict`
+  const asking = Array.from({ length: 15 }, () => {
+    const one = request(address, { method: 'POST', headers: { 'content-type': 'image/jpeg', 'content-length': 20_000_000 } })
+    one.on('error', () => {})
+    one.write(Buffer.alloc(19_000_000))
+    return one
+  })
+  const refused = await Promise.race(asking.map(async (one) => ((await once(one, 'response')) as [IncomingMessage])[0]))
+  expect(refused).toMatchObject({ statusCode: 429, headers: { 'retry-after': '1' } })
+  expect(JSON.parse(await text(refused))).toMatchObject({ code: 'OVERLOADED', detail: expect.stringContaining('are coming already') as unknown })
+  for (const one of asking) one.destroy()
+  await soon(async () => ((await post(`/v1/models/${task}/predict`, jpeg, { 'content-type': 'image/jpeg' }))[0] === 200 ? true : undefined), 10_000)
 })
 
 test('where keys are asked for nobody gets in without one, a key reaches what it names, and a ticket holds once', async () => {

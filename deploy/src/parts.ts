@@ -65,6 +65,8 @@ export async function prepareKafka(
     'transaction.state.log.replication.factor': 1,
     'transaction.state.log.min.isr': 1,
     'transaction.state.log.num.partitions': 4,
+    // read from its beginning after a crash (`hanging-transactions.ts`)
+    'transaction.state.log.segment.bytes': 16_777_216,
     'share.coordinator.state.topic.replication.factor': 1,
     'share.coordinator.state.topic.min.isr': 1,
     'share.coordinator.state.topic.num.partitions': 4,

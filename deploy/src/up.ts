@@ -92,7 +92,10 @@ const environmentText = (name: string): string => `\${${name}}`
 const partNames = ['postgres', 'kafka', 'kafkaController', 'registry', 'registryManagement', 's3', 's3Master', 's3Volume', 's3Filer', 's3Admin', 's3Metrics', 'mlflow'] as const
 export const processNames = ['agent', 'validate', 'extract', 'features', 'catalog', 'archive', 'labels', 'train', 'serve', 'ingest', 'watch', 'console'] as const
 
-/** Batches live for a tenth of a second: where short-lived objects have room for one, they are not copied around (a fifth of a small record's CPU time). */
+/**
+ * Of programs through which thousands of small records or requests go each second: where short-lived objects have room for what
+ * is under way, they are not copied around (a fifth of a small record's CPU time).
+ */
 export const stageFlags = ['--max-semi-space-size=32']
 
 export interface RunningStack {
@@ -247,7 +250,7 @@ async function startAll(home: Home, options: UpOptions, supervisor: Supervisor):
   const processOf = (name: string, program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Program => ({
     name,
     command: process.execPath,
-    args: ['--enable-source-maps', ...(program === 'processor' ? stageFlags : []), join(build, `${program}.mjs`), ...args],
+    args: ['--enable-source-maps', ...(program === 'processor' || program === 'serve' ? stageFlags : []), join(build, `${program}.mjs`), ...args],
     cwd: root,
     env: { ...environment, PORT: String(portOf(name)), TF_CPP_MIN_LOG_LEVEL: '2', NODE_NO_WARNINGS: '1' },
     ready: async () => {

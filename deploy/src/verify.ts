@@ -139,13 +139,13 @@ async function checkObjects(
 /** SQL: how often what the hop `h` is about was sent again on these topics, where it lies once more each time, as it should. */
 const sentAgain = (topicNames: string): string =>
   `(select count(*) from redrives r join dead_letters d using (topic, partition, record_offset) where d.subject_id = h.subject_id and d.origin_topic in (${topicNames}))`
-const [extracted, validated] = ["'frames.extracted', 'frames.extracted.backfill'", "'media.validated', 'media.validated.backfill'"]
+const [prepared, extracted, validated] = ["'features.prepared'", "'frames.extracted', 'frames.extracted.backfill'", "'media.validated', 'media.validated.backfill'"]
 
 async function checkRows(pool: Pool, from: Date, to: Date): Promise<Finding[]> {
   const { rows } = await pool.query<{ kind: Finding['kind']; what: string; detail: string }>(
     `select 'duplicate' as kind, 'frame ' || subject_id as what, count(*) || ' records on features.prepared for ' || max(f.n) || ' preprocessings' as detail
        from hops h join (select frame_id, count(*) as n from features where frame_at >= $1 and frame_at < $2 group by frame_id) f on f.frame_id = h.subject_id
-       where h.topic = 'features.prepared' group by subject_id having count(*) > max(f.n)
+       where h.topic = ${prepared} group by h.subject_id having count(*) > max(f.n) + ${sentAgain(prepared)}
      union all
      select 'duplicate', 'frame ' || subject_id, count(*) || ' records of the frame extracted'
        from hops h join frames f on f.frame_id = h.subject_id where h.topic in (${extracted}) and f.frame_at >= $1 and f.frame_at < $2 group by h.subject_id having count(*) > 1 + ${sentAgain(extracted)}

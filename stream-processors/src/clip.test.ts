@@ -5,9 +5,11 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { chooseFrames, endsEarly, extractPictures, probeClip } from './clip.ts'
+import { chooseFrames, endsEarly, extractPictures, probeClip, sniffClip } from './clip.ts'
 import { decodePicture } from './picture/decode-picture.ts'
+import { sniffPicture } from './picture/picture-header.ts'
 
 const tools = { ffmpeg: 'ffmpeg', ffprobe: 'ffprobe' }
 const never = new AbortController().signal
@@ -115,6 +117,30 @@ test('a playlist, whatever it is called, never makes anybody fetch anything', as
   } finally {
     canary.close()
   }
+})
+
+test('a file that is several things at once is what it begins as, and nothing else', async () => {
+  const clip = makeClip('polyglot.mp4', '-c:v', 'libx264')
+  const picture = await sharp({ create: { width: 64, height: 48, channels: 3, background: 'teal' } })
+    .jpeg()
+    .toBuffer()
+  // boxes of MP4 may hold anything, and a JPEG may be followed by anything
+  const hidden = Buffer.concat([Buffer.alloc(8), picture])
+  hidden.writeUInt32BE(hidden.length)
+  hidden.write('free', 4)
+  const begun = clip.readUInt32BE(0)
+  const pictureInClip = Buffer.concat([clip.subarray(0, begun), hidden, clip.subarray(begun)])
+  const clipInPicture = Buffer.concat([picture, clip])
+  expect([sniffPicture(pictureInClip), sniffClip(pictureInClip)]).toEqual([undefined, 'mp4'])
+  expect([sniffPicture(clipInPicture), sniffClip(clipInPicture)]).toEqual(['jpeg', 'mjpeg'])
+  expect(await decodePicture(clipInPicture)).toMatchObject({ width: 64, height: 48 })
+  expect((await extractPictures(clipInPicture, { by: 'rate', perSecond: 10 }, 100, tools, never)).length).toBeLessThanOrEqual(1)
+
+  // the first bytes of a JPEG, as the length of the first box of an MP4
+  const both = Buffer.from(clip)
+  picture.copy(both, 0, 0, 4)
+  await expect(decodePicture(both)).rejects.toMatchObject({ code: 'PICTURE_UNREADABLE' })
+  await expect(probeClip(both, tools, never)).rejects.toMatchObject({ code: 'CLIP_UNREADABLE' })
 })
 
 test('a clip is early over when half a second or more is missing', () => {

@@ -267,7 +267,10 @@ class KafkaConsumer implements Consumer {
     // answered once no offset of them is part of a transaction that is open (`read_committed`)
     const settle = () => called('waiting for open transactions', 40_000, (done) => this.#client.committed([...partitions], 35_000, done))
     // a broker that is away comes back
-    const onRetry = (thrown: unknown): void => log.debug({ err: thrown }, 'open transactions could not be waited for')
+    const onRetry = (thrown: unknown, attempt: number): void => {
+      if (attempt === 2) log.warn({ err: thrown }, 'a transaction of these partitions stays open, and nobody reads beyond it; `kafka-transactions find-hanging` names it')
+      else log.debug({ err: thrown }, 'open transactions could not be waited for')
+    }
     await retry(settle, { backoff: { first: 500, cap: 5_000 }, isTransient: () => true, onRetry }, signal)
     // it clears what a later assignment may have read by now
     signal.throwIfAborted()
