@@ -284,7 +284,7 @@ test('every engine answers the zones of real frames alike', async () => {
   )
   const files = await openMlflow(env('MLFLOW_TRACKING_URI')).getFiles(champion.artifact_path, 'model', modelFileNames)
   const { rows } = await pool.query<{ camera_id: string; bucket: string; object_key: string; zones: FeaturesPrepared['zones'] }>(
-    'select camera_id, bucket, object_key, zones from features where preprocessing = $1 order by frame_id limit 60',
+    "select camera_id, bucket, object_key, zones from features where preprocessing = $1 and camera_id = 'vtest' order by frame_id limit 60",
     [champion.preprocessing],
   )
   const store = objectStoreOf(state.environment)
@@ -296,14 +296,14 @@ test('every engine answers the zones of real frames alike', async () => {
   }
   store.close()
   expect(examples.length).toBeGreaterThan(100)
-  const [first = [], ...others] = await Promise.all(
-    engineNames.map(async (engine) => {
-      const predictor = await openPredictor(files, champion.digest, [engine])
-      const scores = await predictor.predict(examples)
-      await predictor.dispose()
-      return scores
-    }),
-  )
+  // one after the other: both of TF.js share what computes
+  const answered: (number[] | undefined)[][] = []
+  for (const engine of engineNames) {
+    const predictor = await openPredictor(files, champion.digest, [engine])
+    answered.push(await predictor.predict(examples))
+    await predictor.dispose()
+  }
+  const [first = [], ...others] = answered
   // they were given something to tell apart
   expect(new Set(first.map((scores = []) => scores.indexOf(Math.max(...scores)))).size).toBeGreaterThan(1)
   for (const scores of others) for (const [at, one = []] of first.entries()) expect(differenceOf(one, scores[at] ?? [])).toBeLessThan(1e-4)

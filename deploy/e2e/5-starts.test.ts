@@ -75,7 +75,7 @@ test('a transaction whose producer went silent while Kafka was down holds nobody
   const settings = { 'transaction.abort.timed.out.transaction.cleanup.interval.ms': '500', 'broker.session.timeout.ms': '4000' }
   const program = await prepareKafka(folder, kafka, controller, kafka, { settings })
   const admin = openKafka(brokers, 'test', openLog('test', 'fatal')).admin()
-  const producer = new rdkafka.Producer({ 'metadata.broker.list': brokers, 'transactional.id': 'silent', 'transaction.timeout.ms': 1_000 })
+  const producer = new rdkafka.Producer({ 'metadata.broker.list': brokers, 'transactional.id': 'silent', 'transaction.timeout.ms': 3_000 })
   const done = (act: (callback: (error: unknown) => void) => void): Promise<void> => new Promise((resolve, reject) => act((error) => (error ? reject(error) : resolve())))
   let supervisor = new Supervisor(folder, () => {})
   try {
@@ -86,13 +86,16 @@ test('a transaction whose producer went silent while Kafka was down holds nobody
     await done((callback) => producer.beginTransaction(callback))
     producer.produce('open', 0, Buffer.from('a record'))
     await done((callback) => producer.flush(10_000, callback))
+    expect((await readTransactionLog(brokers)).at(-1)?.state).toBe('Ongoing')
     const [{ pid = 0 } = {}] = readState<{ pid: number }[]>(folder, 'pids.json') ?? []
+    expect(pid).toBeGreaterThan(1)
     process.kill(-pid, 'SIGKILL')
     await supervisor.stop()
 
     supervisor = new Supervisor(folder, () => {})
     await supervisor.start(program)
-    await soon(async () => ((await readTransactionLog(brokers)).at(-1)?.state === 'CompleteAbort' ? true : undefined))
+    const log = () => readTransactionLog(brokers).catch(() => [])
+    await soon(async () => ((await log()).at(-1)?.state === 'CompleteAbort' ? true : undefined))
     const readable = async (): Promise<string | undefined> => (await admin.fetchTopicOffsets('open'))[0]?.high
     // the broker has called it done, and lets nobody past it
     expect(await readable()).toBe('0')

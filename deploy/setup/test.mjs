@@ -1,6 +1,6 @@
 /** `npm test` after set-up: types, lint, then every test; ends with one line that says how many passed. */
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -15,6 +15,14 @@ for (const script of ['types', 'lint']) {
   process.stdout.write(`[test] ${script}\n`)
   if (run(script) !== 0) failures.push(script)
 }
+/** Undefined where the runner has not come to its end. */
+function readReport(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'))
+  } catch {
+    return undefined
+  }
+}
 let [passed, failed, skipped] = [0, failures.length, 0]
 // one after the other: the stack of the end-to-end tests has a camera that would keep the machine busy
 for (const project of ['unit', 'e2e']) {
@@ -22,12 +30,13 @@ for (const project of ['unit', 'e2e']) {
   const report = path.join(reports, `${project}.json`)
   const args = ['run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
   const { status } = spawnSync(process.execPath, [path.join(root, 'node_modules/vitest/vitest.mjs'), ...args], { cwd: root, stdio: 'inherit' })
-  if (!existsSync(report)) {
+  const found = readReport(report)
+  if (!found) {
     process.stdout.write('The test runner ended without a report.\n')
     failed += 1
     continue
   }
-  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults } = JSON.parse(readFileSync(report, 'utf8'))
+  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults } = found
   // a file that cannot be loaded, or a set-up that fails, has no tests to count but is a failure all the same
   const brokenFiles = testResults.filter((file) => file.status === 'failed' && file.assertionResults.every((test) => test.status !== 'failed')).length
   passed += numPassedTests

@@ -66,6 +66,7 @@ class Reader {
     this.#bytes = bytes
   }
 
+  int8 = (): number => this.#bytes.readInt8(this.#step(1))
   int16 = (): number => this.#bytes.readInt16BE(this.#step(2))
   int32 = (): number => this.#bytes.readInt32BE(this.#step(4))
   int64 = (): bigint => this.#bytes.readBigInt64BE(this.#step(8))
@@ -86,7 +87,10 @@ class Reader {
   }
 
   string(): string {
-    const length = this.uvarint() - 1
+    return this.text(this.uvarint() - 1)
+  }
+
+  text(length: number): string {
     if (length < 0) return ''
     const at = this.#step(length)
     return this.#bytes.toString('utf8', at, at + length)
@@ -212,34 +216,60 @@ export interface Entry {
   readonly producerId: bigint
   readonly epoch: number
   readonly state: string
+  /** `TOPIC PARTITION`; none once it is done. */
+  readonly partitions: readonly string[]
 }
 
 /** Codes of states in the coordinators' log (Kafka's `TransactionState`). */
 const stateNames = ['Empty', 'Ongoing', 'PrepareCommit', 'PrepareAbort', 'CompleteCommit', 'CompleteAbort', 'Dead']
 
+/** `TransactionLogKey` and `TransactionLogValue`, of which version 1 has the flexible encoding; undefined for what is none. */
+export function entryOf(key: Buffer, value: Buffer): Entry | undefined {
+  if (value.length < 17) return undefined
+  const reader = new Reader(value)
+  const isFlexible = reader.int16() >= 1
+  const [producerId, epoch] = [reader.int64(), reader.int16()]
+  reader.int32()
+  const state = stateNames[reader.int8()] ?? ''
+  const listOf = <Item>(read: () => Item): Item[] => (isFlexible ? reader.array(read) : Array.from({ length: Math.max(0, reader.int32()) }, read))
+  const partitions = listOf(() => {
+    const topic = isFlexible ? reader.string() : reader.text(reader.int16())
+    const named = listOf(reader.int32).map((partition) => `${topic} ${partition}`)
+    if (isFlexible) reader.tags()
+    return named
+  }).flat()
+  return { id: key.toString('utf8', 4), producerId, epoch, state, partitions }
+}
+
 /** All that the coordinators still hold in their log, the newest of an id last. */
 export async function readTransactionLog(broker: string): Promise<Entry[]> {
   const entries: Entry[] = []
-  for await (const { key, keyBytes, value } of readTopic(broker, 'frameloop.transactions', '__transaction_state', AbortSignal.timeout(30_000))) {
-    // version, length of the id, id; version, producer, epoch, patience, state (`TransactionLogKey`, `TransactionLogValue`)
-    if (value.length < 17) continue
-    const id = Buffer.from(keyBytes ?? key).toString('utf8', 4)
-    entries.push({ id, producerId: value.readBigInt64BE(2), epoch: value.readInt16BE(10), state: stateNames[value.readInt8(16)] ?? '' })
+  for await (const { key, keyBytes, value } of readTopic(broker, 'frameloop.transactions', '__transaction_state', AbortSignal.timeout(60_000))) {
+    const entry = entryOf(Buffer.from(keyBytes ?? key), value)
+    if (entry) entries.push(entry)
   }
   return entries
 }
 
-/** How a transaction ended that its coordinator is done with. One that is given up for its producer's silence ends under a later epoch. */
-export function outcomeOf(open: Pick<OpenTransaction, 'producerId' | 'producerEpoch'>, log: readonly Entry[]): 'commit' | 'abort' | undefined {
+/**
+ * How a transaction ended that its coordinator is done with. An epoch has many of them, one after the other, so what counts is
+ * what was decided about this partition; one that is given up for its producer's silence ends under a later epoch.
+ */
+export function outcomeOf(
+  { topic, partition, producerId, producerEpoch }: Omit<OpenTransaction, 'startOffset' | 'coordinatorEpoch'>,
+  log: readonly Entry[],
+): 'commit' | 'abort' | undefined {
   let outcome: 'commit' | 'abort' | undefined
   let isDone = false
-  for (const { producerId, epoch, state } of log) {
-    if (producerId !== open.producerId || epoch < open.producerEpoch) continue
-    const isOwn = epoch === open.producerEpoch
-    if (isOwn && state === 'Ongoing') outcome = undefined
-    else if (state.startsWith('Prepare') || (isOwn && state.startsWith('Complete'))) outcome ??= state.endsWith('Commit') ? 'commit' : 'abort'
+  for (const entry of log) {
+    if (entry.producerId !== producerId || entry.epoch < producerEpoch) continue
+    const isAboutIt = entry.partitions.includes(`${topic} ${partition}`)
+    if (isAboutIt && entry.state === 'Ongoing' && entry.epoch === producerEpoch) {
+      outcome = undefined
+      isDone = false
+    } else if (isAboutIt && entry.state.startsWith('Prepare')) outcome ??= entry.state === 'PrepareCommit' ? 'commit' : 'abort'
     // once it is, later transactions of its producer change nothing about it
-    isDone = outcome !== undefined && (isDone || !state.startsWith('Prepare'))
+    else if (!entry.state.startsWith('Prepare')) isDone ||= outcome !== undefined
   }
   return isDone ? outcome : undefined
 }
@@ -278,8 +308,8 @@ const same = (a: OpenTransaction, b: OpenTransaction): boolean =>
   a.topic === b.topic && a.partition === b.partition && a.producerId === b.producerId && a.startOffset === b.startOffset
 
 /** Ends every forgotten transaction of the embedded broker. Returns what was ended, for people. */
-export async function endHangingTransactions(broker: string, log: Log): Promise<string[]> {
-  const admin = openKafka(broker, 'stack', log).admin()
+export async function endHangingTransactions(broker: string, logger: Log): Promise<string[]> {
+  const admin = openKafka(broker, 'stack', logger).admin()
   await admin.connect()
   const topics = await admin
     .listTopics()
@@ -299,8 +329,13 @@ export async function endHangingTransactions(broker: string, log: Log): Promise<
     for (const open of (await openTransactions(connection, all)).filter((now) => lasting.some((then) => same(now, then)))) {
       const outcome = outcomeOf(open, log)
       if (!outcome) continue
-      await writeMarker(connection, open, outcome === 'commit')
-      ended.push(`${open.topic} partition ${open.partition} (${outcome === 'commit' ? 'committed' : 'aborted'})`)
+      const place = `${open.topic} partition ${open.partition}`
+      try {
+        await writeMarker(connection, open, outcome === 'commit')
+        ended.push(`${place} (${outcome === 'commit' ? 'committed' : 'aborted'})`)
+      } catch (thrown) {
+        logger.warn({ err: thrown }, `a transaction that the broker has forgotten was not ended in ${place}`)
+      }
     }
     return ended
   } finally {

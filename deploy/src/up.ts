@@ -357,7 +357,8 @@ function ownOf(settings: { readonly properties: object }): Record<string, string
 async function mendTransactions(broker: string, log: Log, say: (text: string) => void, signal: AbortSignal): Promise<void> {
   for (let round = 0; round < 30 && !signal.aborted; round += 1) {
     const ended = await endHangingTransactions(broker, log).catch((thrown: unknown) => {
-      log.debug({ err: thrown }, 'open transactions could not be read')
+      // at first it may not answer yet
+      log[round === 10 ? 'warn' : 'debug']({ err: thrown }, 'open transactions could not be read')
       return []
     })
     if (ended.length > 0) say(`kafka had forgotten a transaction; ended it in ${ended.join(', ')}`)

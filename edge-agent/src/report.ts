@@ -20,9 +20,9 @@ export function isCurrent({ message }: { readonly message: string }): boolean {
   return message !== earlierEpoch
 }
 
-/** How many frames wait, and since when the oldest of them does. */
+/** How many frames wait, and how old the one is that waits longest. */
 export function waitingText({ spoolFrames, oldestWaitingAt }: Pick<AgentReported, 'spoolFrames' | 'oldestWaitingAt'>, now: EpochMs): string {
-  return `${spoolFrames} frames wait${oldestWaitingAt > 0 ? `, the oldest for ${showMs(Math.max(0, now - oldestWaitingAt))}` : ''}`
+  return `${spoolFrames} frames wait${oldestWaitingAt > 0 ? `, the first of them ${showMs(Math.max(0, now - oldestWaitingAt))} old` : ''}`
 }
 
 export interface AboutAgent {

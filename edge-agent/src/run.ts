@@ -108,7 +108,7 @@ export async function runAgent(file: string): Promise<void> {
     'agent',
     () => readAgentConfig(file),
     async ({ config, log, metrics, lifetime, fail }) => {
-      const spool = lifetime.own('spool', await Spool.open(spoolOf(config), log), (open) => open.close())
+      const spool = lifetime.own('spool', await Spool.open({ ...spoolOf(config), signal: lifetime.signal }, log), (open) => open.close())
       const store = lifetime.own('object store', storeOf(config), (open) => open.close())
       const codec = openCodec(registryOf(config))
       const kafka = openKafka(kafkaOf(config), config.agent, log)
@@ -126,7 +126,7 @@ export async function runAgent(file: string): Promise<void> {
       })
       new Gauge({
         name: 'frameloop_agent_lag_seconds',
-        help: 'Age of the oldest frame that waits in the spool',
+        help: 'Since the frame that waits longest in the spool was captured',
         registers: [metrics],
         collect() {
           this.set(spool.oldestAt > 0 ? Math.max(0, Date.now() - spool.oldestAt) / 1000 : 0)

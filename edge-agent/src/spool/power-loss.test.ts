@@ -22,11 +22,13 @@ type Operation =
   | { readonly kind: 'made' | 'removed' | 'synced folder'; readonly name: string }
   | { readonly kind: 'wrote'; readonly name: string; readonly bytes: Buffer }
   | { readonly kind: 'synced'; readonly name: string }
+  | { readonly kind: 'cut'; readonly name: string; readonly length: number }
   /** Somebody was told that this is durable. */
   | { readonly kind: 'promised'; readonly what: string }
 
-/** The real disk, and a note of everything that is done to it. */
-function recording(trace: Operation[]): Disk {
+/** The real disk, and a note of everything that is done to it; `fill` makes it full for the next write. */
+function recording(trace: Operation[]): Disk & { fill(): void } {
+  let isFull = false
   const names = new Map<number, string>()
   const nameOf = (path: string): string => path.split('/').at(-1) ?? ''
   return {
@@ -37,9 +39,21 @@ function recording(trace: Operation[]): Disk {
       trace.push({ kind: 'made', name: nameOf(path) })
       return file
     },
+    fill: () => {
+      isFull = true
+    },
     async write(file, parts) {
-      await realDisk.write(file, parts)
-      trace.push({ kind: 'wrote', name: names.get(file) ?? '', bytes: Buffer.concat(parts) })
+      const bytes = Buffer.concat(parts)
+      const taken = isFull ? bytes.subarray(0, bytes.length >> 1) : bytes
+      await realDisk.write(file, [taken])
+      trace.push({ kind: 'wrote', name: names.get(file) ?? '', bytes: taken })
+      if (!isFull) return
+      isFull = false
+      throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+    },
+    cut(file, length) {
+      realDisk.cut(file, length)
+      trace.push({ kind: 'cut', name: names.get(file) ?? '', length })
     },
     async sync(file) {
       await realDisk.sync(file)
@@ -64,7 +78,10 @@ function diskAfter(folder: string, trace: readonly Operation[], keeps: (unsynced
   for (const operation of trace) {
     if (operation.kind === 'made') files.set(operation.name, { durable: Buffer.alloc(0), pending: [], isNamed: false })
     else if (operation.kind === 'wrote') files.get(operation.name)?.pending.push(operation.bytes)
-    else if (operation.kind === 'synced') {
+    else if (operation.kind === 'cut') {
+      const file = files.get(operation.name)
+      if (file) file.pending = [Buffer.concat(file.pending).subarray(0, operation.length - file.durable.length)]
+    } else if (operation.kind === 'synced') {
       const file = files.get(operation.name)
       if (file) {
         file.durable = Buffer.concat([file.durable, ...file.pending])
@@ -101,6 +118,10 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
   const inStore = new Set<number>()
   const unannounced: Entry[] = []
   for (let seq = 1; seq <= 48; seq += 1) {
+    if (seq % 16 === 9) {
+      disk.fill()
+      await expect(spool.append(aHead(seq), body(seq))).rejects.toMatchObject({ code: 'SPOOL_FULL' })
+    }
     await spool.append(aHead(seq), body(seq))
     trace.push({ kind: 'promised', what: `captured ${seq}` })
     if (random() < 0.5) {
@@ -127,6 +148,7 @@ test('S1, S2, S3: at every cut of what was written and synced, nothing promised 
   }
   await spool.close()
   expect(trace.some((operation) => operation.kind === 'wrote' && operation.bytes.includes('"born"'))).toBe(true)
+  expect(trace.filter(({ kind }) => kind === 'cut').length).toBe(3)
   expect(readdirSync(folder).length).toBeGreaterThan(3)
 
   const after = join(root, 'after')

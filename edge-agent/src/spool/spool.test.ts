@@ -405,8 +405,8 @@ test('what comes all at once is written in pieces of some megabytes', async () =
       await realDisk.write(file, parts)
     },
   }
-  const spool = await Spool.open({ folder, capacity: 1_000_000_000, segmentBytes: 64_000_000, disk }, log)
-  await Promise.all(Array.from({ length: 30 }, (_, at) => spool.append(aHead(at + 1), Buffer.alloc(1_000_000, at))))
+  const spool = await Spool.open({ folder, capacity: 100_000_000, segmentBytes: 16_000_000, disk }, log)
+  await Promise.all(Array.from({ length: 30 }, (_, at) => spool.append(aHead(at + 1), Buffer.alloc(500_000, at))))
   expect(Math.max(...commits)).toBeLessThanOrEqual(8_000_000)
   expect(commits.length).toBeLessThan(10)
   await spool.close()

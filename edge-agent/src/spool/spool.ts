@@ -84,6 +84,8 @@ export interface SpoolSettings {
   readonly segmentBytes: Bytes
   /** The real one when absent. */
   readonly disk?: Disk
+  /** From then on nothing waits for room on the disk any more. */
+  readonly signal?: AbortSignal
 }
 
 interface Waiting {
@@ -95,6 +97,9 @@ interface Waiting {
 
 const sizeOf = (parts: readonly Buffer[]): Bytes => parts.reduce((sum, part) => sum + part.length, 0)
 const isDiskFull = (thrown: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes((thrown as NodeJS.ErrnoException).code ?? '')
+
+/** What is said about frames, and must be said; frames are taken again, and moved another time. */
+const isWord = ({ kind }: Waiting): boolean => !['frame', 'moving', 'moved'].includes(kind)
 
 const sector: Bytes = 4_096
 
@@ -172,7 +177,7 @@ export class Spool {
     this.#disk = settings.disk ?? realDisk
   }
 
-  /** Opens a spool folder, makes it when missing, repairs what a crash left. Throws `SPOOL_LOCKED`, `SPOOL_BROKEN`. */
+  /** Opens a spool folder, makes it when missing, repairs what a crash left. Throws `SPOOL_LOCKED`, `SPOOL_FULL`, `SPOOL_BROKEN`. */
   static async open(settings: SpoolSettings, log: Log): Promise<Spool> {
     const spool = new Spool(settings, log)
     mkdirSync(settings.folder, { recursive: true, mode: 0o700 })
@@ -183,14 +188,22 @@ export class Spool {
         throw new Fault('SPOOL_LOCKED', `The spool ${settings.folder} is in use by process ${pid}`, { folder: settings.folder, pid: Number(pid) })
       }
     }
+    try {
+      return await spool.#begin(lock)
+    } catch (thrown) {
+      throw isDiskFull(thrown) ? new Fault('SPOOL_FULL', `The disk of the spool ${settings.folder} is full`, { folder: settings.folder }, thrown) : thrown
+    }
+  }
+
+  async #begin(lock: string): Promise<Spool> {
     writeFileSync(lock, `${process.pid} ${startTicks(process.pid)}`)
-    const damaged = spool.#recover(true)
+    const damaged = this.#recover(true)
     // what a killed agent had written and not synced was read as if it were there for good
-    spool.#syncLast()
-    for (const loss of damaged) spool.#unwritten.add(loss)
-    await spool.#startSegment()
-    await Promise.all(damaged.map((loss) => spool.#writeLoss(loss)))
-    return spool
+    this.#syncLast()
+    for (const loss of damaged) this.#unwritten.add(loss)
+    await this.#startSegment()
+    await Promise.all(damaged.map((loss) => this.#writeLoss(loss)))
+    return this
   }
 
   /** A spool folder as it is, also while an agent writes to it: nothing in it is changed, and nothing can be put into it. */
@@ -233,7 +246,7 @@ export class Spool {
     return { frames, bytes: waitingBytes, capacity: this.#settings.capacity, logBytes }
   }
 
-  /** When the oldest frame that waits was captured; 0 where none does. */
+  /** When the frame that waits longest was captured; 0 where none does. */
   get oldestAt(): EpochMs {
     const first = this.entries.next()
     return first.done ? 0 : first.value.head.capturedAt
@@ -578,8 +591,13 @@ export class Spool {
     })
   }
 
-  /** As much of what waits as goes out at once. */
+  /** As much of what waits as goes out at once; on a full disk what was said about frames first, which is small and lets segments go. */
   #nextBatch(): readonly Waiting[] {
+    if (this.#isFull && this.#queue.some(isWord)) {
+      const words = this.#queue.filter(isWord)
+      this.#queue = this.#queue.filter((waiting) => !isWord(waiting))
+      return words
+    }
     let bytes: Bytes = 0
     const end = this.#queue.findIndex(({ parts }, at) => {
       bytes += sizeOf(parts)
@@ -594,9 +612,10 @@ export class Spool {
     if (!this.#isFull) this.#log.error({ err: thrown }, 'the disk of the spool is full; what is delivered stays in it until there is room to note that')
     this.#isFull = true
     const full = new Fault('SPOOL_FULL', 'The disk of the spool is full', {}, thrown)
-    for (const { kind, failed } of batch) if (kind === 'frame') failed(full)
-    this.#queue.unshift(...batch.filter(({ kind }) => kind !== 'frame'))
-    await sleep(fullPause)
+    const all = [...batch, ...this.#queue]
+    this.#queue = all.filter(isWord)
+    for (const waiting of all) if (!isWord(waiting)) waiting.failed(full)
+    await sleep(fullPause, undefined, { signal: this.#settings.signal }).catch(() => {})
   }
 
   /** Group commit: what waits goes out in one writev and one fdatasync. */
@@ -618,7 +637,7 @@ export class Spool {
         await this.#disk.sync(this.#file)
         this.#isFull = false
       } catch (thrown) {
-        const mayWait = !isWritten && isDiskFull(thrown) && !this.#isClosing
+        const mayWait = !isWritten && isDiskFull(thrown) && !this.#isClosing && !this.#settings.signal?.aborted
         const failure = mayWait ? await this.#waitForRoom(batch, thrown).catch(toError) : thrown
         if (failure === undefined) continue
         this.#broken = toError(failure)

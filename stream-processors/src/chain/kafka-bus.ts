@@ -268,7 +268,8 @@ class KafkaConsumer implements Consumer {
     const settle = () => called('waiting for open transactions', 40_000, (done) => this.#client.committed([...partitions], 35_000, done))
     // a broker that is away comes back
     const onRetry = (thrown: unknown, attempt: number): void => {
-      if (attempt === 2) log.warn({ err: thrown }, 'a transaction of these partitions stays open, and nobody reads beyond it; `kafka-transactions find-hanging` names it')
+      if (attempt === 2)
+        log.warn({ err: thrown }, 'committed offsets cannot be read: Kafka is away, or a transaction of these partitions stays open, which `kafka-transactions find-hanging` names')
       else log.debug({ err: thrown }, 'open transactions could not be waited for')
     }
     await retry(settle, { backoff: { first: 500, cap: 5_000 }, isTransient: () => true, onRetry }, signal)
