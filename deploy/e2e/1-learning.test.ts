@@ -3,12 +3,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { evaluate, type Judged } from '@frameloop/cloud/train/evaluate'
+import { isCurrent } from '@frameloop/edge-agent/report'
+import type { AgentReported } from '@frameloop/schemas/events'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { root } from '../src/home.ts'
 import { parseLabels } from '../src/label-file.ts'
-import { frameloop, one, pool, soon, state } from './session.ts'
+import { frameloop, home, one, pool, soon, state } from './session.ts'
 
 const labelFile = join(root, 'deploy/e2e/footage/vtest-labels.csv')
 const labels = parseLabels(readFileSync(labelFile, 'utf8'))
@@ -204,4 +206,19 @@ test('bad input over HTTP gets a problem document', async () => {
   expect(await send('/v1/predict?camera=vtest', 'no picture', 'image/jpeg')).toMatchObject([422, { code: 'PICTURE_UNREADABLE', hint: expect.any(String) }])
   expect(await send('/v1/predict?camera=nowhere', 'x', 'image/jpeg')).toMatchObject([404, { code: 'CAMERA_UNKNOWN' }])
   expect(await send('/v1/nothing', 'x', 'image/jpeg')).toMatchObject([404, { code: 'NOT_FOUND' }])
+})
+
+test('a camera that is wanted no more is let go while its agent runs, and the others go on', async () => {
+  const { cameras } = JSON.parse(readFileSync(join(home, 'agent.yaml'), 'utf8')) as { readonly cameras: readonly { readonly id: string }[] }
+  const folder = mkdtempSync(join(tmpdir(), 'frameloop-wanted-'))
+  const wanted = join(folder, 'street.json')
+  // nothing behind this asks for new footage, which would keep the machine busy
+  writeFileSync(wanted, JSON.stringify({ cameras: cameras.filter(({ id }) => id !== 'vtest') }))
+  await frameloop('agents', 'set', 'agent-1', wanted, '--name', 'street-only')
+  rmSync(folder, { recursive: true })
+  const running = async (): Promise<readonly (readonly [string, string])[]> => {
+    const reports = JSON.parse(await frameloop('agents', 'list', '--json')) as AgentReported[]
+    return reports.flatMap(({ agentId, cameras: all }) => (agentId === 'agent-1' ? all.filter(isCurrent).map(({ cameraId, state: is }) => [cameraId, is] as const) : []))
+  }
+  await soon(async () => (JSON.stringify(await running()) === JSON.stringify([['street', 'streaming']]) ? true : undefined))
 })

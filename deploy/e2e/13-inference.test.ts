@@ -34,11 +34,11 @@ interface Served {
   readonly classes: readonly string[]
 }
 
-/** The champion of whichever task has one: the simulated street trains one by itself. */
+/** The champion of the simulated street, which trains one by itself and goes on for as long as the stack does. */
 const served = (): Promise<Served> =>
   soon(async () => {
     const { models } = (await (await fetch(`${serve}/v1/models`)).json()) as { models: readonly Served[] }
-    return models.find(({ alias }) => alias === 'champion')
+    return models.find(({ task, alias }) => task === 'occupancy' && alias === 'champion')
   }, 180_000)
 
 /** Pixels of the model's size, and a zone that it has learned about. */
