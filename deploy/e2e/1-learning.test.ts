@@ -56,7 +56,7 @@ test('trained on 22.4 to 55.6 s, it judges the first 22.4 s of the street with a
       if (version === trained.version && truth) found.set(`${zone} ${offset}`, { zone, truth, answer })
     }
     return found.size >= wanted.size * 0.98 ? [...found.values()] : undefined
-  }, 200_000)
+  })
   const { balancedAccuracy, perZone } = evaluate(judged)
   process.stdout.write(
     `vtest, unseen 0 to 22.4 s: balanced accuracy ${balancedAccuracy.toFixed(3)} on ${judged.length} answers (${Object.entries(perZone)
@@ -64,7 +64,7 @@ test('trained on 22.4 to 55.6 s, it judges the first 22.4 s of the street with a
       .join('; ')})\n`,
   )
   expect(balancedAccuracy).toBeGreaterThanOrEqual(0.85)
-}, 400_000)
+})
 
 test('flipping every label outside the training range leaves the dataset as it is', async () => {
   const range = ['--from-offset-ms', '22400', '--until-offset-ms', '55600']
@@ -89,7 +89,7 @@ test('the simulated street closes the loop by itself, and is right about frames 
        from answered`,
     )
     return row && row.n >= 60 && row.balanced !== null ? row : undefined
-  }, 170_000)
+  })
   process.stdout.write(
     `street, live after the cut: balanced accuracy ${figures.balanced.toFixed(3)} on ${figures.n} answers, always the majority ${figures.majority.toFixed(3)} accuracy\n`,
   )

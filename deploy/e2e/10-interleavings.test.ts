@@ -21,7 +21,7 @@ async function history(): Promise<BusRecord[]> {
   const records: BusRecord[] = []
   for (const topic of cataloguedTopics) {
     const seen = new Map<string, number>()
-    for await (const record of readTopic(env('KAFKA_BROKERS'), 'frameloop.test', topic, AbortSignal.timeout(60_000))) {
+    for await (const record of readTopic(env('KAFKA_BROKERS'), 'frameloop.test', topic, AbortSignal.timeout(180_000))) {
       const count = (seen.get(record.key) ?? 0) + 1
       seen.set(record.key, count)
       if (count <= perKey) records.push(record)

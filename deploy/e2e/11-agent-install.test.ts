@@ -67,9 +67,13 @@ test('init writes a file that check understands; what is wrong is told with what
   expect(wrong.out).toMatch(/wrong {2}S3 .*ECONNREFUSED/)
   expect(wrong.out).toContain('S3: check s3.endpoint and the way there')
   writeFileSync(config, readFileSync(config, 'utf8').replace('http://127.0.0.1:1', endpoints['s3'] ?? ''))
-  const right = await command('check')
+  // a disk or a clock that is slow to answer is something to look at, and passes
+  const right = await soon(async () => {
+    const found = await command('check')
+    return found.out.includes('all is well') ? found : undefined
+  })
   expect(right.out).toMatch(/good {2}camera one-installed +768x576 jpg/)
-  expect(right).toMatchObject({ code: 0, out: expect.stringContaining('all is well') as string })
+  expect(right).toMatchObject({ code: 0 })
   // what it put to see whether it may is nobody's orphan
   const soonAfter = new Date(Date.now() + 60_000).toISOString()
   const found = await frameloop('verify', '--from', began, '--to', soonAfter).catch((thrown: unknown) => (thrown as { stdout: string }).stdout)
@@ -88,14 +92,14 @@ test('it runs with four cameras, says how it does, and its frames reach the cata
     const { code, out } = await command('status', '--json')
     return code === 0 ? (JSON.parse(out) as AgentReported) : undefined
   }
-  await soon(async () => ((await report())?.cameras.filter(({ highestSeq }) => highestSeq > 10).length === 4 ? true : undefined), 60_000)
+  await soon(async () => ((await report())?.cameras.filter(({ highestSeq }) => highestSeq > 10).length === 4 ? true : undefined))
   const resident = Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${agent.pid}/status`, 'utf8'))?.[1]) * 1024
   process.stdout.write(`agent with four cameras: ${Math.round(resident / 1e6)} MB resident, ${Math.round(bytesUnder(join(folder, 'node_modules')) / 1e6)} MB installed\n`)
   // 150 MB are the aim, and printed; what is asserted is that nothing piles up
   expect(resident).toBeLessThan(220_000_000)
   const { out } = await command('status')
   expect(out).toMatch(/one-installed +streaming/)
-  await soon(async () => one("select 1 as ok from features where camera_id = 'one-installed' limit 1"), 60_000)
+  await soon(async () => one("select 1 as ok from features where camera_id = 'one-installed' limit 1"))
 })
 
 test('the next picture is kept on command, and a snapshot is a picture', async () => {

@@ -39,7 +39,7 @@ const served = (): Promise<Served> =>
   soon(async () => {
     const { models } = (await (await fetch(`${serve}/v1/models`)).json()) as { models: readonly Served[] }
     return models.find(({ task, alias }) => task === 'occupancy' && alias === 'champion')
-  }, 180_000)
+  })
 
 /** Pixels of the model's size, and a zone that it has learned about. */
 async function aCrop(task: string): Promise<{ readonly camera: string; readonly zone: string; readonly pixels: Buffer; readonly width: number; readonly height: number }> {
@@ -144,7 +144,7 @@ test.each<[string, (task: string) => string, string | Uint8Array, string, number
 
 test('a task whose first model is still to come is not ready, and is none for clients of the protocol', async () => {
   await frameloop('tasks', 'set', 'still-to-come', '--size', '32x32')
-  await soon(async () => ((await post('/v1/models/still-to-come/predict', 'x', { 'content-type': 'image/jpeg' }))[0] === 503 ? true : undefined), 10_000)
+  await soon(async () => ((await post('/v1/models/still-to-come/predict', 'x', { 'content-type': 'image/jpeg' }))[0] === 503 ? true : undefined))
   expect(await post('/v2/models/still-to-come/infer', '{}', { 'content-type': 'application/json' })).toMatchObject([404, { code: 'MODEL_UNKNOWN' }])
 })
 
@@ -367,7 +367,7 @@ test('a challenger answers its share of the live frames in the place of the cham
   expect([await exported(), (await exported('--shadow')) > 0]).toEqual([0, true])
   await frameloop('models', 'retire', task, 'shadow')
   await expect(frameloop('models', 'challenge', task, other, '--share', '2')).rejects.toThrow('A share lies between 0 and 1, 2 does not')
-}, 300_000)
+})
 
 test('a plain page shows live answers with their pictures, and a page of another address gets none', async () => {
   await served()
@@ -428,7 +428,7 @@ test('who sends more than there is room for is told when to come again, and is a
   expect(refused).toMatchObject({ statusCode: 429, headers: { 'retry-after': '1' } })
   expect(JSON.parse(await text(refused))).toMatchObject({ code: 'OVERLOADED', detail: expect.stringContaining('are coming already') as unknown })
   for (const one of asking) one.destroy()
-  await soon(async () => ((await post(`/v1/models/${task}/predict`, jpeg, { 'content-type': 'image/jpeg' }))[0] === 200 ? true : undefined), 10_000)
+  await soon(async () => ((await post(`/v1/models/${task}/predict`, jpeg, { 'content-type': 'image/jpeg' }))[0] === 200 ? true : undefined))
 })
 
 test('where keys are asked for nobody gets in without one, a key reaches what it names, and a ticket holds once', async () => {
@@ -494,4 +494,4 @@ test('whatever the description of the API allows and forbids, nothing fails insi
     })
   const code = await new Promise((resolve) => program.once('close', resolve))
   expect(code, out.slice(-6_000)).toBe(0)
-}, 240_000)
+})

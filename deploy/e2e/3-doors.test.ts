@@ -108,4 +108,4 @@ test('when night falls over the street, the watcher asks for training, once, wit
     return rows.length > 0 ? rows.length : undefined
   })
   expect(asked).toBe(1)
-}, 300_000)
+})

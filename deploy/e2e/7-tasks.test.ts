@@ -83,7 +83,7 @@ test('the past prepared in another way holds the zones of every task, also of on
     id: string
     into: string
   }
-  const records = readTopic(env('KAFKA_BROKERS'), 'frameloop.test', made.into, AbortSignal.timeout(30_000))
+  const records = readTopic(env('KAFKA_BROKERS'), 'frameloop.test', made.into, AbortSignal.timeout(180_000))
   const { value: first } = await records.next()
   await records.return(undefined)
   const { zones } = await openCodec(openRegistry(env('SCHEMA_REGISTRY_URL'))).decode('FeaturesPrepared', first.value)

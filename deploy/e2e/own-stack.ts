@@ -28,7 +28,8 @@ export function openOwnHome(): OwnHome {
     commands,
     async [Symbol.asyncDispose]() {
       await Promise.all([...commands].map((child) => endChild(child, 'SIGTERM')))
-      rmSync(folder, { recursive: true, force: true })
+      // a start that was given up may have begun to format a disk, which ends by itself
+      rmSync(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 })
     },
   }
 }

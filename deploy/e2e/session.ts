@@ -33,7 +33,7 @@ export async function one<Row extends object>(text: string, values: readonly unk
 }
 
 /** Asks until there is an answer; fails after `within` ms. */
-export async function soon<Answer>(ask: () => Promise<Answer | undefined>, within = 60_000): Promise<Answer> {
+export async function soon<Answer>(ask: () => Promise<Answer | undefined>, within = 240_000): Promise<Answer> {
   const answer = await until(ask, within, 200)
   if (answer === undefined) throw new Error(`nothing came within ${within} ms`)
   return answer

@@ -10,12 +10,11 @@ while read -r op group; do
   esac
 done
 for group in $groups; do kill -TERM "-$group" 2>/dev/null; done
-tries=0
-while [ $tries -lt 80 ]; do
+until=$(($(date +%s) + 8))
+while [ "$(date +%s)" -lt $until ]; do
   alive=
   for group in $groups; do kill -0 "-$group" 2>/dev/null && alive=yes; done
   [ -z "$alive" ] && exit 0
   sleep 0.1
-  tries=$((tries + 1))
 done
 for group in $groups; do kill -KILL "-$group" 2>/dev/null; done

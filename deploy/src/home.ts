@@ -63,7 +63,7 @@ export function readState<State>(home: Home, name: string): State | undefined {
   }
 }
 
-function isFree(port: number): Promise<boolean> {
+export function isFree(port: number): Promise<boolean> {
   return new Promise((done) => {
     const server = createServer()
     server.once('error', () => done(false))
@@ -77,7 +77,8 @@ export async function choosePorts(home: Home, names: readonly string[]): Promise
   const ports: Record<string, number> = {}
   const taken = new Set<number>()
   const usable = async (port: number): Promise<boolean> => !taken.has(port) && (await isFree(port)) && (await isFree(port + 10_000))
-  let next = 20_000 + Math.floor(Math.random() * 8_000)
+  // where the system takes the ports of those who connect from, one that is free now may not be when it is wanted
+  let next = 20_000 + Math.floor(Math.random() * 2_500)
   for (const name of names) {
     const before = last[name]
     let port = before !== undefined && (await usable(before)) ? before : undefined

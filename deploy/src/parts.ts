@@ -74,6 +74,8 @@ export async function prepareKafka(
     'auto.create.topics.enable': false,
     'log.message.timestamp.type': 'LogAppendTime',
     'message.max.bytes': 9_000_000,
+    // the newest one of each partition is read when the broker comes back after a crash
+    'log.segment.bytes': 67_108_864,
     'num.network.threads': 2,
     'num.io.threads': 4,
     'num.recovery.threads.per.data.dir': 2,

@@ -75,7 +75,8 @@ export class Supervisor {
     this.#running.push(running)
     this.#watch(running)
     this.#remember()
-    const limit = program.readyWithin ?? 90_000
+    const limit = program.readyWithin ?? 240_000
+    let toldAfter = 30_000
     let why = 'no answer'
     const isReady = (): Promise<boolean> =>
       program.ready().catch((thrown: unknown) => {
@@ -85,6 +86,10 @@ export class Supervisor {
     while (!(await isReady())) {
       if (this.#ending) throw new Fault('PART_NOT_READY', `${program.name} was stopped before it was ready`)
       if (Date.now() - since > limit) throw new Fault('PART_NOT_READY', `${program.name} was not ready after ${limit / 1000} s (${why})`, { name: program.name })
+      if (Date.now() - since > toldAfter) {
+        this.#say(`  ${program.name.padEnd(10)} is not ready after ${toldAfter / 1000} s: ${why}`)
+        toldAfter *= 2
+      }
       if (running.restarts > 4) throw new Fault('PART_NOT_READY', `${program.name} ended ${running.restarts} times before it was ready`, { name: program.name })
       await sleep(60)
     }

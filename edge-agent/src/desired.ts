@@ -124,6 +124,7 @@ async function followUntilBroken(kafka: KafkaClient, codec: Codec, tools: Desire
     await ended
   } finally {
     signal.removeEventListener('abort', stop)
-    await consumer.disconnect().catch(() => {})
+    // it waits for what it has asked, up to five seconds, and there is nothing of its own to be kept
+    await Promise.race([consumer.disconnect().catch(() => {}), sleep(1_000)])
   }
 }

@@ -123,7 +123,7 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     logger: false,
     requestTimeout: options.patience?.whole ?? 30_000,
     forceCloseConnections: true,
-    http: { headersTimeout: 8_000, connectionsCheckingInterval: 1_000 },
+    http: { headersTimeout: 8_000, connectionsCheckingInterval: 250 },
   })
   const { allowedOrigins = [], allowedHosts = [] } = options
   await app.register(cors, {
