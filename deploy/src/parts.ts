@@ -81,7 +81,7 @@ export async function prepareKafka(
     'num.recovery.threads.per.data.dir': 2,
     'controlled.shutdown.enable': true,
     // the broker that was killed must time out before the new one may take its place
-    'broker.session.timeout.ms': 1_500,
+    'broker.session.timeout.ms': 4_000,
     'broker.heartbeat.interval.ms': 250,
     'log.cleaner.dedupe.buffer.size': 16_777_216,
     ...further,

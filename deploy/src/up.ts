@@ -353,16 +353,16 @@ function ownOf(settings: { readonly properties: object }): Record<string, string
   return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name] ?? '']])))
 }
 
-/** For a minute after each start of the broker: what it forgets, it forgets while it starts. */
+/** What the broker forgets, it forgets while it starts, or when it was too busy to hear from itself: more often in its first minute. */
 async function mendTransactions(broker: string, log: Log, say: (text: string) => void, signal: AbortSignal): Promise<void> {
-  for (let round = 0; round < 30 && !signal.aborted; round += 1) {
+  for (let round = 0; !signal.aborted; round += 1) {
     const ended = await endHangingTransactions(broker, log).catch((thrown: unknown) => {
       // at first it may not answer yet
       log[round === 10 ? 'warn' : 'debug']({ err: thrown }, 'open transactions could not be read')
       return []
     })
     if (ended.length > 0) say(`kafka had forgotten a transaction; ended it in ${ended.join(', ')}`)
-    await sleep(2_000, undefined, { signal }).catch(() => {})
+    await sleep(round < 30 ? 2_000 : 5_000, undefined, { signal }).catch(() => {})
   }
 }
 

@@ -377,6 +377,8 @@ export class TransactionalProducer implements Producer {
   readonly #client: rdkafka.Producer
   /** The transaction that has not ended yet, if any. */
   #underWay: Promise<void> = Promise.resolve()
+  /** The client's call that has not come back yet, if any: it may take longer than anybody waits for it. */
+  #calling: Promise<void> = Promise.resolve()
 
   private constructor(brokers: string, transactionalId: string, log: Log) {
     const settings = {
@@ -412,22 +414,33 @@ export class TransactionalProducer implements Producer {
     return transacting
   }
 
+  #call(what: string, limit: Ms, act: (done: Done<never>) => void): Promise<void> {
+    return called(what, limit, (done) => {
+      this.#calling = new Promise((resolve) =>
+        act((error, result) => {
+          resolve()
+          done(error, result)
+        }),
+      )
+    })
+  }
+
   async #transact(records: readonly Produced[], offsets: readonly Position[], consumer: Consumer | undefined, onStep: OnStep): Promise<void> {
     const generation = consumer?.generation
-    await called('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
+    await this.#call('beginning a transaction', 15_000, (done) => this.#client.beginTransaction(done))
     await onStep('begun')
     for (const record of records) produce(this.#client, record)
     // B5
-    if (records.length > 0) await called('sending records', requestPatience + 2_000, (done) => this.#client.flush(requestPatience, done))
+    if (records.length > 0) await this.#call('sending records', requestPatience + 2_000, (done) => this.#client.flush(requestPatience, done))
     await onStep('produced')
     if (consumer && offsets.length > 0) {
       // sent now they would count for the new assignment, in which some of these partitions may be somebody else's
       if (consumer.generation !== generation) throw new Fault('KAFKA_UNAVAILABLE', 'Partitions changed hands during the transaction')
       const { client } = consumer as KafkaConsumer
-      await called('sending offsets', requestPatience + 2_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], client, requestPatience, done))
+      await this.#call('sending offsets', requestPatience + 2_000, (done) => this.#client.sendOffsetsToTransaction([...offsets], client, requestPatience, done))
     }
     await onStep('offsets sent')
-    await called('committing', requestPatience + 2_000, (done) => this.#client.commitTransaction(requestPatience, done))
+    await this.#call('committing', requestPatience + 2_000, (done) => this.#client.commitTransaction(requestPatience, done))
     await onStep('committed')
   }
 
@@ -437,9 +450,10 @@ export class TransactionalProducer implements Producer {
    */
   async discard(): Promise<void> {
     const close = () => called('closing a producer', 5_000, (done) => this.#client.disconnect(1_000, done)).catch(() => {})
-    const isQuiet = await Promise.race([this.#underWay.then(() => true), sleep(5_000, false)])
+    const quiet = this.#underWay.then(() => this.#calling)
+    const isQuiet = await Promise.race([quiet.then(() => true), sleep(5_000, false)])
     if (isQuiet) await close()
-    else void this.#underWay.then(close)
+    else void quiet.then(close)
   }
 }
 

@@ -76,6 +76,8 @@ const alwaysRead: Bytes = 8_000_000
 const pollPatience: Ms = 200
 /** A missing object may still be on its way; after this many tries it is missing. */
 const missingTries = 5
+/** So often a consumer may not answer where a producer does. */
+const unheardLimit = 5
 const usualBackoff = { first: 250, cap: 10_000 }
 
 /** What the work on one record gets, and has in hand. */
@@ -370,10 +372,13 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
     const isAssigned = (of: TopicPartition): boolean => consumer.assigned.some(({ topic, partition }) => topic === of.topic && partition === of.partition)
 
     const recover = async (): Promise<void> => {
+      let unheard = 0
       for (let attempt = 1; ; attempt += 1) {
         await producer.discard()
+        let isThere = false
         try {
           producer = await bus.openProducer(`${groupId}.${tools.instance}`, log)
+          isThere = true
           memory?.clear()
           await memory?.load(consumer.assigned, signal)
           if (consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
@@ -381,7 +386,9 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
           paused.clear()
           return
         } catch (thrown) {
-          if (signal.aborted || bus.isFenced(thrown)) throw thrown
+          if (isThere) unheard += 1
+          // Kafka answers, and this consumer does not hear from it any more: the next process has another one
+          if (signal.aborted || bus.isFenced(thrown) || unheard === unheardLimit) throw thrown
           log.warn({ err: thrown, attempt }, 'recovery waits for Kafka')
           await sleep(backoffPause(attempt, waitBackoff, Math.random()), undefined, { signal })
         }
