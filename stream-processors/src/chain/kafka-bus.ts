@@ -37,6 +37,11 @@ const longPoll: Ms = 500
 /** For readers of a bounded range: its end shows in an empty answer. */
 const shortPoll: Ms = 50
 
+/** A client that has lost its coordinator for a moment does not notice in the middle of a question that it is back. */
+const askPatience: Ms = 4_000
+/** So often a consumer asks where it begins, about a minute; then another process has another one. */
+const askTries = 12
+
 /** A reader of a range looks around when nothing has come for so long. */
 const quietPatience: Ms = 5_000
 
@@ -265,14 +270,14 @@ class KafkaConsumer implements Consumer {
     const { startAt, log } = this.#options
     if (!startAt) return partitions
     // answered once no offset of them is part of a transaction that is open (`read_committed`)
-    const settle = () => called('waiting for open transactions', 40_000, (done) => this.#client.committed([...partitions], 35_000, done))
+    const settle = () => called('waiting for open transactions', 10_000, (done) => this.#client.committed([...partitions], askPatience, done))
     // a broker that is away comes back
     const onRetry = (thrown: unknown, attempt: number): void => {
       if (attempt === 2)
         log.warn({ err: thrown }, 'committed offsets cannot be read: Kafka is away, or a transaction of these partitions stays open, which `kafka-transactions find-hanging` names')
       else log.debug({ err: thrown }, 'open transactions could not be waited for')
     }
-    await retry(settle, { backoff: { first: 500, cap: 5_000 }, isTransient: () => true, onRetry }, signal)
+    await retry(settle, { backoff: { first: 500, cap: 2_000 }, attempts: askTries, isTransient: () => true, onRetry }, signal)
     // it clears what a later assignment may have read by now
     signal.throwIfAborted()
     return startAt(partitions, signal)
@@ -325,7 +330,7 @@ class KafkaConsumer implements Consumer {
   /** Where the group stands for good in what is assigned. */
   async committed(): Promise<Position[]> {
     const found = await called<readonly { topic: string; partition: number; offset?: number }[]>('asking for committed offsets', 20_000, (done) =>
-      this.#client.committed([...this.#assigned], 15_000, done),
+      this.#client.committed([...this.#assigned], askPatience, done),
     )
     return found.map(({ topic, partition, offset }) => ({ topic, partition, offset: offset === undefined || offset < 0 ? beginning : offset }))
   }

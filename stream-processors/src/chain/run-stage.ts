@@ -379,6 +379,8 @@ export function startStage<Name extends EventName>(stage: Stage<Name>, tools: St
         try {
           producer = await bus.openProducer(`${groupId}.${tools.instance}`, log)
           isThere = true
+          // a change of the assignment is told to those who read; what comes with it is read again
+          await consumer.poll({ lane: 'live', limit: 1, patience: 10 })
           memory?.clear()
           await memory?.load(consumer.assigned, signal)
           if (consumer.assigned.length > 0) await consumer.seek(await consumer.committed())
