@@ -42,6 +42,9 @@ const askPatience: Ms = 4_000
 /** So often a consumer asks where it begins, about a minute; then another process has another one. */
 const askTries = 12
 
+/** Within which a group gives a member that lost its place another one; others may have work in hand first. */
+const placePatience: Ms = 60_000
+
 /** A reader of a range looks around when nothing has come for so long. */
 const quietPatience: Ms = 5_000
 
@@ -168,6 +171,8 @@ class KafkaConsumer implements Consumer {
       'isolation.level': 'read_committed',
       ...(options.gather === undefined ? { 'fetch.wait.max.ms': longPoll } : { 'fetch.wait.max.ms': options.gather, 'fetch.min.bytes': 1_000_000 }),
       'fetch.queue.backoff.ms': 10,
+      // partitions are given out as the member knows them that does it: while the broker stood still it may have heard of none
+      'topic.metadata.refresh.interval.ms': 5_000,
     } as const
     const fromBeginning = { 'auto.offset.reset': 'earliest' } as const
     this.#backlog = options.backlog?.length ? new rdkafka.KafkaConsumer({ ...reading, 'queued.max.messages.kbytes': 8_192 }, fromBeginning) : undefined
@@ -235,6 +240,8 @@ class KafkaConsumer implements Consumer {
     this.#taking = new AbortController()
     const { signal } = this.#taking
     this.#ends.clear()
+    clearTimeout(this.#homeless)
+    this.#homeless = undefined
     if (event.code === codes.ERR__ASSIGN_PARTITIONS) {
       this.#startAt(partitions, signal).then(
         (positions) => {
@@ -261,9 +268,23 @@ class KafkaConsumer implements Consumer {
     }
     this.#assigned = []
     for (const client of this.#clients) client.unassign()
+    this.#expectPlace()
   }
 
   #failure: Error | undefined
+  #homeless: NodeJS.Timeout | undefined
+
+  /** A client whose membership ended while the broker stood still may never ask for another one, though Kafka answers it: another process does. */
+  #expectPlace(): void {
+    const timer = setTimeout(() => {
+      this.#client.getMetadata({ timeout: 5_000 }, (error) => {
+        if (this.#isClosing || this.#homeless !== timer) return
+        if (error) this.#expectPlace()
+        else this.#failure ??= new Fault('KAFKA_UNAVAILABLE', `${this.#options.instance} has lost its place in its group, and was given no other within ${placePatience} ms`)
+      })
+    }, placePatience).unref()
+    this.#homeless = timer
+  }
 
   /** What a stage remembers of its partitions is read when whoever had them before can change it no more: when their last transaction has ended. */
   async #startAt(partitions: readonly TopicPartition[], signal: AbortSignal): Promise<readonly (TopicPartition & { readonly offset?: number })[]> {
@@ -353,6 +374,7 @@ class KafkaConsumer implements Consumer {
 
   async close(): Promise<void> {
     this.#isClosing = true
+    clearTimeout(this.#homeless)
     this.#taking.abort()
     for (const client of this.#clients) await called('closing a consumer', 10_000, (done) => client.disconnect(done)).catch(() => {})
   }
