@@ -57,7 +57,7 @@ test('a start after a kill -9 of everything loses nothing', async () => {
 test('when the command itself is killed with -9, none of its processes goes on', async () => {
   const running = stack as OwnStack
   process.kill(running.state.supervisor.pid, 'SIGKILL')
-  await soon(async () => (running.alive().length === 0 ? true : undefined))
+  await soon(async () => (running.alive().length === 0 ? true : undefined), 20_000)
 })
 
 test('Ctrl-C leaves nothing behind', async () => {
