@@ -2,7 +2,7 @@
  * HTTP of a process with an API: the three routes of `health.ts` on a fastify server, with problem documents (RFC 9457) for
  * errors, OpenAPI at `/openapi.json` and a page of it at `/docs`.
  */
-import type { IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
@@ -133,9 +133,15 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     maxAge: 600,
   })
   const hasNames = isLoopback(options.host) || allowedHosts.length > 0
+  /** Nearly all ask by the same name. */
+  let known: { readonly host: string | undefined; readonly isStranger: boolean } | undefined
+  const isStrange = (headers: IncomingHttpHeaders): boolean => {
+    if (!known || known.host !== headers.host) known = { host: headers.host, isStranger: isStranger(headers, allowedOrigins, allowedHosts) }
+    return known.isStranger
+  }
   app.addHook('onRequest', async ({ headers, routeOptions, raw }) => {
     if (options.patience && (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)) watchBody(raw, options.patience.silence)
-    if (hasNames && !healthPaths.includes(routeOptions.url ?? '') && isStranger(headers, allowedOrigins, allowedHosts))
+    if (hasNames && !healthPaths.includes(routeOptions.url ?? '') && isStrange(headers))
       throw new Fault('ORIGIN_NOT_ALLOWED', `This answers to localhost and to addresses, not to ${headers.host}`, { host: headers.host })
     if (!routeOptions.config.isPublic && isForeign(headers, allowedOrigins))
       throw new Fault('ORIGIN_NOT_ALLOWED', `Pages of ${headers.origin} may not ask here`, { origin: headers.origin })

@@ -9,10 +9,10 @@ import { bundle } from '../../../deploy/setup/build.mjs'
 import { digestOf, type ModelFiles } from '../models/model-files.ts'
 import { referenceKey } from '../models/model-input.ts'
 import { buildNetwork } from '../models/network.ts'
-import { openPredictor } from '../models/predictor.ts'
+import { openPredictor, type Predictor } from '../models/predictor.ts'
 import { tf } from '../models/tensorflow.ts'
 import { writeModel } from '../models/write-model.ts'
-import { Engine, nextBatch } from './engine.ts'
+import { Engine, nextBatch, threadsFor } from './engine.ts'
 
 const home = fileURLToPath(new URL('../../../.frameloop', import.meta.url))
 mkdirSync(home, { recursive: true })
@@ -127,6 +127,31 @@ test('two hundred models take the place of each other while questions come: none
   await engine.unload(current.digest)
 }, 120_000)
 
+test.each(['tfjs', 'tfjs-wasm'] as const)(
+  'two hundred models of %s take the place of each other and leave no tensor behind',
+  async (name) => {
+    const models = [await aModel(3, -8), await aModel(3, 8)]
+    const open = (at: number): Promise<Predictor> => {
+      const { files, digest } = models[at % 2] as (typeof models)[number]
+      return openPredictor(files, digest, [name])
+    }
+    const isFirst = async (predictor: Predictor): Promise<boolean> => ((await predictor.predict([{ referenceKey: 'c z', pixels: pixelsOf(7) }]))[0]?.[0] ?? 0.5) > 0.5
+    let current = await open(0)
+    const before = tf.memory().numTensors
+    for (let swap = 1; swap <= 200; swap += 1) {
+      const next = await open(swap)
+      // both answer until the one before is let go
+      expect([await isFirst(current), await isFirst(next)]).toEqual(swap % 2 === 1 ? [false, true] : [true, false])
+      await current.dispose()
+      current = next
+      expect(tf.memory().numTensors).toBe(before)
+    }
+    await current.dispose()
+    expect(tf.memory().numTensors).toBeLessThan(before)
+  },
+  120_000,
+)
+
 test('what nobody could answer in time is refused, and too much of it at once', async () => {
   const { digest, files } = await aModel(4)
   await expect(engine.ask({ kind: 'pixels', digest, referenceKey: '' }, pixelsOf(1))).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' })
@@ -165,4 +190,12 @@ test('as many are taken together as are done in three milliseconds: hundreds of 
   expect(learned(30, 10)).toBe(1)
   // few came, and quickly: nothing is learned from that
   expect(nextBatch(64, 3, 1)).toBe(64)
+})
+
+test('the thread with the sockets has a core while it needs one: small questions are answered by one thread of two, large ones by both', () => {
+  expect(threadsFor(2, 0, 0)).toBe(2)
+  expect(threadsFor(2, 80, 75)).toBe(1)
+  expect(threadsFor(2, 130, 25)).toBe(2)
+  expect(threadsFor(8, 80, 75)).toBe(4)
+  expect(threadsFor(2, 1, 1_000)).toBe(1)
 })

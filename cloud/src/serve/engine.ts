@@ -7,6 +7,8 @@
  * E3  What waits is bounded in bytes and in time: beyond that it is refused at once, with a code that says why.
  * E4  A model that is let go answers first whoever has asked it.
  * E5  A thread that dies fails the questions it had in hand only; another takes its place, with the same models.
+ * E6  The thread with the sockets needs a core too: of the threads only as many are given anything as the cores leave, by what answering
+ *     and everything else here took lately. Small pictures leave one of two cores, large ones both.
  */
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
@@ -27,6 +29,8 @@ const mostBatch = 256
 /** With each thread: one it works on and one it finds when that is done. */
 const ordersAhead = 2
 const restartPause: Ms = 200
+/** How often the threads that are given something are counted anew (E6); what was before counts half each time. */
+const countEvery: Ms = 100
 const waitingLimit: Bytes = 64_000_000
 /** How long a question may wait where whoever asks does not say. */
 export const usualDeadline: Ms = 5_000
@@ -77,6 +81,11 @@ export function nextBatch(limit: number, taken: number, took: Ms): number {
   return Math.max(1, Math.min(mostBatch, Math.max(limit >> 1, Math.min(inTime, limit * 2))))
 }
 
+/** E6: how many of `count` threads to use where answering took `there` in threads while the thread with the sockets was busy for `here`. */
+export function threadsFor(count: number, there: Ms, here: Ms): number {
+  return there + here === 0 ? count : Math.max(1, Math.round((count * there) / (there + here)))
+}
+
 export class Engine {
   readonly #queues = new Map<string, Queue>()
   readonly #threads: Thread[] = []
@@ -91,6 +100,11 @@ export class Engine {
   readonly #rooms = new Rooms()
   #ids = 0
   #isPumping = false
+  /** E6: `there` since `seen`, and what both came to lately. */
+  #answering: Ms = 0
+  #seen = performance.eventLoopUtilization()
+  #seenAt = performance.now()
+  #lately = { there: 0, here: 0 }
   #isClosed = false
 
   /** `program`: where the built thread lies. */
@@ -192,14 +206,28 @@ export class Engine {
 
   /** E1 */
   #pump(): void {
+    const threads = this.#used()
     for (let ahead = 0; ahead < ordersAhead; ahead += 1)
-      for (const thread of this.#threads) {
-        if (thread.isDead || thread.batches > ahead) continue
-        const places = this.#threads.reduce((sum, { isDead, batches }) => sum + (isDead ? 0 : ordersAhead - batches), 0)
+      for (const thread of threads) {
+        if (thread.batches > ahead) continue
+        const places = threads.reduce((sum, { batches }) => sum + ordersAhead - batches, 0)
         const batch = this.#take(places)
         if (batch.length === 0) return
         void this.#answer(thread, batch)
       }
+  }
+
+  /** E6 */
+  #used(): Thread[] {
+    const now = performance.now()
+    if (now - this.#seenAt >= countEvery) {
+      const { there, here } = this.#lately
+      this.#lately = { there: there / 2 + this.#answering, here: here / 2 + performance.eventLoopUtilization(this.#seen).active }
+      this.#answering = 0
+      this.#seen = performance.eventLoopUtilization()
+      this.#seenAt = now
+    }
+    return this.#threads.filter(({ isDead }) => !isDead).slice(0, threadsFor(this.#threads.length, this.#lately.there, this.#lately.here))
   }
 
   /** The next batch: of the question that has waited longest and its like, shared among `places`. */
@@ -244,6 +272,7 @@ export class Engine {
       const report = await this.#order(thread, { kind: 'answer', questions: batch.map(({ question }) => question), packed, ends }, [packed.buffer])
       const { answers, ms, room } = report as Extract<Report, { kind: 'answered' }>
       this.#rooms.give(room)
+      this.#answering += ms
       const queue = this.#queues.get(kindOf(first.question))
       if (queue) queue.limit = nextBatch(queue.limit, batch.length, ms)
       for (const [at, { resolve, reject }] of batch.entries()) {
