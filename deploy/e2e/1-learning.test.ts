@@ -10,7 +10,8 @@ import { afterAll, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { root } from '../src/home.ts'
 import { parseLabels } from '../src/label-file.ts'
-import { frameloop, home, one, pool, soon, state } from './session.ts'
+import { frameloop, home, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 const labelFile = join(root, 'deploy/e2e/footage/vtest-labels.csv')
 const labels = parseLabels(readFileSync(labelFile, 'utf8'))

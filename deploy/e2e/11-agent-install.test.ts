@@ -8,7 +8,8 @@ import type { AgentReported } from '@frameloop/schemas/events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { root } from '../src/home.ts'
 import { freePort } from './network-camera.ts'
-import { frameloop, one, pool, soon, state } from './session.ts'
+import { frameloop, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 const run = promisify(execFile)
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-install-'))

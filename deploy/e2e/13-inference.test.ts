@@ -7,7 +7,11 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { connectTo, type FeedMessage, type FeedWish, type LivePrediction } from '@frameloop/client'
 import { openMlflow } from '@frameloop/cloud/models/mlflow'
+import { type Example, modelFileNames } from '@frameloop/cloud/models/model-files'
 import { placeOf } from '@frameloop/cloud/models/model-slots'
+import { differenceOf, engineNames, openPredictor } from '@frameloop/cloud/models/predictor'
+import { objectStoreOf } from '@frameloop/kit/object-store'
+import type { FeaturesPrepared } from '@frameloop/schemas/events'
 import { chromium } from 'playwright-core'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
@@ -15,7 +19,8 @@ import { WebSocket } from 'ws'
 import { build, root, tools } from '../src/home.ts'
 import type { ListedModel } from '../src/models.ts'
 import { freePort } from './network-camera.ts'
-import { env, frameloop, home, one, pool, soon, state } from './session.ts'
+import { env, frameloop, home, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 afterAll(() => pool.end())
 
@@ -268,6 +273,41 @@ test('a feed that comes back goes on where it was', async () => {
 test('files that MLflow does not have are missing, and MLflow is not away', async () => {
   const artifacts = `mlflow-artifacts:/1/${'a'.repeat(32)}/artifacts`
   await expect(openMlflow(env('MLFLOW_TRACKING_URI')).getFiles(artifacts, 'model', ['model.onnx'])).rejects.toMatchObject({ code: 'NOT_FOUND' })
+})
+
+test('every engine answers the zones of real frames alike', async () => {
+  const task = 'pedestrians'
+  const champion = await soon(() =>
+    one<{ digest: string; artifact_path: string; preprocessing: string }>(
+      "select m.digest, m.artifact_path, m.preprocessing from roles_now r join model_versions m on m.task = r.task and m.version = r.version where r.task = $1 and r.alias = 'champion'",
+      [task],
+    ),
+  )
+  const files = await openMlflow(env('MLFLOW_TRACKING_URI')).getFiles(champion.artifact_path, 'model', modelFileNames)
+  const { rows } = await pool.query<{ camera_id: string; bucket: string; object_key: string; zones: FeaturesPrepared['zones'] }>(
+    "select camera_id, bucket, object_key, zones from features where preprocessing = $1 and camera_id = 'vtest' order by frame_id limit 60",
+    [champion.preprocessing],
+  )
+  const store = objectStoreOf(state.environment)
+  const examples: Example[] = []
+  for (const { camera_id: camera, bucket, object_key: key, zones } of rows) {
+    const packed = await store.get(bucket, key)
+    for (const { zone, tasks, offset, shape } of zones)
+      if (tasks.includes(task)) examples.push({ referenceKey: `${camera} ${zone}`, pixels: packed.subarray(offset, offset + shape.reduce((product, side) => product * side, 1)) })
+  }
+  store.close()
+  expect(examples.length).toBeGreaterThan(100)
+  // one after the other: both of TF.js share what computes
+  const answered: (number[] | undefined)[][] = []
+  for (const engine of engineNames) {
+    const predictor = await openPredictor(files, champion.digest, [engine])
+    answered.push(await predictor.predict(examples))
+    await predictor.dispose()
+  }
+  const [first = [], ...others] = answered
+  // they were given something to tell apart
+  expect(new Set(first.map((scores = []) => scores.indexOf(Math.max(...scores)))).size).toBeGreaterThan(1)
+  for (const scores of others) for (const [at, one = []] of first.entries()) expect(differenceOf(one, scores[at] ?? [])).toBeLessThan(1e-4)
 })
 
 test('a challenger answers its share of the live frames in the place of the champion, a shadow on record only', async () => {

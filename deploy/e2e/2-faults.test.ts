@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { AvroDeserializer, AvroSerializer, SchemaRegistryClient, SerdeType } from '@confluentinc/schemaregistry'
 import { sha256Hex } from '@frameloop/kit/digest'
 import { openKafka, type Producer } from '@frameloop/kit/kafka'
@@ -13,10 +14,12 @@ import { rawKey } from '@frameloop/schemas/object-keys'
 import { openRegistry } from '@frameloop/schemas/registry'
 import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { redriveLimit } from '../src/dead-letters.ts'
 import { openHome, root } from '../src/home.ts'
 import { type Status, status } from '../src/status.ts'
 import { doubledAnswers } from './own-stack.ts'
-import { env, frameloop, home, one, pool, soon, state, unaccounted } from './session.ts'
+import { env, frameloop, home, one, pool, state } from './session.ts'
+import { soon, unaccounted } from './waiting.ts'
 
 let producer: Producer
 const store = objectStoreOf(state.environment)
@@ -156,6 +159,20 @@ test('dead letters are listed and shown, and one whose object came late gets thr
   expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toContain('1 sent, 0 left')
   await stateOf(mediaId, 4)
   expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toContain(`left ${place}: it got through meanwhile`)
+})
+
+test('what fails each time is sent again three times, and then left alone', async () => {
+  const mediaId = await announce(Buffer.from('never stored under this name'), { key: 'raw/test/never.jpg' })
+  const lettersAre = (count: number) =>
+    soon(async () => ((await one<{ n: number }>('select count(*)::int as n from dead_letters where subject_id = $1', [mediaId]))?.n === count ? true : undefined))
+  for (let attempt = 1; attempt <= redriveLimit; attempt += 1) {
+    await lettersAre(attempt)
+    expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toContain('1 sent, ')
+  }
+  await lettersAre(redriveLimit + 1)
+  expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toMatch(/it has failed 4 times[\s\S]*0 sent, /)
+  expect(await frameloop('dead-letters', 'redrive', '--reason', 'OBJECT_MISSING')).toMatch(/it failed too often[\s\S]*0 sent, /)
+  expect(await one('select count(*)::int as n from media where media_id = $1', [mediaId])).toEqual({ n: 1 })
 })
 
 test('the ledger is clean, and fails on a record that was announced and is nowhere', async () => {
@@ -322,6 +339,78 @@ test('rows that are gone are found by verify and written again from their record
   expect(await frameloop('verify', '--from', '2026-01-02T03:00:00Z', '--to', '2026-01-02T04:00:00Z', '--settle', '0')).toContain('clean')
 })
 
+test('an object that is gone or has another size, and rows that no record stands behind, are found by verify', async () => {
+  const { object_key } = await soon(async () => one<{ object_key: string }>("select object_key from media where camera_id = 'street' limit 1"))
+  const picture = await store.get('frameloop-raw', object_key)
+  const since = Date.now()
+  const [whole, cut, bare] = [await announce(picture), await announce(picture), await announce(picture)]
+  for (const mediaId of [whole, cut, bare]) {
+    await stateOf(mediaId, 4)
+    await soon(async () => one('select 1 as ok from features f join frames using (frame_id) where media_id = $1', [mediaId]))
+  }
+  const range = ['--from', new Date(since).toISOString(), '--to', new Date(Date.now() + 1).toISOString()]
+  const keyOf = (mediaId: string): string => `raw/test/${mediaId}.jpg`
+  const put = (mediaId: string, body: Buffer) => store.putOnce({ bucket: 'frameloop-raw', key: keyOf(mediaId), body, contentType: 'image/jpeg' })
+  const found = async (): Promise<string> => ((await frameloop('verify', ...range).catch((thrown: unknown) => thrown)) as { stdout?: string }).stdout ?? 'clean'
+  await store.remove('frameloop-raw', [keyOf(whole), keyOf(cut)])
+  await put(cut, picture.subarray(1))
+  await pool.query('delete from hops where subject_id = $1', [bare])
+  const said = await found()
+  expect(said).toContain(`missing    s3://frameloop-raw/${keyOf(whole)}: media ${whole} names it and it is not there`)
+  expect(said).toContain(`missing    s3://frameloop-raw/${keyOf(cut)}: it holds ${picture.length - 1} bytes, media ${cut} says ${picture.length}`)
+  expect(said).toMatch(new RegExp(`unrecorded media ${bare}: camera test-camera seq \\d+: no record of any topic stands behind it`))
+  expect(said).toMatch(/unwritten {2}media\.captured\/\d+\/\d+: no row stands for it/)
+  // hops are written again from their records; objects nobody can bring back but who has them
+  await frameloop('verify', ...range, '--repair').catch(() => {})
+  await store.remove('frameloop-raw', [keyOf(cut)])
+  for (const mediaId of [whole, cut]) await put(mediaId, picture)
+  expect(await found()).toBe('clean')
+})
+
+test('what a person asks the catalog is answered: the way of a frame, the day of a camera, rejects by reason, who prepared features', async () => {
+  const { object_key } = await soon(async () => one<{ object_key: string }>("select object_key from media where camera_id = 'street' limit 1"))
+  const picture = await store.get('frameloop-raw', object_key)
+  const epoch = '9'.repeat(32)
+  const capturedHere = { cameraId: 'asked-camera', epoch }
+  const media = [await announce(picture, {}, { ...capturedHere, seq: 1 }), await announce(picture, {}, { ...capturedHere, seq: 2 })]
+  const refused = await announce(Buffer.from('no picture'), {}, { ...capturedHere, seq: 3 })
+  const frames = await Promise.all(
+    media.map((mediaId) =>
+      soon(async () =>
+        one<{ frame_id: string; preprocessing: string }>('select f.frame_id, f.preprocessing from features f join frames using (frame_id) where media_id = $1', [mediaId]),
+      ),
+    ),
+  )
+  await stateOf(refused, 3)
+  const [first] = frames
+  const way = 'select topic, subject_id from frame_way($1)'
+  const { rows: ofFrame } = await pool.query<{ topic: string; subject_id: string }>(way, [first?.frame_id])
+  expect(ofFrame.slice(0, 4)).toEqual([
+    { topic: 'media.captured', subject_id: media[0] },
+    { topic: 'media.validated', subject_id: media[0] },
+    { topic: 'frames.extracted', subject_id: first?.frame_id },
+    { topic: 'features.prepared', subject_id: first?.frame_id },
+  ])
+  // asked by its medium it is the same way
+  expect((await pool.query(way, [media[0]])).rows.slice(0, 4)).toEqual(ofFrame.slice(0, 4))
+  const days = (
+    await pool.query<{ captured: number; validated: number; rejected: number }>(
+      `select sum(captured)::int as captured, sum(validated)::int as validated, sum(rejected)::int as rejected
+     from (select distinct captured_at::date as day from media where camera_id = 'asked-camera') d cross join lateral camera_day('asked-camera', d.day)`,
+    )
+  ).rows
+  expect(days).toEqual([{ captured: 3, validated: 2, rejected: 1 }])
+  const counted = await one<{ rejects: number }>("select count(*)::int as rejects from dead_letters where reason = 'PICTURE_UNREADABLE' and stage = 'validate'")
+  expect(await one("select rejects::int from rejects_by_reason('-infinity', 'infinity') where reason = 'PICTURE_UNREADABLE' and stage = 'validate'")).toEqual(counted)
+  expect(Number(counted?.rejects)).toBeGreaterThan(0)
+  const prepared = 'select preprocessing, count(*)::int as n from features group by preprocessing'
+  const versions = (await pool.query<{ preprocessing: string; first: Date; last: Date }>('select * from feature_versions()')).rows
+  expect(new Set(versions.map(({ preprocessing }) => preprocessing))).toEqual(
+    new Set((await pool.query<{ preprocessing: string }>(prepared)).rows.map(({ preprocessing }) => preprocessing)),
+  )
+  for (const { first: from, last: to } of versions) expect(from.getTime()).toBeLessThanOrEqual(to.getTime())
+})
+
 test('a record that kills its process each time becomes a dead letter, and those around it are worked on', async () => {
   const loss = { siteId: 'test', cameraId: 'killer-camera', epoch: 'd'.repeat(32), seqFrom: 1, seqTo: 1, agentId: 'test', lostAt: Date.now() }
   for (const [at, reason] of ['fine', 'kill', 'fine'].entries()) {
@@ -375,22 +464,40 @@ test.each(['validate', 'extract', 'features', 'catalog', 'agent', 'labels', 'tra
     await soon(async () => one("select 1 as ok from features where camera_id = 'street' and frame_at > $1 limit 1", [mark]))
     process.stdout.write(`${name}: ready again ${backAfter.toFixed(1)} s, frames flow again ${((Date.now() - since) / 1000).toFixed(1)} s after the kill\n`)
     expect(backAfter).toBeLessThanOrEqual(30)
-    await soon(async () => ((await unaccounted(pool, 'street')) === 0 ? true : undefined))
-    expect(await one('select media_id from media group by camera_id, epoch, seq, media_id having count(*) > 1')).toBeUndefined()
-    // the rows cannot be doubled by their keys; the records could: no stage has let one of them out twice
-    expect(
-      await one(
-        "select h.topic, h.subject_id, count(*) from hops h join frames f on h.subject_id in (f.media_id, f.frame_id) where f.camera_id = 'street' and h.topic in ('media.validated', 'frames.extracted', 'features.prepared') group by h.topic, h.subject_id having count(*) > 1",
-      ),
-    ).toBeUndefined()
-    // and every frame of that time has its answer, once
-    await soon(
-      async () =>
-        (await one(
-          "select frame_id from features f where camera_id = 'street' and frame_at >= $1 and frame_at < $2 and not exists (select 1 from predictions p where p.frame_id = f.frame_id) limit 1",
-          [new Date(since), mark],
-        )) === undefined || undefined,
-    )
-    expect(await doubledAnswers(pool)).toEqual([])
+    await expectEachFrameOnce(since, mark)
   },
 )
+
+test('Kafka stands still for longer than its sessions last, and every frame captured meanwhile is accounted for', async () => {
+  const kafka = (JSON.parse(await frameloop('status', '--json')) as Status).processes.find(({ name }) => name === 'kafka')
+  if (!kafka) throw new Error('kafka does not run')
+  const since = Date.now()
+  process.kill(kafka.pid, 'SIGSTOP')
+  await sleep(7_000)
+  process.kill(kafka.pid, 'SIGCONT')
+  const mark = new Date()
+  await soon(async () => one("select 1 as ok from features where camera_id = 'street' and frame_at > $1 limit 1", [mark]))
+  process.stdout.write(`kafka: frames flow again ${((Date.now() - mark.getTime()) / 1000).toFixed(1)} s after it stood still\n`)
+  await expectEachFrameOnce(since, mark)
+})
+
+/** Every frame that street captured is accounted for, none came out of a stage twice, and each of those between the two times has its answer, once. */
+async function expectEachFrameOnce(since: number, mark: Date): Promise<void> {
+  await soon(async () => ((await unaccounted(pool, 'street')) === 0 ? true : undefined))
+  expect(await one('select media_id from media group by camera_id, epoch, seq, media_id having count(*) > 1')).toBeUndefined()
+  // the rows cannot be doubled by their keys; the records could: no stage has let one of them out twice
+  expect(
+    await one(
+      "select h.topic, h.subject_id, count(*) from hops h join frames f on h.subject_id in (f.media_id, f.frame_id) where f.camera_id = 'street' and h.topic in ('media.validated', 'frames.extracted', 'features.prepared') group by h.topic, h.subject_id having count(*) > 1",
+    ),
+  ).toBeUndefined()
+  // and every frame of that time has its answer, once
+  await soon(
+    async () =>
+      (await one(
+        "select frame_id from features f where camera_id = 'street' and frame_at >= $1 and frame_at < $2 and not exists (select 1 from predictions p where p.frame_id = f.frame_id) limit 1",
+        [new Date(since), mark],
+      )) === undefined || undefined,
+  )
+  expect(await doubledAnswers(pool)).toEqual([])
+}

@@ -3,7 +3,8 @@
 import { chromium } from 'playwright-core'
 import sharp from 'sharp'
 import { afterAll, expect, test } from 'vitest'
-import { frameloop, one, pool, soon, state } from './session.ts'
+import { frameloop, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 afterAll(() => pool.end())
 

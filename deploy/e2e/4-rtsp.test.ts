@@ -17,7 +17,8 @@ import WebSocket from 'ws'
 import { build, root } from '../src/home.ts'
 import { parseZones, putZoneFile, readNamed } from '../src/label-file.ts'
 import { freePort, type NetworkCamera, openNetworkCamera } from './network-camera.ts'
-import { env, frameloop, one, pool, soon, state } from './session.ts'
+import { env, frameloop, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 const password = 'opensesame-1234'
 const folder = mkdtempSync(join(tmpdir(), 'frameloop-rtsp-'))

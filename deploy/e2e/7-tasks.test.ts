@@ -7,7 +7,8 @@ import { prepareZone, preprocessingDigest } from '@frameloop/stream-processors/f
 import { decodePicture } from '@frameloop/stream-processors/picture/decode-picture'
 import { afterAll, expect, test } from 'vitest'
 import { simulatedZones } from '../src/demo.ts'
-import { env, frameloop, one, pool, soon, state } from './session.ts'
+import { env, frameloop, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 const store = objectStoreOf(state.environment)
 afterAll(async () => {

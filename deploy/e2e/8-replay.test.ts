@@ -12,7 +12,8 @@ import { readRanges, readTopic } from '@frameloop/stream-processors/chain/kafka-
 import type { BusRecord } from '@frameloop/stream-processors/chain/stage'
 import { preprocessingDigest } from '@frameloop/stream-processors/features/prepare'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { env, frameloop, one, pool, soon, state } from './session.ts'
+import { env, frameloop, one, pool, state } from './session.ts'
+import { soon } from './waiting.ts'
 
 const store = objectStoreOf(state.environment)
 const codec = openCodec(openRegistry(env('SCHEMA_REGISTRY_URL')))

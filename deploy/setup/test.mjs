@@ -25,8 +25,9 @@ function readReport(file) {
 }
 let [passed, failed, skipped] = [0, failures.length, 0]
 // one after the other: the stack of the end-to-end tests has a camera that would keep the machine busy
-for (const project of ['unit', 'e2e']) {
-  process.stdout.write(`[test] ${project === 'unit' ? 'unit' : 'end to end'}\n`)
+const projects = { unit: 'unit', own: 'stacks of their own', e2e: 'end to end' }
+for (const [project, about] of Object.entries(projects)) {
+  process.stdout.write(`[test] ${about}\n`)
   const report = path.join(reports, `${project}.json`)
   const args = ['run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
   const { status } = spawnSync(process.execPath, [path.join(root, 'node_modules/vitest/vitest.mjs'), ...args], { cwd: root, stdio: 'inherit' })

@@ -9,14 +9,13 @@ import { openPool } from '@frameloop/kit/postgres'
 import { isSameProcess } from '@frameloop/kit/process-identity'
 import rdkafka from 'node-rdkafka'
 import { afterAll, expect, test } from 'vitest'
-import { endHangingTransactions, readTransactionLog } from '../src/hanging-transactions.ts'
-import { choosePorts, openHome, readState, root } from '../src/home.ts'
-import { prepareKafka } from '../src/parts.ts'
-import { ensureDatabases } from '../src/postgres.ts'
-import { Supervisor } from '../src/supervisor.ts'
-import { runningSupervisor } from '../src/up.ts'
-import { doubled, type OwnStack, openOwnHome, startOwnStack } from './own-stack.ts'
-import { env, pool, soon, state, unaccounted } from './session.ts'
+import { endHangingTransactions, readTransactionLog } from '../../src/hanging-transactions.ts'
+import { choosePorts, openHome, readState, root } from '../../src/home.ts'
+import { prepareKafka } from '../../src/parts.ts'
+import { Supervisor } from '../../src/supervisor.ts'
+import { runningSupervisor } from '../../src/up.ts'
+import { doubled, type OwnStack, openOwnHome, startOwnStack } from '../own-stack.ts'
+import { soon, unaccounted } from '../waiting.ts'
 
 const home = openOwnHome()
 const scratch = mkdtempSync(join(tmpdir(), 'frameloop-scratch-'))
@@ -25,20 +24,16 @@ let stack: OwnStack | undefined
 afterAll(async () => {
   await home[Symbol.asyncDispose]()
   rmSync(scratch, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 })
-  await pool.end()
 })
 
 const databaseOf = (running: OwnStack) => openPool(running.state.environment['DATABASE_URL'] ?? '', 'test', 2)
 const mediaOf = async (sql: ReturnType<typeof databaseOf>): Promise<number> =>
   (await sql.query<{ n: number }>("select count(*)::int as n from media where camera_id = 'street' and status_rank >= 2")).rows[0]?.n ?? 0
 
-/** Two stacks share the machine here. */
-const patience = 240_000
-
 test('a start after a kill -9 of everything loses nothing', async () => {
   const first = await startOwnStack(home, [])
   const before = databaseOf(first)
-  await soon(async () => ((await mediaOf(before)) >= 30 ? true : undefined), patience)
+  await soon(async () => ((await mediaOf(before)) >= 30 ? true : undefined))
   await before.end()
   await first.killEverything()
   await soon(async () => (first.alive().length === 0 ? true : undefined))
@@ -48,8 +43,8 @@ test('a start after a kill -9 of everything loses nothing', async () => {
   const after = databaseOf(stack)
   const known = await mediaOf(after)
   expect(known).toBeGreaterThanOrEqual(30)
-  await soon(async () => ((await mediaOf(after)) >= known + 10 ? true : undefined), patience)
-  await soon(async () => ((await unaccounted(after, 'street')) === 0 ? true : undefined), patience)
+  await soon(async () => ((await mediaOf(after)) >= known + 10 ? true : undefined))
+  await soon(async () => ((await unaccounted(after, 'street')) === 0 ? true : undefined))
   expect(await doubled(after)).toEqual([])
   await after.end()
 })
@@ -144,72 +139,4 @@ test('a wrong zone file is told before anything starts, with every problem', asy
   expect(said).toContain('zone 1: "zone" must be a name')
   expect(said).toContain('reaches out of its picture')
   expect(said).not.toContain('ready')
-})
-
-test('in a database of your own the registry and MLflow get theirs beside it, and settings of processes are handed on', async () => {
-  const database = new URL(env('DATABASE_URL'))
-  await ensureDatabases(database.href, ['alone'])
-  database.pathname = '/alone'
-  const own = openOwnHome()
-  const running = await startOwnStack(own, ['--no-demo'], {
-    DATABASE_URL: database.href,
-    API_KEYS: 'required',
-    ALLOWED_ORIGINS: 'https://shop.example.org',
-    REQUIRE_SIGNATURES: 'true',
-  })
-  try {
-    const { rows } = await pool.query<{ datname: string }>("select datname from pg_database where datname like 'alone%' order by 1")
-    expect(rows.map(({ datname }) => datname)).toEqual(['alone', 'alone_mlflow', 'alone_registry'])
-    const serve = running.state.endpoints['serve'] ?? ''
-    expect((await fetch(`${serve}/v1/models`)).status).toBe(401)
-    const asked = await fetch(`${serve}/v1/models`, { headers: { origin: 'https://shop.example.org' } })
-    expect(asked.headers.get('access-control-allow-origin')).toBe('https://shop.example.org')
-    expect((await fetch(`${serve}/v1/models`, { headers: { origin: 'https://other.example.org' } })).status).toBe(403)
-    // where everybody must sign, the frame that proves the start is signed: it is ready; no agent of its own runs here
-    const known = openPool(database.href, 'test', 1)
-    expect((await known.query('select agent_id from agent_keys order by 1')).rows).toEqual([{ agent_id: 'ingest' }])
-    await known.end()
-  } finally {
-    await own[Symbol.asyncDispose]()
-  }
-})
-
-test('every backing service can be one of your own, named by its address, and is not started then', async () => {
-  const folder = openHome(join(scratch, 'kafka-home'))
-  const supervisor = new Supervisor(folder, () => {})
-  const { kafka = 0, controller = 0 } = await choosePorts(folder, ['kafka', 'controller'])
-  const own = openOwnHome()
-  try {
-    await supervisor.start(await prepareKafka(folder, kafka, controller))
-    const database = new URL(env('DATABASE_URL'))
-    await ensureDatabases(database.href, ['elsewhere'])
-    database.pathname = '/elsewhere'
-    const running = await startOwnStack(own, ['--no-demo'], {
-      KAFKA_BROKERS: `127.0.0.1:${kafka}`,
-      SCHEMA_REGISTRY_URL: env('SCHEMA_REGISTRY_URL'),
-      S3_ENDPOINT: env('S3_ENDPOINT'),
-      AWS_ACCESS_KEY_ID: env('AWS_ACCESS_KEY_ID'),
-      AWS_SECRET_ACCESS_KEY: env('AWS_SECRET_ACCESS_KEY'),
-      DATABASE_URL: database.href,
-      MLFLOW_TRACKING_URI: state.endpoints['mlflow'] ?? '',
-    })
-    expect(running.processes.map(({ name }) => name).sort()).toEqual([
-      'archive',
-      'catalog',
-      'console',
-      'extract',
-      'features',
-      'ingest',
-      'labels',
-      'serve',
-      'train',
-      'validate',
-      'watch',
-    ])
-    await running.end('SIGTERM')
-    expect(running.alive()).toEqual([])
-  } finally {
-    await own[Symbol.asyncDispose]()
-    await supervisor.stop()
-  }
 })

@@ -23,11 +23,11 @@ import { topics } from '@frameloop/schemas/topics'
 import { newTraceparent } from '@frameloop/schemas/trace'
 import { AclOperationTypes, AclPermissionTypes, AclResourceTypes, ResourcePatternTypes } from 'kafkajs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { addAgentKey } from '../src/agents.ts'
-import { build, tools } from '../src/home.ts'
-import { freePort } from './network-camera.ts'
-import { endChild, type OwnStack, openOwnHome, startOwnStack } from './own-stack.ts'
-import { soon } from './session.ts'
+import { addAgentKey } from '../../src/agents.ts'
+import { build, tools } from '../../src/home.ts'
+import { freePort } from '../network-camera.ts'
+import { endChild, type OwnStack, openOwnHome, startOwnStack } from '../own-stack.ts'
+import { soon } from '../waiting.ts'
 
 const run = promisify(execFile)
 const home = openOwnHome()
