@@ -146,6 +146,7 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
   const concurrency = 8
   const ratios: number[] = []
   const toPlain: number[] = []
+  const toChecked: number[] = []
   for (let round = 0; round < uploadsBefore + uploadRounds; round += 1) {
     const spool = await Spool.open({ folder: join(folder, `upload-${round}`), capacity: 4_000_000_000, segmentBytes: 16_000_000 }, log)
     const epoch = mintEpoch()
@@ -168,7 +169,7 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
       await running
       return took
     }
-    const bare = async (what: string, headers: Readonly<Record<string, string>>): Promise<number> => {
+    const bare = async (what: string, headersOf: (n: number) => Readonly<Record<string, string>>): Promise<number> => {
       const agent = new Agent({ keepAlive: true, maxSockets: concurrency })
       const paths = Array.from({ length: uploads }, (_, n) =>
         signedPut(endpoint, 'frameloop-raw', `bench-${what}/camera/2026/11/25/12/${round}-${epoch}-${n}.jpg`, env['AWS_ACCESS_KEY_ID'] ?? '', env['AWS_SECRET_ACCESS_KEY'] ?? ''),
@@ -180,7 +181,7 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
           const body = pictures[n % pictures.length] as Buffer
           await new Promise<void>((resolve, reject) => {
             const asked = request(
-              { host: endpoint.hostname, port: endpoint.port, path: paths[n], method: 'PUT', agent, headers: { 'content-length': body.length, ...headers } },
+              { host: endpoint.hostname, port: endpoint.port, path: paths[n], method: 'PUT', agent, headers: { 'content-length': body.length, ...headersOf(n) } },
               (response) => {
                 response.resume()
                 response.on('end', () => (response.statusCode === 200 ? resolve() : reject(new Error(`PUT was answered with ${response.statusCode}`))))
@@ -196,23 +197,37 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
       return performance.now() - since
     }
     // what is asked of the store is what ours asks: a condition, a type; and beside it a loop that asks for nothing
-    const same = (): Promise<number> => bare('same', { 'if-none-match': '*', 'content-type': 'image/jpeg' })
+    const asked = { 'if-none-match': '*', 'content-type': 'image/jpeg' }
+    const same = (): Promise<number> => bare('same', () => asked)
     const [first, second] = round % 2 === 0 ? [ours, same] : [same, ours]
     const [a, b] = [await first(), await second()]
     const [took, sameTook] = round % 2 === 0 ? [a, b] : [b, a]
-    const plainTook = await bare('plain', {})
+    const plainTook = await bare('plain', () => ({}))
+    // what it would cost without us to have the store check what arrives, and keep who took it
+    const checkedTook = await bare('checked', (n) => ({
+      ...asked,
+      'x-amz-checksum-sha256': Buffer.from(digests[n % pictures.length] ?? '', 'hex').toString('base64'),
+      ...Object.fromEntries(
+        Object.entries({ ...headOf(epoch, n + 1, digests[n % pictures.length] ?? '') })
+          .slice(0, 9)
+          .map(([name, value]) => [`x-amz-meta-${name.toLowerCase()}`, String(value)]),
+      ),
+    }))
     await spool.close()
     if (round >= uploadsBefore) {
       ratios.push(sameTook / took)
       toPlain.push(plainTook / took)
+      toChecked.push(checkedTook / took)
     }
-    say(`uploads, round ${round}: ${(sameTook / took).toFixed(2)} x the bare loop, ${(plainTook / took).toFixed(2)} x one without conditions`)
+    say(
+      `uploads, round ${round}: ${(sameTook / took).toFixed(2)} x the bare loop, ${(plainTook / took).toFixed(2)} x one without conditions, ${(checkedTook / took).toFixed(2)} x one that is checked`,
+    )
   }
   store.close()
   say(
-    `spool to S3: ${shown(ratios)} a bare keep-alive loop of PUTs (${uploads} frames of ${Math.round((pictures[0]?.length ?? 0) / 1000)} kB, ${concurrency} at a time), ${shown(toPlain)} one without conditions`,
+    `spool to S3: ${shown(ratios)} a bare keep-alive loop of PUTs (${uploads} frames of ${Math.round((pictures[0]?.length ?? 0) / 1000)} kB, ${concurrency} at a time), ${shown(toPlain)} one without conditions, ${shown(toChecked)} one whose content the store checks, as it does ours`,
   )
-  return { ratios, toPlain }
+  return { ratios, toPlain, toChecked }
 }
 
 /** Writes mpjpeg to its standard output, `rate` pictures a second from `at` on, whatever the reader does. */

@@ -5,6 +5,7 @@ import { Fault } from '@frameloop/kit/fault'
 import { openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import type { Pool } from '@frameloop/kit/postgres'
+import { showMs } from '@frameloop/kit/units'
 import { type Codec, recordOf } from '@frameloop/schemas/codec'
 import type { AgentReported } from '@frameloop/schemas/events'
 import { isName } from '@frameloop/schemas/ids'
@@ -33,7 +34,7 @@ export function showAgents(agents: readonly AgentReported[], now: number): strin
       )
       const runs = desiredVersion ? `wanted settings ${desiredVersion}` : 'its own file'
       return [
-        `${agentId} of ${siteId}, version ${version}, reported ${Math.round((now - reportedAt) / 1000)} s ago, ${waitingText(report, reportedAt)}, runs ${runs}`,
+        `${agentId} of ${siteId}, version ${version}, reported ${showMs(now - reportedAt)} ago, ${waitingText(report, reportedAt)}, runs ${runs}`,
         ...(announceError ? [`  its frames wait for Kafka: ${announceError}`] : []),
         ...(desiredError ? [`  does not run ${desiredError}`] : []),
         ...lines,

@@ -126,12 +126,14 @@ export async function openApi(health: Health, options: ApiOptions): Promise<Fast
     http: { headersTimeout: 8_000, connectionsCheckingInterval: 250 },
   })
   const { allowedOrigins = [], allowedHosts = [] } = options
-  await app.register(cors, {
-    origin: [...allowedOrigins],
-    methods: ['GET', 'HEAD', 'POST', 'PUT'],
-    allowedHeaders: ['authorization', 'content-type', 'idempotency-key'],
-    maxAge: 600,
-  })
+  // where no page elsewhere may ask, nothing needs to be said to browsers with each answer
+  if (allowedOrigins.length > 0)
+    await app.register(cors, {
+      origin: [...allowedOrigins],
+      methods: ['GET', 'HEAD', 'POST', 'PUT'],
+      allowedHeaders: ['authorization', 'content-type', 'idempotency-key'],
+      maxAge: 600,
+    })
   const hasNames = isLoopback(options.host) || allowedHosts.length > 0
   /** Nearly all ask by the same name. */
   let known: { readonly host: string | undefined; readonly isStranger: boolean } | undefined

@@ -23,7 +23,7 @@ const require = createRequire(import.meta.url)
 const unreadable = (why: string): Fault => new Fault('PICTURE_UNREADABLE', `The JPEG cannot be decoded: ${why}`)
 
 /** Parameters of turbojpeg.h 3.x. */
-const tj = { decompress: 1, stopOnWarning: 0, scanLimit: 13, rgb: 0 } as const
+const tj = { decompress: 1, stopOnWarning: 0, width: 5, height: 6, scanLimit: 13, rgb: 0 } as const
 /** Progressive scans beyond this are an attack (libjpeg-turbo's own fuzzers use 500). */
 const scanLimit = 500
 
@@ -32,6 +32,7 @@ function openNative(): JpegDecoder {
   koffi.struct('tjscalingfactor', { num: 'int', denom: 'int' })
   const init = lib.func('void* tj3Init(int)')
   const set = lib.func('int tj3Set(void*, int, int)')
+  const get = lib.func('int tj3Get(void*, int)')
   const readHeader = lib.func('int tj3DecompressHeader(void*, const uint8_t*, size_t)')
   const setScale = lib.func('int tj3SetScalingFactor(void*, tjscalingfactor)')
   const decompress = lib.func('int tj3Decompress8(void*, const uint8_t*, size_t, uint8_t*, int, int)')
@@ -41,8 +42,11 @@ function openNative(): JpegDecoder {
     const handle: unknown = init(tj.decompress)
     set(handle, tj.scanLimit, scanLimit)
     set(handle, tj.stopOnWarning, 1)
+    scaled = 1
     return handle
   }
+  /** As the handle was last told. */
+  let scaled: Scale
   let handle = open()
   /** A damaged picture leaves the instance in a state that refuses the next good one (measured with a bogus Huffman table): it is opened anew. */
   const refuse = (): Fault => {
@@ -55,7 +59,10 @@ function openNative(): JpegDecoder {
     kind: 'native',
     decode(bytes, { width, height }, scale) {
       if (readHeader(handle, bytes, bytes.length) !== 0) throw refuse()
-      setScale(handle, { num: 1, denom: scale })
+      // what is written must be as large as the room for it, whatever was made of the header before
+      if (get(handle, tj.width) !== width || get(handle, tj.height) !== height) throw unreadable('it says two sizes')
+      if (scale !== scaled) setScale(handle, { num: 1, denom: scale })
+      scaled = scale
       const out = new Uint8Array(Math.ceil(width / scale) * Math.ceil(height / scale) * 3)
       if (decompress(handle, bytes, bytes.length, out, 0, tj.rgb) !== 0) throw refuse()
       return out

@@ -128,7 +128,7 @@ function openKernels(bytes: number): Kernels {
 }
 
 function cut(rgb: Uint8Array, stride: number, { x, y, width, height }: Rectangle): Uint8Array {
-  if (x === 0 && stride === width * 3) return rgb.slice(y * stride, (y + height) * stride)
+  if (x === 0 && stride === width * 3) return rgb.subarray(y * stride, (y + height) * stride)
   const out = new Uint8Array(width * height * 3)
   for (let row = 0; row < height; row += 1) out.set(rgb.subarray((y + row) * stride + x * 3, (y + row) * stride + (x + width) * 3), row * width * 3)
   return out
@@ -136,6 +136,7 @@ function cut(rgb: Uint8Array, stride: number, { x, y, width, height }: Rectangle
 
 /**
  * Uint8Array [*, pictureWidth, 3] → Uint8Array [height, width, 3] of the rectangle `crop`, whose edges may lie inside pixels.
+ * Whole rows that have the right size already are not copied: what is given may lie in `rgb`.
  * 0.1 ms for 192x192 → 64x64, 0.5 ms for 480x270 → 224x224 on the 2-core reference machine.
  */
 export function resize(rgb: Uint8Array, pictureWidth: number, crop: Rectangle, width: number, height: number, kernel: Kernel = 'area'): Uint8Array {
