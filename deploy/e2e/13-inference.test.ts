@@ -298,16 +298,18 @@ test('every engine answers the zones of real frames alike', async () => {
   store.close()
   expect(examples.length).toBeGreaterThan(100)
   // one after the other: both of TF.js share what computes
-  const answered: (number[] | undefined)[][] = []
+  const answered: number[][][] = []
   for (const engine of engineNames) {
     const predictor = await openPredictor(files, champion.digest, [engine])
-    answered.push(await predictor.predict(examples))
+    const scores = await predictor.predict(examples)
     await predictor.dispose()
+    answered.push(scores.filter((one) => one !== undefined))
   }
+  for (const scores of answered) expect(scores).toHaveLength(examples.length)
   const [first = [], ...others] = answered
   // they were given something to tell apart
-  expect(new Set(first.map((scores = []) => scores.indexOf(Math.max(...scores)))).size).toBeGreaterThan(1)
-  for (const scores of others) for (const [at, one = []] of first.entries()) expect(differenceOf(one, scores[at] ?? [])).toBeLessThan(1e-4)
+  expect(new Set(first.map((scores) => scores.indexOf(Math.max(...scores)))).size).toBeGreaterThan(1)
+  for (const scores of others) for (const [at, one] of first.entries()) expect(differenceOf(one, scores[at] ?? [])).toBeLessThan(1e-4)
 })
 
 test('a challenger answers its share of the live frames in the place of the champion, a shadow on record only', async () => {

@@ -14,11 +14,14 @@ afterAll(() => pool.end())
 test.each(steps)('killed right after the step "%s", nothing is lost, doubled or out of order', async (step) => {
   await crashes.send(30)
   // the second batch, so that the first has left something committed
-  expect(await crashes.run(step, 2, step === 'produced' ? 20 : 0).ended).toBe('SIGKILL')
-  const again = crashes.run('never', 0, 0)
-  await soon(async () => (await crashes.cameOut()).isAll || undefined)
-  again.stop()
-  await again.ended
+  {
+    await using crasher = crashes.run(step, 2, step === 'produced' ? 20 : 0)
+    expect(await crasher.ended).toBe('SIGKILL')
+  }
+  {
+    await using _ = crashes.run('never', 0, 0)
+    await soon(async () => (await crashes.cameOut()).isAll || undefined)
+  }
   const { numbered, wanted } = await crashes.cameOut()
   expect(numbered).toEqual(wanted)
 })

@@ -1,4 +1,4 @@
-/** A process with one stage that copies records and numbers them from its memory, and ends itself at a step, for `6-crash-points.test.ts`. */
+/** A process with one stage that copies records and numbers them from its memory, and ends itself at a step, for `crashes.ts`. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sha256Hex } from '@frameloop/kit/digest'
 import { openObjectStore } from '@frameloop/kit/object-store'

@@ -1,6 +1,8 @@
 /** Records for the stage of `crasher.ts`, which ends itself at a step, and what has come out of it. */
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createTopics, openKafka } from '@frameloop/kit/kafka'
 import { openLog } from '@frameloop/kit/log'
 import { openCodec } from '@frameloop/schemas/codec'
@@ -9,10 +11,9 @@ import type { Step } from '@frameloop/stream-processors/chain/bus'
 import { readTopic } from '@frameloop/stream-processors/chain/kafka-bus'
 import { root } from '../src/home.ts'
 
-export interface Crasher {
-  /** Resolves with how it ended: a signal when it has killed itself. */
-  readonly ended: Promise<NodeJS.Signals | null>
-  stop(): void
+export interface Crasher extends AsyncDisposable {
+  /** Resolves with how it ended: a signal when it has killed itself, `undefined` when it still runs after a minute. */
+  readonly ended: Promise<NodeJS.Signals | null | undefined>
 }
 
 export interface Crashes {
@@ -71,7 +72,16 @@ export async function openCrashes(env: Readonly<Record<string, string>>): Promis
         env: { ...process.env, ...env },
         stdio: 'ignore',
       })
-      return { ended: new Promise((resolve) => child.once('exit', (_, signal) => resolve(signal))), stop: () => child.kill('SIGTERM') }
+      const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
+      return {
+        ended: Promise.race([exited.then(([, signal]) => signal), sleep(60_000, undefined, { ref: false })]),
+        async [Symbol.asyncDispose]() {
+          child.kill('SIGTERM')
+          await Promise.race([exited, sleep(20_000, undefined, { ref: false })])
+          child.kill('SIGKILL')
+          await exited
+        },
+      }
     },
     async cameOut() {
       const numbered: Record<string, [number, number][]> = {}

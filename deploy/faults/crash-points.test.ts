@@ -27,19 +27,23 @@ const batch = 7
 test.each(Array.from({ length: 15 }, (_, at) => at + 1))(`seed %i: ${kills} kills leave nothing lost, doubled or out of order`, async (seed) => {
   const random = randomOf(seed)
   const below = (limit: number): number => Math.floor(random() * limit)
+  /** Kills in a row that came before anything was committed. */
+  let fruitless = 0
   for (let kill = 0; kill < kills; kill += 1) {
     const step = steps[below(steps.length)] ?? 'read'
-    const nth = 1 + below(3)
+    // where it has not got on twice, it does now: what kills its process again and again is taken for poison
+    const nth = Math.max(1 + below(3), fruitless >= 2 ? 2 : 1)
+    fruitless = nth === 1 && step !== 'committed' ? fruitless + 1 : 0
     // at least as many batches as it takes until it kills itself
     await crashes.send(batch * nth + below(30))
-    expect(await crashes.run(step, nth, below(3) * below(40)).ended).toBe('SIGKILL')
+    await using crasher = crashes.run(step, nth, below(3) * below(40))
+    expect(await crasher.ended).toBe('SIGKILL')
     killed.set(step, (killed.get(step) ?? 0) + 1)
   }
-  const last = crashes.run('never', 0, 0)
-  const isAll = await until(async () => (await crashes.cameOut()).isAll || undefined, 120_000, 500)
-  last.stop()
-  await last.ended
+  {
+    await using _ = crashes.run('never', 0, 0)
+    await until(async () => (await crashes.cameOut()).isAll || undefined, 120_000, 500)
+  }
   const { numbered, wanted } = await crashes.cameOut()
   expect(numbered).toEqual(wanted)
-  expect(isAll).toBe(true)
 })

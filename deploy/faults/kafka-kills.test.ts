@@ -20,10 +20,11 @@ afterAll(async () => {
   await home[Symbol.asyncDispose]()
 })
 
-/** Seconds until a frame of each camera captured after `since` has been prepared: every stage works again. */
-async function framesSince(since: number, what: string): Promise<number> {
+/** Seconds until a frame of each camera captured after now has been prepared: every stage works again. */
+async function untilFramesFlow(what: string): Promise<number> {
+  const since = Date.now()
   const back = await until(
-    async () => (await pool.query('select camera_id from features where frame_at > $1 group by camera_id', [new Date(since)])).rowCount === 3 || undefined,
+    async () => (await pool.query('select camera_id from features where frame_at > $1 group by camera_id', [new Date(since + 200)])).rowCount === 3 || undefined,
     60_000,
     100,
   )
@@ -51,7 +52,7 @@ test(`after ${kills} kills of Kafka frames flow each time, and the ledger is cle
   for (let at = 1; at <= kills; at += 1) {
     // throws when it does not run
     process.kill(stack.pidOf('kafka'), 'SIGKILL')
-    took.push(await framesSince(Date.now() + 200, `kill ${at}`))
+    took.push(await untilFramesFlow(`kill ${at}`))
   }
   const forgotten = stack.printed().match(/kafka had forgotten a transaction/g)?.length ?? 0
   process.stdout.write(`frames flow again ${spread(took)} after each of ${kills} kills; Kafka had forgotten transactions ${forgotten} times\n`)
@@ -68,7 +69,7 @@ test(`after Kafka has stood still ${stands.length} times, for ${Math.min(...stan
     process.kill(pid, 'SIGSTOP')
     await sleep(seconds * 1000)
     process.kill(pid, 'SIGCONT')
-    took.push(await framesSince(Date.now(), `standing still for ${seconds} s`))
+    took.push(await untilFramesFlow(`standing still for ${seconds} s`))
   }
   process.stdout.write(`frames flow again ${took.map((back, at) => `${back.toFixed(1)} s after ${stands[at]} s`).join(', ')}\n`)
   await expectSound()

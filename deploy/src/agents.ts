@@ -34,7 +34,7 @@ export function showAgents(agents: readonly AgentReported[], now: number): strin
       )
       const runs = desiredVersion ? `wanted settings ${desiredVersion}` : 'its own file'
       return [
-        `${agentId} of ${siteId}, version ${version}, reported ${showMs(now - reportedAt)} ago, ${waitingText(report, reportedAt)}, runs ${runs}`,
+        `${agentId} of ${siteId}, version ${version}, reported ${showMs(Math.max(0, now - reportedAt))} ago, ${waitingText(report, reportedAt)}, runs ${runs}`,
         ...(announceError ? [`  its frames wait for Kafka: ${announceError}`] : []),
         ...(desiredError ? [`  does not run ${desiredError}`] : []),
         ...lines,

@@ -192,10 +192,54 @@ test('as many are taken together as are done in three milliseconds: hundreds of 
   expect(nextBatch(64, 3, 1)).toBe(64)
 })
 
-test('the thread with the sockets has a core while it needs one: small questions are answered by one thread of two, large ones by both', () => {
-  expect(threadsFor(2, 0, 0)).toBe(2)
-  expect(threadsFor(2, 80, 75)).toBe(1)
-  expect(threadsFor(2, 130, 25)).toBe(2)
-  expect(threadsFor(8, 80, 75)).toBe(4)
-  expect(threadsFor(2, 1, 1_000)).toBe(1)
+test('the more a question takes here beside what it takes in a thread, the fewer threads get any', () => {
+  expect(threadsFor(2, undefined, 1)).toBe(2)
+  expect(threadsFor(2, 0.2, undefined)).toBe(2)
+  expect(threadsFor(2, 0.2, 0.19)).toBe(1)
+  expect(threadsFor(2, 1.3, 0.25)).toBe(2)
+  expect(threadsFor(8, 0.2, 0.19)).toBe(4)
+  expect(threadsFor(2, 0.01, 10)).toBe(1)
+})
+
+test('E6: small questions get one thread of two while the thread with the sockets is busy with them, and large ones both at the same time', async () => {
+  const program = join(folder, 'paced.mjs')
+  // takes as long as it is told, and answers with who it is
+  writeFileSync(
+    program,
+    `import { parentPort, threadId } from 'node:worker_threads'
+    parentPort.on('message', ({ kind, id, questions, packed }) => {
+      if (kind === 'load') return parentPort.postMessage({ kind: 'loaded', id, loaded: { meta: {}, engine: 'onnxruntime', why: '' } })
+      const ms = Number(questions[0].referenceKey) * questions.length
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
+      parentPort.postMessage({ kind: 'answered', id, answers: questions.map(() => [{ scores: [threadId] }]), ms, room: packed.buffer }, [packed.buffer])
+    })`,
+  )
+  const paced = new Engine(2, undefined, pathToFileURL(program))
+  for (const digest of ['small', 'large']) await paced.load(digest, new Map())
+  const who = async (digest: string, ms: number): Promise<number> => {
+    const { scored } = await paced.ask({ kind: 'pixels', digest, referenceKey: String(ms) }, new Uint8Array(12))
+    return scored[0]?.scores[0] ?? -1
+  }
+  const isShared = async (digest: string): Promise<boolean> => {
+    const [first, second] = await Promise.all([who(digest, 300), who(digest, 300)])
+    return first !== second
+  }
+  // nothing is known yet
+  expect(await isShared('large')).toBe(true)
+  const answeredBy: number[] = []
+  let isOver = false
+  const ask = async (): Promise<void> => {
+    while (!isOver) {
+      answeredBy.push(await who('small', 0.2))
+      // what is done with an answer here
+      const until = performance.now() + 1
+      while (performance.now() < until);
+    }
+  }
+  const asking = Array.from({ length: 8 }, ask)
+  await expect.poll(() => answeredBy.length > 200 && new Set(answeredBy.slice(-100)).size, { timeout: 30_000 }).toBe(1)
+  expect(await isShared('large')).toBe(true)
+  isOver = true
+  await Promise.all(asking)
+  await paced.close()
 })

@@ -7,8 +7,8 @@
  * E3  What waits is bounded in bytes and in time: beyond that it is refused at once, with a code that says why.
  * E4  A model that is let go answers first whoever has asked it.
  * E5  A thread that dies fails the questions it had in hand only; another takes its place, with the same models.
- * E6  The thread with the sockets needs a core too: of the threads only as many are given anything as the cores leave, by what answering
- *     and everything else here took lately. Small pictures leave one of two cores, large ones both.
+ * E6  The thread with the sockets needs a core too: questions of a kind are given to as many threads only as the cores leave, by what
+ *     one takes there and here. Small pictures leave one of two cores, large ones both.
  */
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
@@ -29,8 +29,9 @@ const mostBatch = 256
 /** With each thread: one it works on and one it finds when that is done. */
 const ordersAhead = 2
 const restartPause: Ms = 200
-/** How often the threads that are given something are counted anew (E6); what was before counts half each time. */
-const countEvery: Ms = 100
+/** How often it is measured what a question takes here (E6). A time in which few came says nothing. */
+const lookEvery: Ms = 100
+const longestLook: Ms = 300
 const waitingLimit: Bytes = 64_000_000
 /** How long a question may wait where whoever asks does not say. */
 export const usualDeadline: Ms = 5_000
@@ -58,14 +59,17 @@ interface Queue {
   readonly waiting: Waiting[]
   /** E2 */
   limit: number
+  /** E6: of a question, in a thread; undefined before the first is answered. */
+  cost: Ms | undefined
 }
 
 interface Thread {
   readonly worker: Worker
   /** Orders in hand, by id: what happens with their reports, or when there will be none. */
   readonly orders: Map<number, { readonly done: (report: Report) => void; readonly failed: (error: Error) => void }>
-  /** Of them those that answer. */
+  /** Of them those that answer, and how long that should take. */
   batches: number
+  due: Ms
   isDead: boolean
 }
 
@@ -81,10 +85,13 @@ export function nextBatch(limit: number, taken: number, took: Ms): number {
   return Math.max(1, Math.min(mostBatch, Math.max(limit >> 1, Math.min(inTime, limit * 2))))
 }
 
-/** E6: how many of `count` threads to use where answering took `there` in threads while the thread with the sockets was busy for `here`. */
-export function threadsFor(count: number, there: Ms, here: Ms): number {
-  return there + here === 0 ? count : Math.max(1, Math.round((count * there) / (there + here)))
+/** E6: how many of `count` threads to use for questions of which each takes `there` in one of them and `here` in the thread with the sockets; all where that is not known. */
+export function threadsFor(count: number, there: Ms | undefined, here: Ms | undefined): number {
+  return there === undefined || here === undefined ? count : Math.max(1, Math.round((count * there) / (there + here)))
 }
+
+/** What was learned lately counts half. */
+const learn = (before: Ms | undefined, now: Ms): Ms => (before === undefined ? now : (before + now) / 2)
 
 export class Engine {
   readonly #queues = new Map<string, Queue>()
@@ -100,11 +107,9 @@ export class Engine {
   readonly #rooms = new Rooms()
   #ids = 0
   #isPumping = false
-  /** E6: `there` since `seen`, and what both came to lately. */
-  #answering: Ms = 0
-  #seen = performance.eventLoopUtilization()
-  #seenAt = performance.now()
-  #lately = { there: 0, here: 0 }
+  /** E6: of a question, in this thread; undefined before anything was measured. */
+  #cost: Ms | undefined
+  #look = { at: performance.now(), loop: performance.eventLoopUtilization(), answered: 0 }
   #isClosed = false
 
   /** `program`: where the built thread lies. */
@@ -172,7 +177,7 @@ export class Engine {
           act(value)
         }
       const kind = kindOf(question)
-      const queue = this.#queues.get(kind) ?? { waiting: [], limit: firstBatch }
+      const queue = this.#queues.get(kind) ?? { waiting: [], limit: firstBatch, cost: undefined }
       this.#queues.set(kind, queue)
       queue.waiting.push({ question, pieces, length, deadline, resolve: settled(resolve), reject: settled(reject) })
       this.#pumpSoon()
@@ -204,36 +209,40 @@ export class Engine {
     })
   }
 
-  /** E1 */
+  /** E1, E6 */
   #pump(): void {
-    const threads = this.#used()
-    for (let ahead = 0; ahead < ordersAhead; ahead += 1)
-      for (const thread of threads) {
-        if (thread.batches > ahead) continue
-        const places = threads.reduce((sum, { batches }) => sum + ordersAhead - batches, 0)
-        const batch = this.#take(places)
-        if (batch.length === 0) return
-        void this.#answer(thread, batch)
-      }
+    const alive = this.#threads.filter(({ isDead }) => !isDead)
+    // whoever was served goes to the end of the line, and is seen again there
+    for (const [kind, queue] of this.#queues) {
+      const threads = alive.slice(0, threadsFor(alive.length, queue.cost, this.#cost))
+      const [thread] = [...threads].sort((a, b) => a.due - b.due || a.batches - b.batches)
+      // one that has more to do is no place for what the first to be free takes in a moment
+      if (!thread || thread.batches >= ordersAhead) continue
+      const batch = this.#take(
+        queue,
+        threads.reduce((sum, { batches }) => sum + ordersAhead - batches, 0),
+      )
+      if (batch.length === 0) continue
+      this.#queues.delete(kind)
+      this.#queues.set(kind, queue)
+      void this.#answer(thread, queue, batch)
+    }
   }
 
   /** E6 */
-  #used(): Thread[] {
+  #learnCost(answered: number): void {
+    this.#look.answered += answered
     const now = performance.now()
-    if (now - this.#seenAt >= countEvery) {
-      const { there, here } = this.#lately
-      this.#lately = { there: there / 2 + this.#answering, here: here / 2 + performance.eventLoopUtilization(this.#seen).active }
-      this.#answering = 0
-      this.#seen = performance.eventLoopUtilization()
-      this.#seenAt = now
-    }
-    return this.#threads.filter(({ isDead }) => !isDead).slice(0, threadsFor(this.#threads.length, this.#lately.there, this.#lately.here))
+    const gap = now - this.#look.at
+    if (gap < lookEvery) return
+    if (gap < longestLook) this.#cost = learn(this.#cost, performance.eventLoopUtilization(this.#look.loop).active / this.#look.answered)
+    this.#look = { at: now, loop: performance.eventLoopUtilization(), answered: 0 }
   }
 
-  /** The next batch: of the question that has waited longest and its like, shared among `places`. */
-  #take(places: number): Waiting[] {
+  /** The next batch of a queue, which is shared among `places`. */
+  #take(queue: Queue, places: number): Waiting[] {
     const now = Date.now()
-    for (const [kind, queue] of this.#queues) {
+    for (;;) {
       const count = Math.min(queue.limit, Math.ceil(queue.waiting.length / places))
       const batch: Waiting[] = []
       let seen = 0
@@ -245,19 +254,14 @@ export class Engine {
         else one.reject(new Fault('DEADLINE_PASSED', 'It was not answered before its deadline'))
       }
       queue.waiting.splice(0, seen)
-      if (batch.length === 0) continue
-      // whoever was served goes to the end of the line
-      this.#queues.delete(kind)
-      this.#queues.set(kind, queue)
-      return batch
+      if (batch.length > 0 || queue.waiting.length === 0) return batch
     }
-    return []
   }
 
-  async #answer(thread: Thread, batch: readonly Waiting[]): Promise<void> {
-    const [first] = batch
-    if (!first) return
+  async #answer(thread: Thread, queue: Queue, batch: readonly Waiting[]): Promise<void> {
+    const due = batch.length * (queue.cost ?? 0)
     thread.batches += 1
+    thread.due += due
     try {
       const packed = this.#rooms.take(batch.reduce((sum, { length }) => sum + length, 0))
       let end = 0
@@ -272,9 +276,9 @@ export class Engine {
       const report = await this.#order(thread, { kind: 'answer', questions: batch.map(({ question }) => question), packed, ends }, [packed.buffer])
       const { answers, ms, room } = report as Extract<Report, { kind: 'answered' }>
       this.#rooms.give(room)
-      this.#answering += ms
-      const queue = this.#queues.get(kindOf(first.question))
-      if (queue) queue.limit = nextBatch(queue.limit, batch.length, ms)
+      queue.limit = nextBatch(queue.limit, batch.length, ms)
+      queue.cost = learn(queue.cost, ms / batch.length)
+      this.#learnCost(batch.length)
       for (const [at, { resolve, reject }] of batch.entries()) {
         const answer = answers[at] as Answer
         if ('code' in answer) reject(new Fault((answer as Refusal).code, (answer as Refusal).message))
@@ -284,6 +288,7 @@ export class Engine {
       for (const { reject } of batch) reject(toError(thrown))
     } finally {
       thread.batches -= 1
+      thread.due -= due
       this.#pump()
     }
   }
@@ -299,7 +304,7 @@ export class Engine {
 
   #startThread(): Thread {
     const worker = new Worker(this.#program)
-    const thread: Thread = { worker, orders: new Map(), batches: 0, isDead: false }
+    const thread: Thread = { worker, orders: new Map(), batches: 0, due: 0, isDead: false }
     worker.on('message', (report: Report) => {
       thread.orders.get(report.id)?.done(report)
       thread.orders.delete(report.id)

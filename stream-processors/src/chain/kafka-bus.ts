@@ -141,6 +141,8 @@ const shared = (brokers: string, clientId: string) => ({
   'socket.keepalive.enable': true,
   // a connection that has gone silent is opened anew before transactions and sessions have run out twice
   'socket.timeout.ms': requestTimeout,
+  // small requests would wait for the answer to the one before (librdkafka waits before 2.10 unless it is told not to)
+  'socket.nagle.disable': true,
   'reconnect.backoff.ms': 50,
   'reconnect.backoff.max.ms': 1_000,
   log_level: 3,
@@ -299,9 +301,16 @@ class KafkaConsumer implements Consumer {
       else log.debug({ err: thrown }, 'open transactions could not be waited for')
     }
     await retry(settle, { backoff: { first: 500, cap: 2_000 }, attempts: askTries, isTransient: () => true, onRetry }, signal)
-    // it clears what a later assignment may have read by now
-    signal.throwIfAborted()
-    return startAt(partitions, signal)
+    // it clears what a later assignment may have read by now; a broker that has just come back knows none of its partitions yet
+    const take = () => {
+      signal.throwIfAborted()
+      return startAt(partitions, signal)
+    }
+    return retry(
+      take,
+      { backoff: { first: 500, cap: 2_000 }, attempts: 5, isTransient: passes, onRetry: (thrown) => log.debug({ err: thrown }, 'partitions could not be taken over') },
+      signal,
+    )
   }
 
   async poll({ lane, limit, patience }: PollLimits): Promise<BusRecord[]> {

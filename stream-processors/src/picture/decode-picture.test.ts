@@ -26,6 +26,15 @@ test('the native and the WebAssembly decoder give the same bits at every scale',
     expect(Buffer.from(jpegDecoder('wasm').decode(jpeg, header, scale)).equals(Buffer.from(jpegDecoder().decode(jpeg, header, scale)))).toBe(true)
 })
 
+test('a JPEG that says two sizes is not decoded into room for one of them', () => {
+  const header = readJpegHeader(jpeg)
+  if (!header) throw new Error('the test picture has no header')
+  for (const decoder of [jpegDecoder(), jpegDecoder('wasm')]) {
+    expect(() => decoder.decode(jpeg, { ...header, width: header.width - 8 }, 1)).toThrow('it says two sizes')
+    expect(decoder.decode(jpeg, header, 1)).toHaveLength(header.width * header.height * 3)
+  }
+})
+
 test('at full size the pixels are those of sharp', async () => {
   const ours = await decodePicture(jpeg)
   const theirs = await sharp(jpeg).raw().toBuffer()

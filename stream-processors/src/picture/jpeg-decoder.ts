@@ -104,6 +104,8 @@ function openWasm(): JpegDecoder {
       try {
         new Uint8Array(turbo.memory.buffer, input, bytes.length).set(bytes)
         if (turbo.tjDecompressHeader3(handle, input, bytes.length, meta, meta + 4, meta + 8, meta + 12) !== 0) throw unreadable('its header is damaged')
+        const [itsWidth, itsHeight] = new Int32Array(turbo.memory.buffer, meta, 2)
+        if (itsWidth !== width || itsHeight !== height) throw unreadable('it says two sizes')
         if (turbo.tjDecompress2(handle, input, bytes.length, output, wide, 0, Math.ceil(height / scale), 0, 0) !== 0) throw unreadable('its data are damaged or cut off')
         return new Uint8Array(turbo.memory.buffer, output, size).slice()
       } catch (thrown) {
