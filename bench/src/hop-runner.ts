@@ -190,4 +190,6 @@ async function runOurs(): Promise<void> {
   await run(new AbortController().signal)
 }
 
+// it does not outlive the benchmark that asked for it
+process.once('disconnect', () => process.exit())
 await (job.way === 'bytes' || job.way === 'codec' ? pass(job.way === 'codec') : runOurs())

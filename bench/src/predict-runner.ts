@@ -93,5 +93,7 @@ async function serve(port: number): Promise<void> {
 }
 
 process.once('SIGTERM', () => process.exit())
+// it does not outlive the benchmark that asked for it
+process.once('disconnect', () => process.exit())
 await (job.write ? writeBenchModel(job.write, job.side ?? 64) : serve(job.port ?? 0))
 if (job.write) process.exit(0)

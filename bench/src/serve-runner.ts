@@ -270,6 +270,8 @@ async function feeds(port: number, cameras: number, perSecond: number, pictureBy
 }
 
 process.once('SIGTERM', () => process.exit())
+// it does not outlive the benchmark that asked for it
+process.once('disconnect', () => process.exit())
 const job = JSON.parse(process.argv[2] ?? '{}') as ServeJob
 if (job.kind === 'feeds') await feeds(job.port, job.cameras, job.perSecond, job.pictureBytes)
 else {

@@ -314,7 +314,8 @@ test('every engine answers the zones of real frames alike', async () => {
 
 test('a challenger answers its share of the live frames in the place of the champion, a shadow on record only', async () => {
   const { task } = await served()
-  await frameloop('train', task, '--seed', '2', '--wait')
+  // another version is wanted, not a better one: some minutes of the street are learned quickly
+  await frameloop('train', task, '--seed', '2', '--from', new Date(Date.now() - 300_000).toISOString(), '--wait')
   const versions = async () => (JSON.parse(await frameloop('models', 'list', '--json')) as ListedModel[]).filter((model) => model.task === task)
   const champion = (await versions()).find(({ alias }) => alias.includes('champion'))?.version ?? ''
   const other = (await versions()).findLast(({ version }) => version !== champion)?.version ?? ''
