@@ -10,6 +10,7 @@
  * E6  The thread with the sockets needs a core too: questions of a kind are given to as many threads only as the cores leave, by what
  *     one takes there and here. Small pictures leave one of two cores, large ones both.
  */
+import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { Fault, toError } from '@frameloop/kit/fault'
@@ -90,6 +91,18 @@ export function threadsFor(count: number, there: Ms | undefined, here: Ms | unde
   return there === undefined || here === undefined ? count : Math.max(1, Math.round((count * there) / (there + here)))
 }
 
+/**
+ * What this thread has worked so far. How long its event loop was busy is no measure of that: while the others have the cores
+ * it waits for one and looks busy. Linux tells (`schedstat`: nanoseconds on a core); elsewhere the loop has to do.
+ */
+function workedHere(): Ms {
+  try {
+    return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6
+  } catch {
+    return performance.eventLoopUtilization().active
+  }
+}
+
 /** What was learned lately counts half. */
 const learn = (before: Ms | undefined, now: Ms): Ms => (before === undefined ? now : (before + now) / 2)
 
@@ -109,7 +122,7 @@ export class Engine {
   #isPumping = false
   /** E6: of a question, in this thread; undefined before anything was measured. */
   #cost: Ms | undefined
-  #look = { at: performance.now(), loop: performance.eventLoopUtilization(), answered: 0 }
+  #look = { at: performance.now(), worked: workedHere(), answered: 0 }
   #isClosed = false
 
   /** `program`: where the built thread lies. */
@@ -235,8 +248,9 @@ export class Engine {
     const now = performance.now()
     const gap = now - this.#look.at
     if (gap < lookEvery) return
-    if (gap < longestLook) this.#cost = learn(this.#cost, performance.eventLoopUtilization(this.#look.loop).active / this.#look.answered)
-    this.#look = { at: now, loop: performance.eventLoopUtilization(), answered: 0 }
+    const worked = workedHere()
+    if (gap < longestLook) this.#cost = learn(this.#cost, (worked - this.#look.worked) / this.#look.answered)
+    this.#look = { at: now, worked, answered: 0 }
   }
 
   /** The next batch of a queue, which is shared among `places`. */
