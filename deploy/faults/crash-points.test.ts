@@ -24,7 +24,7 @@ const kills = 8
 /** Largest batch of the stage. */
 const batch = 7
 
-test.each(Array.from({ length: 15 }, (_, at) => at + 1))(`seed %i: ${kills} kills leave nothing lost, doubled or out of order`, async (seed) => {
+test.each(Array.from({ length: 8 }, (_, at) => at + 1))(`seed %i: ${kills} kills leave nothing lost, doubled or out of order`, async (seed) => {
   const random = randomOf(seed)
   const below = (limit: number): number => Math.floor(random() * limit)
   /** Kills in a row that came before anything was committed. */
