@@ -197,15 +197,15 @@ async function benchUpload(folder: string, pictures: readonly Buffer[], env: Rea
       return performance.now() - since
     }
     // what is asked of the store is what ours asks: a condition, a type; and beside it a loop that asks for nothing
-    const asked = { 'if-none-match': '*', 'content-type': 'image/jpeg' }
-    const same = (): Promise<number> => bare('same', () => asked)
+    const conditions = { 'if-none-match': '*', 'content-type': 'image/jpeg' }
+    const same = (): Promise<number> => bare('same', () => conditions)
     const [first, second] = round % 2 === 0 ? [ours, same] : [same, ours]
     const [a, b] = [await first(), await second()]
     const [took, sameTook] = round % 2 === 0 ? [a, b] : [b, a]
     const plainTook = await bare('plain', () => ({}))
     // what it would cost without us to have the store check what arrives, and keep who took it
     const checkedTook = await bare('checked', (n) => ({
-      ...asked,
+      ...conditions,
       'x-amz-checksum-sha256': Buffer.from(digests[n % pictures.length] ?? '', 'hex').toString('base64'),
       ...Object.fromEntries(
         Object.entries({ ...headOf(epoch, n + 1, digests[n % pictures.length] ?? '') })

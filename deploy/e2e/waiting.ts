@@ -1,12 +1,22 @@
 /** Waiting for a condition, and counting what is on its way. */
 import type { Pool } from '@frameloop/kit/postgres'
 import { until } from '@frameloop/kit/retry'
+import type { EpochMs, Ms } from '@frameloop/kit/units'
 
 /** Asks until there is an answer; fails after `within` ms. */
 export async function soon<Answer>(ask: () => Promise<Answer | undefined>, within = 240_000): Promise<Answer> {
   const answer = await until(ask, within, 200)
   if (answer === undefined) throw new Error(`nothing came within ${within} ms`)
   return answer
+}
+
+/** Whether each of so many cameras has a frame captured after `since` that has been prepared: every process on its way works. Undefined when `within` has passed. */
+export function framesFlow(sql: Pool, cameras: number, since: EpochMs, within: Ms): Promise<true | undefined> {
+  return until(
+    async () => (await sql.query('select camera_id from features where frame_at > $1 group by camera_id', [new Date(since)])).rowCount === cameras || undefined,
+    within,
+    100,
+  )
 }
 
 /** Captured media of a camera of which nothing is known further on: neither validated nor rejected nor reported lost. */

@@ -12,6 +12,7 @@ import { until } from '@frameloop/kit/retry'
 import type { Ms } from '@frameloop/kit/units'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { doubled, type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { framesFlow } from '../e2e/waiting.ts'
 import { build, root } from '../src/home.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 import { repair } from '../src/repair.ts'
@@ -42,9 +43,7 @@ afterAll(async () => {
   await home[Symbol.asyncDispose]()
 })
 
-/** A frame of each camera captured after `since` has been prepared: every process on its way works. */
-const framesSince = (since: number, within: Ms = 90_000): Promise<boolean | undefined> =>
-  until(async () => (await pool.query('select camera_id from features where frame_at > $1 group by camera_id', [new Date(since)])).rowCount === 2 || undefined, within, 100)
+const framesSince = (since: number, within: Ms = 90_000): Promise<true | undefined> => framesFlow(pool, 2, since, within)
 
 const restartsOf = (): number => stack.printed().match(/starting it again/g)?.length ?? 0
 

@@ -4,6 +4,7 @@ import { openPool, type Pool } from '@frameloop/kit/postgres'
 import { until } from '@frameloop/kit/retry'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { doubled, type OwnStack, openOwnHome, startOwnStack } from '../e2e/own-stack.ts'
+import { framesFlow } from '../e2e/waiting.ts'
 import { overdue, readLedger, showLedger } from '../src/ledger.ts'
 
 const home = openOwnHome()
@@ -23,11 +24,7 @@ afterAll(async () => {
 /** Seconds until a frame of each camera captured after now has been prepared: every stage works again. */
 async function untilFramesFlow(what: string): Promise<number> {
   const since = Date.now()
-  const back = await until(
-    async () => (await pool.query('select camera_id from features where frame_at > $1 group by camera_id', [new Date(since + 200)])).rowCount === 3 || undefined,
-    60_000,
-    100,
-  )
+  const back = await framesFlow(pool, 3, since + 200, 60_000)
   if (!back) throw new Error(`no frame was prepared within a minute of ${what}:\n${stack.printed().slice(-1500)}`)
   return (Date.now() - since) / 1000
 }
